@@ -1,0 +1,271 @@
+"""From a conversation to token ids whose parts are known by construction.
+
+The chat template is rendered once, around a marker in place of the user's text, and cut there:
+
+    <bos><start_of_turn>user\\n | user text | <end_of_turn>\\n | <start_of_turn>model\\n | response
+    -------- prefix ---------                                   - generation prompt --
+
+Each piece is tokenised on its own and the ids are concatenated. So the prefix length, the end of
+the prompt and the source position are sums of lengths; nothing is ever searched for in a user's
+text, and a prompt that holds the template's own words is plain text like any other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from concept_das.errors import InputError
+
+_MARKER = "USERTEXT"
+
+PaddingSide = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A model's chat template, cut into token ids around the user's text.
+
+    Attributes:
+        prefix: ids before the user's text: begin-of-text, system prompt, user header. The template
+            prefix that is never intervened on.
+        turn_end: ids between the user's text and the generation prompt.
+        generation_prompt: ids that open the model's turn.
+        source_token: which token of the generation prompt the source latent is read at; negative
+            counts from its end.
+        strips_text: whether the template trims white space around the user's text.
+        system: the system prompt, if any.
+    """
+
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    prefix: tuple[int, ...]
+    turn_end: tuple[int, ...]
+    generation_prompt: tuple[int, ...]
+    source_token: int = -1
+    strips_text: bool = False
+    system: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        system: str | None = None,
+        source_token: int = -1,
+        chat_template: str | None = None,
+        **template_options: Any,
+    ) -> "ChatFormat":
+        """Cut the tokenizer's chat template.
+
+        Args:
+            system: system prompt; the template's default if None.
+            source_token: index within the generation prompt, -1 its last token (the paper reads the
+                source there, and found which token by grid search).
+            chat_template: a Jinja template to use instead of the tokenizer's own.
+            template_options: passed to the template (`enable_thinking=False`, for instance).
+
+        Raises:
+            InputError: if there is no template, it has no generation prompt, it rejects the system
+                prompt, or the source token is not within the generation prompt.
+        """
+        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+        template = chat_template or tokenizer.chat_template
+        if template is None:
+            raise InputError(
+                f"the tokenizer of {name} has no chat template; use an instruction-tuned model or "
+                "pass chat_template"
+            )
+
+        def render(text: str, add_generation_prompt: bool) -> str:
+            messages = [{"role": "user", "content": text}]
+            if system is not None:
+                messages.insert(0, {"role": "system", "content": system})
+            try:
+                rendered = tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=template,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    **template_options,
+                )
+            except Exception as error:  # templates raise what they like
+                hint = "; it may not accept a system prompt" if system is not None else ""
+                raise InputError(
+                    f"the chat template of {name} rejects a conversation{hint} ({error})"
+                ) from error
+            assert isinstance(rendered, str)
+            return rendered
+
+        closed, opened = render(_MARKER, False), render(_MARKER, True)
+        if opened == closed or not opened.startswith(closed):
+            raise InputError(
+                f"the chat template of {name} has no generation prompt; pass chat_template with an "
+                "add_generation_prompt part"
+            )
+        if closed.count(_MARKER) != 1:
+            raise InputError(f"the chat template of {name} does not show the user's text once")
+        before, after = closed.split(_MARKER)
+        generation_prompt = _ids(tokenizer, opened[len(closed) :])
+        if not -len(generation_prompt) <= source_token < len(generation_prompt):
+            raise InputError(
+                f"source_token {source_token} is outside the generation prompt of {name}, which has "
+                f"{len(generation_prompt)} tokens"
+            )
+        return cls(
+            tokenizer=tokenizer,
+            prefix=_ids(tokenizer, before),
+            turn_end=_ids(tokenizer, after),
+            generation_prompt=generation_prompt,
+            source_token=source_token,
+            strips_text=f" {_MARKER}" not in render(f" {_MARKER} ", False),
+            system=system,
+        )
+
+    def prompt(self, text: str) -> "Prompt":
+        """Token ids of one user turn, up to where the model begins to answer.
+
+        Raises:
+            InputError: if the text is empty.
+        """
+        text = text.strip() if self.strips_text else text
+        if not text.strip():
+            raise InputError("an instruction is empty; remove the row")
+        ids = (*self.prefix, *self.text_ids(text), *self.turn_end, *self.generation_prompt)
+        start = len(ids) - len(self.generation_prompt)
+        return Prompt(
+            ids=ids,
+            prefix_length=len(self.prefix),
+            source_position=start + self.source_token % len(self.generation_prompt),
+        )
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of plain text: no begin-of-text, and no special tokens even if it spells them."""
+        ids = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            verbose=False,
+        ).input_ids
+        return tuple(ids)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, template_text: str) -> tuple[int, ...]:
+    """Ids of a piece of the template, special tokens recognised, none added."""
+    encoded = tokenizer(template_text, add_special_tokens=False, return_attention_mask=False)
+    return tuple(encoded.input_ids)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Ids of a prompt that ends where the model's answer begins.
+
+    Attributes:
+        ids: prefix, user text, turn end, generation prompt.
+        prefix_length: number of template tokens before the user's text.
+        source_position: index of the token the source latent is read at.
+    """
+
+    ids: tuple[int, ...]
+    prefix_length: int
+    source_position: int
+
+    def with_response(self, response: Sequence[int]) -> "Turn":
+        """The prompt followed by response ids."""
+        return Turn(self, tuple(response))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A prompt and a response, as one row of a batch."""
+
+    prompt: Prompt
+    response: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All token ids."""
+        return self.prompt.ids + self.response
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded rows. Masks come from lengths: a pad id may well be a token of the text.
+
+    Attributes:
+        input_ids: `[batch, positions]`.
+        attention_mask: one where a row has a token.
+        position_ids: 0, 1, ... over a row's own tokens, whatever the padding side.
+        response_mask: `[batch, positions]`, true at the positions whose logits predict a response
+            token (the first is the prompt's last token).
+        offsets: number of padding slots before each row.
+    """
+
+    input_ids: Int[Tensor, "batch positions"]
+    attention_mask: Int[Tensor, "batch positions"]
+    position_ids: Int[Tensor, "batch positions"]
+    response_mask: Bool[Tensor, "batch positions"]
+    offsets: tuple[int, ...]
+    rows: tuple[Turn, ...]
+
+    def model_inputs(self) -> dict[str, Tensor]:
+        """Keyword arguments of the model's forward."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+
+    def source_positions(self) -> list[int]:
+        """Index of each row's source token in the padded row."""
+        pairs = zip(self.offsets, self.rows, strict=True)
+        return [offset + row.prompt.source_position for offset, row in pairs]
+
+
+def collate(
+    rows: Sequence[Turn],
+    pad_id: int,
+    device: torch.device | str = "cpu",
+    padding_side: PaddingSide = "right",
+) -> Batch:
+    """Pad rows to a batch.
+
+    Args:
+        rows: prompts with or without responses.
+        pad_id: any valid token id; what it means does not matter.
+    """
+    width = max(len(row.ids) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    position_ids = torch.zeros_like(input_ids)
+    response_mask = torch.zeros_like(input_ids, dtype=torch.bool)
+    offsets = []
+    for i, row in enumerate(rows):
+        length = len(row.ids)
+        start = width - length if padding_side == "left" else 0
+        offsets.append(start)
+        input_ids[i, start : start + length] = torch.tensor(row.ids)
+        attention_mask[i, start : start + length] = 1
+        position_ids[i, start : start + length] = torch.arange(length)
+        first = start + len(row.prompt.ids) - 1
+        response_mask[i, first : first + len(row.response)] = True
+    return Batch(
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        position_ids=position_ids.to(device),
+        response_mask=response_mask.to(device),
+        offsets=tuple(offsets),
+        rows=tuple(rows),
+    )
+
+
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """An id to fill padding with; never compared with anything."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
+        if isinstance(token_id, int):
+            return token_id
+    raise AssertionError("unreachable")

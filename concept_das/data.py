@@ -1,0 +1,223 @@
+"""Contrastive quadruples: reading, checking, splitting, encoding.
+
+A quadruple is a neutral instruction and its response, and a concept-eliciting instruction and its
+response, in the columns `negative_input, negative_output, positive_input, positive_output`, with
+`concept_id, concept, concept_genre` beside them (the layout of the authors' release).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+
+from concept_das.chats import ChatFormat, Turn
+from concept_das.errors import InputError
+
+TEXT_COLUMNS = ("negative_input", "negative_output", "positive_input", "positive_output")
+
+
+@dataclass(frozen=True)
+class Quadruple:
+    """One contrastive row, raw text without any template."""
+
+    negative_input: str
+    negative_output: str
+    positive_input: str
+    positive_output: str
+    concept_id: int = 0
+    concept: str = ""
+    concept_genre: str = "text"
+
+
+def read_quadruples(
+    source: str | Path | datasets.Dataset | pd.DataFrame,
+    *,
+    concept_id: int | None = None,
+    split: str = "train",
+) -> list[Quadruple]:
+    """Read and check quadruples.
+
+    Args:
+        source: a `.parquet`, `.csv`, `.jsonl` or `.json` file, a `datasets.Dataset`, a data frame,
+            or the id of a data set on the hub.
+        concept_id: keep only the rows of this concept.
+        split: the split to take from a hub data set.
+
+    Raises:
+        InputError: naming the file, row and column that cannot be used.
+    """
+    name = str(source) if isinstance(source, (str, Path)) else f"the given {type(source).__name__}"
+    frame = _read_frame(source, split)
+    rows = quadruples_from_frame(frame, name)
+    if concept_id is not None:
+        known = sorted({row.concept_id for row in rows})
+        rows = [row for row in rows if row.concept_id == concept_id]
+        if not rows:
+            raise InputError(f"{name} has no rows of concept {concept_id}; it has {known}")
+    return rows
+
+
+def _read_frame(source: str | Path | datasets.Dataset | pd.DataFrame, split: str) -> pd.DataFrame:
+    if isinstance(source, pd.DataFrame):
+        return source
+    if isinstance(source, datasets.Dataset):
+        return source.to_pandas()
+    path = Path(source)
+    readers = {
+        ".parquet": pd.read_parquet,
+        ".csv": lambda p: pd.read_csv(p, keep_default_na=False),
+        ".jsonl": lambda p: pd.read_json(p, lines=True),
+        ".json": pd.read_json,
+    }
+    if path.suffix in readers:
+        if not path.exists():
+            raise InputError(f"there is no file {path}")
+        try:
+            return readers[path.suffix](path)
+        except Exception as error:  # each reader has its own exceptions for a corrupt file
+            raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+    if path.exists():
+        raise InputError(f"{path} is none of {', '.join(readers)}")
+    try:
+        return datasets.load_dataset(str(source), split=split).to_pandas()
+    except Exception as error:  # hub, network and parsing errors alike
+        raise InputError(
+            f"{source!r} is neither a {', '.join(readers)} file nor a data set that can be loaded: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def quadruples_from_frame(frame: pd.DataFrame, name: str = "the data") -> list[Quadruple]:
+    """Check every cell of a data frame and turn it into quadruples.
+
+    Raises:
+        InputError: on a missing column, a cell that is not text, or an empty one.
+    """
+    missing = [column for column in TEXT_COLUMNS if column not in frame.columns]
+    if missing:
+        raise InputError(
+            f"{name} has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}"
+        )
+    if frame.empty:
+        raise InputError(f"{name} has no rows")
+    for column in TEXT_COLUMNS:
+        for row, value in enumerate(frame[column]):
+            if not isinstance(value, str):
+                raise InputError(f"{name}, row {row}, column {column!r}: {value!r} is not text")
+            if not value.strip():
+                raise InputError(f"{name}, row {row}, column {column!r} is empty; fill or drop it")
+    optional = [c for c in ("concept_id", "concept", "concept_genre") if c in frame.columns]
+    records: list[dict[str, Any]] = frame[[*TEXT_COLUMNS, *optional]].to_dict("records")
+    for record in records:
+        if "concept_id" in record:
+            record["concept_id"] = int(record["concept_id"])
+    return [Quadruple(**record) for record in records]
+
+
+def to_frame(rows: Sequence[Quadruple]) -> pd.DataFrame:
+    """The quadruples as a data frame, one column a field."""
+    return pd.DataFrame([asdict(row) for row in rows])
+
+
+def data_hash(rows: Sequence[Quadruple]) -> str:
+    """SHA-256 of the rows in their order; stands in a vector's description."""
+    text = json.dumps([asdict(row) for row in rows], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def split_quadruples(
+    rows: Sequence[Quadruple], heldout: int, seed: int
+) -> tuple[list[Quadruple], list[Quadruple]]:
+    """Split at random into training and held-out rows.
+
+    Args:
+        heldout: number of held-out rows; 0 keeps all rows for training.
+        seed: the same seed gives the same split.
+
+    Raises:
+        InputError: if no training row would be left.
+    """
+    if not 0 <= heldout < len(rows):
+        raise InputError(f"cannot hold out {heldout} of {len(rows)} rows; some must train")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    held = set(order[:heldout].tolist())
+    return (
+        [row for i, row in enumerate(rows) if i not in held],
+        [row for i, row in enumerate(rows) if i in held],
+    )
+
+
+@dataclass(frozen=True)
+class Interchange:
+    """One direction of one quadruple, encoded.
+
+    Attributes:
+        base: the base prompt with the source's response; the intervened run.
+        source: the source prompt with the same response; the untouched run, the teacher.
+    """
+
+    base: Turn
+    source: Turn
+
+
+@dataclass(frozen=True)
+class EncodedQuadruple:
+    """Both directions of one quadruple.
+
+    Attributes:
+        elicit: neutral base, concept source, concept response (D+).
+        suppress: concept base, neutral source, neutral response (D-).
+    """
+
+    elicit: Interchange
+    suppress: Interchange
+
+
+def encode_quadruples(
+    rows: Sequence[Quadruple],
+    chat: ChatFormat,
+    *,
+    max_response_tokens: int | None = None,
+    max_positions: int | None = None,
+) -> list[EncodedQuadruple]:
+    """Token ids of every row; no end-of-turn token is appended to a response (as in the paper).
+
+    Args:
+        max_response_tokens: responses are cut to this many tokens.
+        max_positions: the model's context length.
+
+    Raises:
+        InputError: naming the row whose prompt and response do not fit the context, or whose
+            response has no tokens.
+    """
+    encoded = []
+    for number, row in enumerate(rows):
+        neutral, concept = chat.prompt(row.negative_input), chat.prompt(row.positive_input)
+        responses = {}
+        for column in ("negative_output", "positive_output"):
+            ids = chat.text_ids(getattr(row, column))[:max_response_tokens]
+            if not ids:
+                raise InputError(f"row {number}, column {column!r} has no tokens; fill or drop it")
+            responses[column] = ids
+        longest = max(len(neutral.ids), len(concept.ids)) + max(map(len, responses.values()))
+        if max_positions is not None and longest > max_positions:
+            raise InputError(
+                f"row {number} needs {longest} tokens but the model takes {max_positions}; shorten "
+                "its input or lower max_response_tokens"
+            )
+        positive, negative = responses["positive_output"], responses["negative_output"]
+        encoded.append(
+            EncodedQuadruple(
+                elicit=Interchange(neutral.with_response(positive), concept.with_response(positive)),
+                suppress=Interchange(
+                    concept.with_response(negative), neutral.with_response(negative)
+                ),
+            )
+        )
+    return encoded

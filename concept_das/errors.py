@@ -1,0 +1,13 @@
+"""Errors that name a culprit and a remedy."""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. The message is one sentence for them to read."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, for example after a NaN. The message names the batch."""
+
+
+class VectorMismatchError(InputError):
+    """A saved vector does not belong to the model it is applied to."""

@@ -1,0 +1,148 @@
+"""Making contrastive quadruples from a concept in plain words.
+
+The model writes both responses itself: to the bare instruction, and to the instruction with the
+concept asked for. No other model and no API key are needed. Finished rows are saved batch by batch,
+so an interrupted run goes on where it stopped.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from concept_das.chats import ChatFormat
+from concept_das.data import Quadruple
+from concept_das.errors import InputError
+from concept_das.generation import generate_responses
+from concept_das.models import LoadedModel
+from concept_das.vectors import write_atomically
+
+CONCEPT_PROMPT = "{instruction}\n\n{concept}."
+
+log = logging.getLogger(__name__)
+
+
+def read_resource(name: str) -> list[dict[str, Any]]:
+    """Rows of one of the package's `.jsonl` resources."""
+    text = resources.files("concept_das").joinpath(f"resources/{name}.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def shipped_instructions(count: int, seed: int, genre: str | None = "text") -> list[str]:
+    """A seeded selection of the instructions that come with the package.
+
+    Args:
+        genre: `text`, `code`, `math`, or None for all.
+
+    Raises:
+        InputError: if there are not so many.
+    """
+    rows = [r["instruction"] for r in read_resource("instructions") if genre in (None, r["genre"])]
+    if not 1 <= count <= len(rows):
+        raise InputError(
+            f"{count} instructions were asked for; the package has {len(rows)} of genre "
+            f"{genre or 'any'}; pass your own file for more"
+        )
+    order = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [rows[i] for i in order]
+
+
+def concept_input(instruction: str, concept: str, template: str = CONCEPT_PROMPT) -> str:
+    """The concept-eliciting form of an instruction.
+
+    Args:
+        template: text with `{instruction}` and `{concept}`.
+    """
+    return template.replace("{concept}", concept.rstrip(". ")).replace("{instruction}", instruction)
+
+
+def make_quadruples(
+    loaded: LoadedModel,
+    chat: ChatFormat,
+    concept: str,
+    instructions: Sequence[str],
+    *,
+    template: str = CONCEPT_PROMPT,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    batch_size: int = 16,
+    seed: int = 42,
+    concept_id: int = 0,
+    genre: str = "text",
+    partial: Path | None = None,
+) -> list[Quadruple]:
+    """Let the model answer every instruction with and without the concept.
+
+    Args:
+        concept: an imperative in plain words, "Talk like a pirate".
+        template: how concept and instruction are put together.
+        max_new_tokens: length of a response.
+        temperature: 0 decodes greedily.
+        partial: file that finished answers are kept in until all are there.
+
+    Raises:
+        InputError: if the concept or an instruction is empty, or `partial` is of another run.
+    """
+    if not concept.strip():
+        raise InputError("the concept is empty; describe it in a few words")
+    if "{instruction}" not in template or "{concept}" not in template:
+        raise InputError("the template must hold {instruction} and {concept}")
+    inputs = list(instructions) + [concept_input(i, concept, template) for i in instructions]
+    prompts = [chat.prompt(text) for text in inputs]
+    settings = {
+        "model": loaded.name,
+        "system": chat.system,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    answers = _read_partial(partial, settings)
+    todo = [i for i, text in enumerate(inputs) if text not in answers]
+
+    def keep(indices: list[int], texts: list[str]) -> None:
+        answers.update(zip([inputs[todo[i]] for i in indices], texts, strict=True))
+        if partial is not None:
+            content = json.dumps({"settings": settings, "answers": answers}, ensure_ascii=False)
+            write_atomically(partial, content.encode())
+
+    generate_responses(
+        loaded.model,
+        chat,
+        [prompts[i] for i in todo],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        batch_size=batch_size,
+        seed=seed,
+        progress="data",
+        on_batch=keep,
+    )
+    rows = []
+    for instruction in instructions:
+        asked = concept_input(instruction, concept, template)
+        row = Quadruple(
+            instruction, answers[instruction], asked, answers[asked], concept_id, concept, genre
+        )
+        if all(text.strip() for text in asdict(row).values() if isinstance(text, str)):
+            rows.append(row)
+        else:
+            log.warning("dropped %r: the model gave an empty answer", instruction)
+    return rows
+
+
+def _read_partial(partial: Path | None, settings: dict[str, Any]) -> dict[str, str]:
+    if partial is None or not partial.exists():
+        return {}
+    try:
+        kept = json.loads(partial.read_text(encoding="utf-8"))
+        answers: dict[str, str] = kept["answers"]
+        same = kept["settings"] == settings
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{partial} is damaged; delete it to start again") from error
+    if not same:
+        raise InputError(f"{partial} belongs to a run with other settings; delete it")
+    return answers

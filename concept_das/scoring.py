@@ -1,0 +1,75 @@
+"""Teacher-forced logits at response positions, the common ground of training and evaluation."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from concept_das.chats import Batch, Turn, collate
+
+
+@contextmanager
+def logits_only_at(model: PreTrainedModel, mask: Bool[Tensor, "batch positions"]) -> Iterator[None]:
+    """Make the model project only the marked positions onto the vocabulary.
+
+    Inside the block its logits are `[1, marked positions, vocab]`, rows in order. What the model
+    does to logits afterwards (scaling, soft-capping) is untouched.
+    """
+    head = model.get_output_embeddings()
+
+    def select(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = args[0]
+        return (hidden[mask.to(hidden.device)].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def response_logits(model: PreTrainedModel, batch: Batch) -> list[Float[Tensor, "response vocab"]]:
+    """Logits that predict each row's response tokens, one tensor per row.
+
+    The first row of a tensor is read at the prompt's last token.
+    """
+    with logits_only_at(model, batch.response_mask):
+        flat = model(**batch.model_inputs(), use_cache=False).logits[0]
+    return list(flat.split([len(row.response) for row in batch.rows]))
+
+
+def stack_responses(
+    per_row: Sequence[Float[Tensor, "response vocab"]],
+) -> tuple[Float[Tensor, "batch longest vocab"], Bool[Tensor, "batch longest"]]:
+    """Pad per-row logits to one tensor, with the mask the objectives take."""
+    padded = nn.utils.rnn.pad_sequence(list(per_row), batch_first=True)
+    lengths = torch.tensor([len(row) for row in per_row], device=padded.device)
+    mask = torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1)
+    return padded, mask
+
+
+def response_labels(rows: Sequence[Turn], device: torch.device) -> Tensor:
+    """Response token ids `[batch, longest]`, padded with 0."""
+    ids = [torch.tensor(row.response, device=device) for row in rows]
+    return nn.utils.rnn.pad_sequence(ids, batch_first=True)
+
+
+def mean_log_likelihood(logits: Float[Tensor, "response vocab"], response: Sequence[int]) -> float:
+    """Mean log-probability per response token, in nats."""
+    labels = torch.tensor(response, device=logits.device)
+    return -float(nn.functional.cross_entropy(logits.float(), labels))
+
+
+def batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Consecutive slices of at most `size` rows."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def collate_for(model: PreTrainedModel, rows: Sequence[Turn], pad_id: int) -> Batch:
+    """Right-padded batch on the device the model takes its inputs on."""
+    return collate(rows, pad_id, model.get_input_embeddings().weight.device)

@@ -1,0 +1,138 @@
+"""Where to intervene: the output of a decoder block, found from the model itself.
+
+Blocks are looked up in the model's own module tree, not in a table of architectures, and addressed
+by the string path that pyvene accepts for every architecture (`model.layers[15].output`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from concept_das.errors import InputError
+
+
+@dataclass(frozen=True)
+class Site:
+    """The residual stream after one decoder block.
+
+    Attributes:
+        layer: block index, 0-based.
+        path: module path of the block in pyvene's form, without `.output`.
+        width: size of the hidden states there.
+        n_layers: number of blocks of the model.
+    """
+
+    layer: int
+    path: str
+    width: int
+    n_layers: int
+
+    @property
+    def component(self) -> str:
+        """pyvene's name of the site, for `{"component": ...}`."""
+        return f"{self.path}.output"
+
+    def module(self, model: nn.Module) -> nn.Module:
+        """The block itself."""
+        return model.get_submodule(self.path.replace("[", ".").replace("]", ""))
+
+
+def find_site(model: PreTrainedModel, layer: int) -> Site:
+    """The output of decoder block `layer` (0-based; negative counts from the end).
+
+    Raises:
+        InputError: if the layer is out of range, or the model has no recognisable list of blocks.
+    """
+    config = model.config.get_text_config()
+    n_layers: int = config.num_hidden_layers
+    if not -n_layers <= layer < n_layers:
+        raise InputError(
+            f"layer {layer} is out of range: {type(model).__name__} has {n_layers} blocks, "
+            f"0 to {n_layers - 1}"
+        )
+    layer %= n_layers
+    name = _block_list_name(model, n_layers)
+    return Site(layer, f"{name}[{layer}]", config.hidden_size, n_layers)
+
+
+def _block_list_name(model: PreTrainedModel, n_layers: int) -> str:
+    """Name of the outermost `ModuleList` with one entry per decoder block."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    inside = {id(module) for module in decoder.modules()} if decoder is not None else set()
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers and id(module) in inside
+    ]
+    if not names:
+        raise InputError(
+            f"no list of {n_layers} decoder blocks found in {type(model).__name__}; "
+            "pass a decoder-only transformer"
+        )
+    return min(names, key=lambda name: name.count("."))
+
+
+def hidden_of(output: Any) -> Float[Tensor, "batch positions dim"]:
+    """The hidden states in a block's output: a tensor (transformers 5) or a tuple's first item."""
+    hidden = output if isinstance(output, Tensor) else output[0]
+    assert isinstance(hidden, Tensor)
+    return hidden
+
+
+def replace_hidden(output: Any, hidden: Tensor) -> Any:
+    """A block's output with other hidden states, in the form the block gave it."""
+    return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+
+
+class _SiteReached(Exception):
+    """Stops a forward pass once the wanted hidden states are there."""
+
+
+@contextmanager
+def capture(model: nn.Module, site: Site) -> Iterator[list[Tensor]]:
+    """Collect the site's hidden states of every forward pass inside the block.
+
+    Yields:
+        A list that gains one detached `[batch, positions, dim]` tensor per forward pass.
+    """
+    seen: list[Tensor] = []
+
+    def store(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append(hidden_of(output).detach())
+
+    handle = site.module(model).register_forward_hook(store)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def hidden_states_at(
+    model: PreTrainedModel, site: Site, **inputs: Tensor
+) -> Float[Tensor, "batch positions dim"]:
+    """The site's hidden states for one batch; blocks above the site are not run.
+
+    Args:
+        inputs: what the model's forward takes (`input_ids`, `attention_mask`, ...).
+    """
+    reached: list[Tensor] = []
+
+    def stop(_module: nn.Module, _args: Any, output: Any) -> None:
+        reached.append(hidden_of(output).clone())
+        raise _SiteReached
+
+    handle = site.module(model).register_forward_hook(stop)
+    try:
+        model(**inputs, use_cache=False)
+    except _SiteReached:
+        pass
+    finally:
+        handle.remove()
+    return reached[0]

@@ -1,0 +1,254 @@
+"""Steer any Hugging Face forward or generate call inside a `with` block.
+
+    with steer(model, vector, direction="elicit", multiplier=1.5):
+        ids = model.generate(**inputs, max_new_tokens=100)
+
+The edit is a forward hook on the vector's block. It works with the KV cache on or off, on left- or
+right-padded batches, with streaming, sampling and several returned sequences, and it is gone when
+the block is left, also after an exception. Do not run a pyvene call inside the block: pyvene removes
+every forward hook of the model.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from concept_das.errors import InputError
+from concept_das.sites import Site, hidden_of, replace_hidden
+from concept_das.vectors import Direction, Rule, SteeringVector
+from interventions import set_coordinates
+
+Positions = Literal["all", "prompt", "generated"]
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A vector with the strength to apply it at.
+
+    Attributes:
+        factor: `[rank]` coordinates to use instead of a measured factor.
+    """
+
+    vector: SteeringVector
+    direction: Direction = "elicit"
+    multiplier: float = 1.0
+    rule: Rule = "paper"
+    factor: Tensor | None = None
+
+    def target(self) -> Float[Tensor, "rank"]:
+        """The coordinates to clamp to, or the amounts to add."""
+        if self.factor is not None:
+            return self.factor.float().reshape(self.vector.rank)
+        return self.vector.target(self.direction, self.multiplier, self.rule)
+
+
+@contextmanager
+def steer(
+    model: PreTrainedModel,
+    vector: SteeringVector | Steering | Sequence[Steering | None],
+    *,
+    direction: Direction = "elicit",
+    multiplier: float = 1.0,
+    rule: Rule = "paper",
+    positions: Positions = "all",
+    prefix_length: int | None = None,
+    prompt_lengths: Sequence[int] | None = None,
+) -> Iterator[None]:
+    """Apply a vector, or one per batch row, to every forward pass inside the block.
+
+    Args:
+        model: the model the vector belongs to.
+        vector: one vector for all rows; or one entry per row of the batch, None to leave a row
+            alone. A call that returns several sequences per prompt repeats the entries.
+        direction, multiplier, rule: strength when a bare vector is given; see
+            `SteeringVector.target`.
+        positions: `all` steers the prompt (after the template prefix) and every new token, as the
+            paper does; `prompt` only the prompt; `generated` only what comes after it.
+        prefix_length: number of leading tokens of each row to protect; by default the vector's own,
+            the template prefix it was trained with.
+        prompt_lengths: tokens of each row's prompt, padding not counted; needed for `prompt` and
+            `generated` when the model is called directly and not through `generate`.
+
+    Raises:
+        VectorMismatchError: if a vector belongs to another model.
+        InputError: on unknown modes, or rows that do not fit the batch.
+    """
+    if isinstance(vector, SteeringVector):
+        vector = Steering(vector, direction, multiplier, rule)
+    rows = [vector] if isinstance(vector, Steering) else list(vector)
+    used = [row for row in rows if row is not None]
+    if positions not in ("all", "prompt", "generated"):
+        raise InputError(f"unknown positions {positions!r}; choose all, prompt or generated")
+    checked: list[SteeringVector] = []
+    for row in used:
+        if not any(row.vector is seen for seen in checked):
+            row.vector.check_model(model)
+            checked.append(row.vector)
+
+    prefixes = [
+        0 if row is None else row.vector.prefix_length if prefix_length is None else prefix_length
+        for row in rows
+    ]
+    selection = _PositionSelection(positions, prefixes, prompt_lengths)
+    with ExitStack() as stack:
+        stack.enter_context(selection.watching(model))
+        for site in {row.vector.site(model) for row in used}:
+            edit = _SiteEdit(
+                [r if r is not None and r.vector.site(model) == site else None for r in rows], site
+            )
+            hook = edit.hook(selection)
+            stack.callback(site.module(model).register_forward_hook(hook).remove)
+        yield
+
+
+class _SiteEdit:
+    """What happens to the hidden states of one site."""
+
+    def __init__(self, rows: Sequence[Steering | None], site: Site) -> None:
+        rank = max(row.vector.rank for row in rows if row is not None)
+        self.weight = torch.zeros(len(rows), rank, site.width)
+        self.target = torch.zeros(len(rows), 1, rank)
+        self.clamps = torch.zeros(len(rows), 1, 1, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            if row is not None:
+                self.weight[i, : row.vector.rank] = row.vector.weight
+                self.target[i, 0, : row.vector.rank] = row.target()
+                self.clamps[i] = row.vector.operation == "clamp"
+        self.only_clamps = all(r is None or r.vector.operation == "clamp" for r in rows)
+
+    def hook(self, selection: "_PositionSelection") -> Callable[[nn.Module, Any, Any], Any]:
+        """A forward hook for the site's block."""
+
+        def apply(_module: nn.Module, _args: Any, output: Any) -> Any:
+            hidden = hidden_of(output)
+            steered = self.apply(hidden)
+            mask = selection.mask_for(hidden)
+            return replace_hidden(output, torch.where(mask.unsqueeze(-1), steered, hidden))
+
+        return apply
+
+    def apply(self, hidden: Float[Tensor, "batch positions dim"]) -> Tensor:
+        """Steer every position."""
+        if self.weight.device != hidden.device:
+            self.weight = self.weight.to(hidden.device)
+            self.target = self.target.to(hidden.device)
+            self.clamps = self.clamps.to(hidden.device)
+        batch = hidden.shape[0]
+        weight, target = _per_row(self.weight, batch), _per_row(self.target, batch)
+        clamped = set_coordinates(hidden, weight, target)
+        if self.only_clamps:
+            return clamped
+        added = (hidden.float() + target @ weight).to(hidden.dtype)
+        return torch.where(_per_row(self.clamps, batch), clamped, added)
+
+
+def _per_row(values: Tensor, batch: int) -> Tensor:
+    """One entry per batch row: broadcast a single one, repeat for several returned sequences."""
+    if values.shape[0] == 1:
+        return values
+    if batch % values.shape[0]:
+        raise InputError(
+            f"steering was given for {values.shape[0]} rows but the batch has {batch}; give one "
+            "entry per row"
+        )
+    return values.repeat_interleave(batch // values.shape[0], dim=0)
+
+
+class _PositionSelection:
+    """Which tokens of the current forward pass are steered.
+
+    Positions are counted over a row's own tokens, so padding and caching change nothing.
+    """
+
+    def __init__(
+        self, mode: Positions, prefixes: Sequence[int], prompt_lengths: Sequence[int] | None
+    ) -> None:
+        self.mode = mode
+        self.prefixes = torch.tensor(prefixes)
+        self.prompt_lengths = None if prompt_lengths is None else torch.tensor(prompt_lengths)
+        self._positions: Int[Tensor, "batch positions"] | None = None
+        self._real: Bool[Tensor, "batch positions"] | None = None
+
+    @contextmanager
+    def watching(self, model: PreTrainedModel) -> Iterator[None]:
+        """Read positions and masks off every call of the model's decoder."""
+        decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+        decoder = decoder if isinstance(decoder, nn.Module) else model.base_model
+        signature = inspect.signature(decoder.forward)
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._read(signature.bind_partial(*args, **kwargs).arguments)
+
+        handle = decoder.register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            with self._watching_generate(model):
+                yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _watching_generate(self, model: PreTrainedModel) -> Iterator[None]:
+        """Note where the prompts end when `generate` is called."""
+        if self.mode == "all" or self.prompt_lengths is not None:
+            yield
+            return
+        original = model.generate
+
+        def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+            prompt = inputs if inputs is not None else kwargs.get("input_ids")
+            prompt = prompt if prompt is not None else kwargs["inputs_embeds"]
+            mask = kwargs.get("attention_mask")
+            width = torch.full((prompt.shape[0],), prompt.shape[1])
+            self.prompt_lengths = width if mask is None else mask.sum(dim=1).cpu()
+            try:
+                return original(inputs, *args, **kwargs)
+            finally:
+                self.prompt_lengths = None
+
+        model.generate = generate  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del model.generate
+
+    def _read(self, call: dict[str, Any]) -> None:
+        tokens = call.get("input_ids")
+        tokens = tokens if tokens is not None else call["inputs_embeds"]
+        batch, width = tokens.shape[0], tokens.shape[1]
+        mask = call.get("attention_mask")
+        mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        self._real = None if mask is None else mask[:, -width:].bool()
+        positions = call.get("position_ids")
+        if positions is None and mask is not None:
+            positions = mask.long().cumsum(dim=1)[:, -width:] - 1
+        elif positions is None:
+            cache = call.get("past_key_values")
+            start = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+            positions = torch.arange(start, start + width, device=tokens.device).unsqueeze(0)
+        self._positions = positions.expand(batch, width)
+
+    def mask_for(
+        self, hidden: Float[Tensor, "batch positions dim"]
+    ) -> Bool[Tensor, "batch positions"]:
+        """True where the current pass is to be steered."""
+        assert self._positions is not None
+        device, batch = hidden.device, hidden.shape[0]
+        positions = self._positions.to(device)
+        chosen = positions >= _per_row(self.prefixes, batch).to(device).reshape(-1, 1)
+        if self._real is not None:
+            chosen &= self._real.to(device)
+        if self.mode == "all":
+            return chosen
+        if self.prompt_lengths is None:
+            raise InputError(
+                f"positions={self.mode!r} needs prompt_lengths when the model is called directly"
+            )
+        ends = _per_row(self.prompt_lengths, batch).to(device).reshape(-1, 1)
+        return chosen & (positions < ends if self.mode == "prompt" else positions >= ends)

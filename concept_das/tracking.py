@@ -1,0 +1,89 @@
+"""Where training and evaluation write their measurements: wandb, or nowhere."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+TrackingMode = Literal["auto", "online", "offline", "off"]
+
+
+class Tracker(Protocol):
+    """Takes measurements; logging off is an object, not an `if`."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Record values at a step."""
+
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Record a table."""
+
+    def finish(self) -> None:
+        """Close the run."""
+
+
+class NoTracker:
+    """Records nothing."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Drop the values."""
+
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Drop the table."""
+
+    def finish(self) -> None:
+        """Nothing to close."""
+
+
+class WandbTracker:
+    """A Weights & Biases run, online or kept in the run's own folder."""
+
+    def __init__(
+        self, project: str, name: str, config: Mapping[str, Any], folder: Path, mode: str
+    ) -> None:
+        import wandb  # slow to import, and not needed when tracking is off
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=project,
+            name=name,
+            config=dict(config),
+            dir=str(folder),
+            mode="online" if mode == "online" else "offline",
+            settings=wandb.Settings(silent=True),
+        )
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Record values at a step."""
+        self._run.log(dict(values), step=step)
+
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Record a table."""
+        self._run.log({name: self._wandb.Table(columns=columns, data=rows)})
+
+    def finish(self) -> None:
+        """Flush and close."""
+        self._run.finish()
+
+
+def open_tracker(
+    mode: TrackingMode, *, name: str, config: Mapping[str, Any], folder: Path
+) -> Tracker:
+    """Open a tracker.
+
+    Args:
+        mode: `off`; `online`; `offline` (files under the run's folder, for `wandb sync`); `auto` is
+            online if there is an API key and offline otherwise.
+    """
+    if mode == "off":
+        return NoTracker()
+    if mode == "auto":
+        mode = "online" if _has_key() else "offline"
+    return WandbTracker("concept-das", name, config, folder, mode)
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path.home() / ".netrc"
+    return netrc.exists() and "api.wandb.ai" in netrc.read_text(errors="ignore")

@@ -1,0 +1,377 @@
+"""The paper's training recipe: learn directions whose interchange carries a concept both ways."""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from concept_das.data import EncodedQuadruple
+from concept_das.errors import InputError, TrainingError
+from concept_das.methods import find_method
+from concept_das.plain import PyveneLosses, TrainingDirection
+from concept_das.scoring import batches
+from concept_das.sites import Site
+from concept_das.tracking import NoTracker, Tracker
+from concept_das.vectors import write_atomically
+from interventions import DistributedInterchangeIntervention
+from objectives import REDUCTIONS
+from objectives.reduction import Reduction
+
+DIRECTIONS: tuple[TrainingDirection, ...] = get_args(TrainingDirection)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Hyper-parameters. The defaults are the paper's for Gemma-2-2B-it on AxBench.
+
+    Attributes:
+        method: name of the objective; `concept-das methods` lists them.
+        rank: number of directions (1 in the paper).
+        learning_rate: AdamW, decayed linearly to 0 without warm-up (0.04; the release's configs use
+            0.02 to 0.08 depending on the model).
+        epochs: passes over the training rows (18).
+        batch_size: quadruples per step; each is used in both directions (8).
+        max_response_tokens: responses are cut to this many tokens (128).
+        gradient_clip: largest gradient norm (1.0).
+        weight_decay: AdamW's (0).
+        reduction: `sequence` averages over each response's tokens first, as the paper writes it;
+            `token` pools the batch's tokens, as the authors' code does.
+        seed: of the initial direction and of the order of rows (42).
+        patience: stop after this many epochs without a better held-out loss and keep the best
+            direction; 0 trains all epochs and keeps the last.
+    """
+
+    method: str = "cdas"
+    rank: int = 1
+    learning_rate: float = 0.04
+    epochs: int = 18
+    batch_size: int = 8
+    max_response_tokens: int = 128
+    gradient_clip: float = 1.0
+    weight_decay: float = 0.0
+    reduction: Reduction = "sequence"
+    seed: int = 42
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        find_method(self.method)
+        for name in ("rank", "epochs", "batch_size", "max_response_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.reduction not in REDUCTIONS:
+            raise InputError(
+                f"unknown reduction {self.reduction!r}; choose one of {', '.join(REDUCTIONS)}"
+            )
+
+
+@dataclass
+class TrainingResult:
+    """A trained direction and how it came about.
+
+    Attributes:
+        weight: `[rank, dim]` float32, orthonormal rows.
+        history: one record per step (`loss_elicit`, `loss_suppress`, `gradient_norm`, ...) and per
+            epoch (`heldout_elicit`, `heldout_suppress`).
+        best_epoch: the epoch the weight is from, counted from 1.
+    """
+
+    weight: Float[Tensor, "rank dim"]
+    history: list[dict[str, float]]
+    best_epoch: int
+
+
+class Losses(Protocol):
+    """What the loop needs from an implementation of the training losses."""
+
+    def loss(
+        self, rows: Sequence[EncodedQuadruple], direction: TrainingDirection
+    ) -> Float[Tensor, ""]:
+        """The loss of a batch in one direction, with its graph to the intervention's weight."""
+
+
+@dataclass
+class _Progress:
+    """Everything that changes during training; saved after each epoch."""
+
+    weight: Tensor
+    start: Tensor
+    best: Tensor
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def train_direction(
+    model: PreTrainedModel,
+    site: Site,
+    rows: Sequence[EncodedQuadruple],
+    config: TrainingConfig,
+    *,
+    pad_id: int,
+    heldout: Sequence[EncodedQuadruple] = (),
+    tracker: Tracker | None = None,
+    checkpoint: Path | None = None,
+    losses: Callable[[DistributedInterchangeIntervention], Losses] | None = None,
+) -> TrainingResult:
+    """Learn the directions of one concept at one site.
+
+    Minimises D+ + D- (the mean over rows of each) with AdamW, retracting the rows to an
+    orthonormal set after every step. The model is frozen; the direction is float32.
+
+    Args:
+        rows: encoded training quadruples.
+        heldout: rows for the held-out loss, computed once an epoch; needed for `patience`.
+        checkpoint: folder to save progress in after every epoch. If it already holds progress of
+            the same run, training goes on from there and ends with the same direction.
+        losses: builds another implementation of the losses; `PyveneLosses` by default.
+
+    Raises:
+        InputError: if there is nothing to train on, or early stopping has no held-out rows.
+        TrainingError: if a loss or gradient is NaN or Inf; the message names step and batch.
+    """
+    if not rows:
+        raise InputError("there are no training rows")
+    if config.patience and not heldout:
+        raise InputError("early stopping (patience) needs held-out rows; hold some out")
+    if config.rank > site.width:
+        raise InputError(f"rank {config.rank} exceeds the model's width {site.width}")
+    tracker = tracker or NoTracker()
+    torch.manual_seed(config.seed)
+    intervention = DistributedInterchangeIntervention(
+        embed_dim=site.width, low_rank_dimension=config.rank
+    ).to(_site_device(model, site))
+    weight = intervention.weight
+    optimizer = torch.optim.AdamW([weight], config.learning_rate, weight_decay=config.weight_decay)
+    steps_per_epoch = math.ceil(len(rows) / config.batch_size)
+    total = config.epochs * steps_per_epoch
+
+    with _frozen(model):
+        implementation = (losses or _pyvene(model, site, config, pad_id))(intervention)
+        state = _Progress(weight=weight.detach(), start=weight.detach().clone(), best=weight.detach())
+        if checkpoint is not None:
+            _resume(checkpoint, state, weight, optimizer, config)
+        bar = tqdm(total=total, initial=state.step, desc=f"train {config.method}")
+        while state.epoch < config.epochs and not _is_stale(state, config):
+            order = np.random.default_rng([config.seed, state.epoch]).permutation(len(rows))
+            for chunk in batches(order.tolist(), config.batch_size):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * (1 - state.step / total)
+                record = _step(implementation, [rows[i] for i in chunk], chunk, state, optimizer, config)
+                intervention.retract()
+                record["drift"] = subspace_distance(state.start, weight.detach())
+                state.step += 1
+                _report(state, record, bar, tracker)
+            state.epoch += 1
+            if heldout:
+                _report(state, heldout_loss(implementation, heldout, config.batch_size), bar, tracker)
+            _keep_best(state, weight, config, bool(heldout))
+            if checkpoint is not None:
+                _save(checkpoint, state, weight, optimizer, config)
+        bar.close()
+    if _is_stale(state, config):
+        log.info("stopped early after epoch %d; best was %d", state.epoch, state.best_epoch)
+    return TrainingResult(state.best.cpu().clone(), state.history, state.best_epoch)
+
+
+def _pyvene(
+    model: PreTrainedModel, site: Site, config: TrainingConfig, pad_id: int
+) -> Callable[[DistributedInterchangeIntervention], Losses]:
+    method = find_method(config.method)
+    return lambda intervention: PyveneLosses(
+        model, site, intervention, method, config.reduction, pad_id
+    )
+
+
+def _step(
+    losses: Losses,
+    rows: Sequence[EncodedQuadruple],
+    indices: Sequence[int],
+    state: _Progress,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+) -> dict[str, float]:
+    """One optimizer step over both directions."""
+    optimizer.zero_grad()
+    record: dict[str, float] = {}
+    where = f"at step {state.step + 1} (epoch {state.epoch + 1}), training rows {list(indices)}"
+    for direction in DIRECTIONS:
+        loss = losses.loss(rows, direction)
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(
+                f"the {direction} loss is {float(loss)} {where}; load the model in float32 or "
+                "inspect these rows"
+            )
+        loss.backward()  # one direction's graph at a time
+        record[f"loss_{direction}"] = float(loss.detach())
+    weights = optimizer.param_groups[0]["params"]
+    norm = torch.nn.utils.clip_grad_norm_(weights, config.gradient_clip)
+    if not bool(torch.isfinite(norm)):
+        raise TrainingError(f"the gradient is NaN or Inf {where}; load the model in float32")
+    optimizer.step()
+    return {
+        "loss": sum(record.values()),
+        **record,
+        "gradient_norm": float(norm),
+        "learning_rate": optimizer.param_groups[0]["lr"],
+    }
+
+
+@torch.no_grad()
+def heldout_loss(
+    losses: Losses, rows: Sequence[EncodedQuadruple], batch_size: int
+) -> dict[str, float]:
+    """The training objective on held-out rows, each batch weighted by its rows."""
+    sums = dict.fromkeys(DIRECTIONS, 0.0)
+    for chunk in batches(rows, batch_size):
+        for direction in DIRECTIONS:
+            sums[direction] += float(losses.loss(chunk, direction)) * len(chunk)
+    means = {f"heldout_{name}": value / len(rows) for name, value in sums.items()}
+    return {"heldout_loss": sum(means.values()), **means}
+
+
+def subspace_distance(
+    first: Float[Tensor, "rank dim"], second: Float[Tensor, "rank dim"]
+) -> float:
+    """Distance of two orthonormal sets: 0 for the same subspace, 1 for orthogonal ones.
+
+    sqrt(1 - |A B^T|_F^2 / rank); the sine of the angle at rank 1.
+    """
+    overlap = float((first @ second.T).pow(2).sum()) / first.shape[0]
+    return math.sqrt(max(0.0, 1.0 - overlap))
+
+
+def _report(state: _Progress, record: dict[str, float], bar: tqdm, tracker: Tracker) -> None:
+    record = {"step": float(state.step), "epoch": float(state.epoch), **record}
+    state.history.append(record)
+    tracker.log(record, state.step)
+    if "heldout_loss" in record:
+        bar.set_postfix_str(f"held-out {record['heldout_loss']:.4f}")
+    else:
+        bar.set_description(f"loss {record['loss']:.4f}")
+        bar.update()
+
+
+def _keep_best(state: _Progress, weight: Tensor, config: TrainingConfig, measured: bool) -> None:
+    loss = state.history[-1]["heldout_loss"] if measured else -math.inf
+    if not config.patience or loss < state.best_loss:
+        state.best = weight.detach().clone()
+        state.best_epoch = state.epoch
+        state.best_loss = loss
+
+
+def _is_stale(state: _Progress, config: TrainingConfig) -> bool:
+    return bool(config.patience) and state.epoch - state.best_epoch >= config.patience
+
+
+def _save(
+    folder: Path,
+    state: _Progress,
+    weight: Tensor,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+) -> None:
+    """Write progress as one safetensors file, the numbers in its header."""
+    moments = optimizer.state[weight]
+    tensors = {
+        "weight": weight,
+        "start": state.start,
+        "best": state.best,
+        "exp_avg": moments["exp_avg"],
+        "exp_avg_sq": moments["exp_avg_sq"],
+        "adam_step": moments["step"],
+    }
+    numbers = {
+        "config": asdict(config),
+        "epoch": state.epoch,
+        "step": state.step,
+        "best_epoch": state.best_epoch,
+        "best_loss": state.best_loss,
+        "history": state.history,
+    }
+    blob = to_safetensors(
+        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
+        metadata={"progress": json.dumps(numbers)},
+    )
+    write_atomically(folder / "progress.safetensors", blob)
+
+
+def _resume(
+    folder: Path,
+    state: _Progress,
+    weight: Tensor,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+) -> None:
+    """Continue from saved progress, if there is any of this configuration."""
+    path = folder / "progress.safetensors"
+    if not path.exists():
+        return
+    numbers = _progress_numbers(path)
+    if numbers["config"] != asdict(config):
+        raise InputError(
+            f"{folder} holds progress of another configuration; delete it or choose another folder"
+        )
+    tensors = load_file(path, device=str(weight.device))
+    with torch.no_grad():
+        weight.copy_(tensors["weight"])
+    optimizer.state[weight] = {
+        "exp_avg": tensors["exp_avg"],
+        "exp_avg_sq": tensors["exp_avg_sq"],
+        "step": tensors["adam_step"].cpu(),
+    }
+    state.start, state.best = tensors["start"], tensors["best"]
+    for name in ("epoch", "step", "best_epoch", "best_loss", "history"):
+        setattr(state, name, numbers[name])
+    log.info("going on after epoch %d from %s", state.epoch, path)
+
+
+def _progress_numbers(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            numbers: dict[str, Any] = json.loads(file.metadata()["progress"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged; delete it to start again") from error
+    return numbers
+
+
+def _site_device(model: PreTrainedModel, site: Site) -> torch.device:
+    return next(site.module(model).parameters()).device
+
+
+class _frozen:
+    """Evaluation mode without parameter gradients inside the block; restored afterwards."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.was_training = self.model.training
+        self.flags = [(p, p.requires_grad) for p in self.model.parameters()]
+        self.model.eval()
+        self.model.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.was_training)
+        for parameter, flag in self.flags:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,60 @@
+"""The training intervention of Concept DAS."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interventions.partition import PartitionedSubspace
+from interventions.subspace import coordinates, set_coordinates
+
+
+class DistributedInterchangeIntervention(PartitionedSubspace):
+    """Swap the base's coordinates along learned directions for the source's.
+
+    DII(h; h_s) = h + W^T (W h_s - W h) with orthonormal rows W, rank 1 by default (CDAS paper,
+    method section). An ordinary trainable pyvene intervention::
+
+        intervention = DistributedInterchangeIntervention(embed_dim=576)
+        model = pv.IntervenableModel(
+            {"component": "model.layers[15].output", "intervention": intervention}, model
+        )
+
+    The direction is float32 whatever the model's precision, and gradients flow through all three
+    uses of it: reading the source, reading the base, writing. Call `retract()` after each
+    optimizer step.
+
+    Args:
+        embed_dim: width of the hidden states.
+        low_rank_dimension: number of directions, 1 if not given.
+        subspace_partition: splits the directions into independent concepts; see
+            `interventions.partition`.
+    """
+
+    def forward(
+        self,
+        base: Float[Tensor, "batch positions dim"],
+        source: Tensor,
+        subspaces: Sequence[Sequence[int] | int] | None = None,
+        **_: Any,
+    ) -> Float[Tensor, "batch positions dim"]:
+        """Args:
+            base: hidden states to change.
+            source: `[batch, 1, dim]` or `[batch, dim]`, one source state for all base positions (the
+                paper's one-to-many interchange), or `[batch, positions, dim]`.
+            subspaces: which directions each batch row uses; all of them if None.
+
+        Returns:
+            The intervened hidden states, same shape and dtype as `base`.
+
+        Raises:
+            ValueError: on a width mismatch or a subspace out of range.
+        """
+        self._check_width(base)
+        weight, _rows = self.select(subspaces, base.shape[0])
+        source = source.unsqueeze(1) if source.dim() == base.dim() - 1 else source
+        return set_coordinates(base, weight, coordinates(source, weight))
+
+    def __str__(self) -> str:
+        return f"DistributedInterchangeIntervention(rank={self.weight.shape[0]})"

@@ -1,0 +1,26 @@
+"""Training objectives on plain tensors.
+
+Nothing here knows about models, tokenizers or interventions: every function takes logits that have
+already been picked at the response positions, and returns a tensor.
+"""
+
+from objectives.das import das_loss
+from objectives.divergences import (
+    jensen_shannon,
+    kl_student_teacher,
+    kl_teacher_student,
+)
+from objectives.interchange import elicit_loss, interchange_loss, suppress_loss
+from objectives.reduction import REDUCTIONS, reduce_tokens
+
+__all__ = [
+    "REDUCTIONS",
+    "das_loss",
+    "elicit_loss",
+    "interchange_loss",
+    "jensen_shannon",
+    "kl_student_teacher",
+    "kl_teacher_student",
+    "reduce_tokens",
+    "suppress_loss",
+]

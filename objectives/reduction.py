@@ -1,0 +1,39 @@
+"""From one value per response token to one scalar."""
+
+from typing import Literal, get_args
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Reduction = Literal["sequence", "token"]
+
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+
+
+def reduce_tokens(
+    values: Float[Tensor, "batch response"],
+    mask: Bool[Tensor, "batch response"],
+    reduction: Reduction = "sequence",
+) -> Float[Tensor, ""]:
+    """Average over response tokens.
+
+    Args:
+        values: one value per response token; padding may hold anything, even NaN.
+        mask: true where a response token is.
+        reduction: `"sequence"` averages within each response first and then over responses, as the
+            CDAS paper writes its objective; `"token"` pools all tokens of the batch, as the
+            authors' code does, so that long responses weigh more.
+
+    Raises:
+        ValueError: if a response has no tokens, or the reduction is unknown.
+    """
+    lengths = mask.sum(dim=1)
+    if not bool((lengths > 0).all()):
+        row = int((lengths == 0).nonzero()[0])
+        raise ValueError(f"row {row} of the batch has an empty response; drop it from the data")
+    kept = values.masked_fill(~mask, 0.0)
+    if reduction == "sequence":
+        return (kept.sum(dim=1) / lengths).mean()
+    if reduction == "token":
+        return kept.sum() / lengths.sum()
+    raise ValueError(f"unknown reduction {reduction!r}; choose one of {', '.join(REDUCTIONS)}")
