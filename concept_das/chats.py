@@ -1,8 +1,8 @@
-"""From a conversation to token ids whose parts are known by construction.
+r"""From a conversation to token ids whose parts are known by construction.
 
 The chat template is rendered once, around a marker in place of the user's text, and cut there:
 
-    <bos><start_of_turn>user\\n | user text | <end_of_turn>\\n | <start_of_turn>model\\n | response
+    <bos><start_of_turn>user\n | user text | <end_of_turn>\n | <start_of_turn>model\n | response
     -------- prefix ---------                                   - generation prompt --
 
 Each piece is tokenised on its own and the ids are concatenated. So the prefix length, the end of
@@ -112,8 +112,8 @@ class ChatFormat:
         generation_prompt = _ids(tokenizer, opened[len(closed) :])
         if not -len(generation_prompt) <= source_token < len(generation_prompt):
             raise InputError(
-                f"source_token {source_token} is outside the generation prompt of {name}, which has "
-                f"{len(generation_prompt)} tokens"
+                f"source_token {source_token} is outside the generation prompt of {name}, which "
+                f"has {len(generation_prompt)} tokens"
             )
         return cls(
             tokenizer=tokenizer,

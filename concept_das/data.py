@@ -7,10 +7,10 @@ response, in the columns `negative_input, negative_output, positive_input, posit
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -53,7 +53,7 @@ def read_quadruples(
         InputError: naming the file, row and column that cannot be used.
     """
     name = str(source) if isinstance(source, (str, Path)) else f"the given {type(source).__name__}"
-    frame = _read_frame(source, split)
+    frame = read_frame(source, split)
     rows = quadruples_from_frame(frame, name)
     if concept_id is not None:
         known = sorted({row.concept_id for row in rows})
@@ -63,13 +63,20 @@ def read_quadruples(
     return rows
 
 
-def _read_frame(source: str | Path | datasets.Dataset | pd.DataFrame, split: str) -> pd.DataFrame:
+def read_frame(
+    source: str | Path | datasets.Dataset | pd.DataFrame, split: str = "train"
+) -> pd.DataFrame:
+    """Rows of a file, a `datasets.Dataset`, a data frame or a data set on the hub.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     if isinstance(source, pd.DataFrame):
         return source
     if isinstance(source, datasets.Dataset):
         return source.to_pandas()
     path = Path(source)
-    readers = {
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
         ".parquet": pd.read_parquet,
         ".csv": lambda p: pd.read_csv(p, keep_default_na=False),
         ".jsonl": lambda p: pd.read_json(p, lines=True),
@@ -113,7 +120,7 @@ def quadruples_from_frame(frame: pd.DataFrame, name: str = "the data") -> list[Q
             if not value.strip():
                 raise InputError(f"{name}, row {row}, column {column!r} is empty; fill or drop it")
     optional = [c for c in ("concept_id", "concept", "concept_genre") if c in frame.columns]
-    records: list[dict[str, Any]] = frame[[*TEXT_COLUMNS, *optional]].to_dict("records")
+    records = cast("list[dict[str, Any]]", frame[[*TEXT_COLUMNS, *optional]].to_dict("records"))
     for record in records:
         if "concept_id" in record:
             record["concept_id"] = int(record["concept_id"])
@@ -214,7 +221,9 @@ def encode_quadruples(
         positive, negative = responses["positive_output"], responses["negative_output"]
         encoded.append(
             EncodedQuadruple(
-                elicit=Interchange(neutral.with_response(positive), concept.with_response(positive)),
+                elicit=Interchange(
+                    neutral.with_response(positive), concept.with_response(positive)
+                ),
                 suppress=Interchange(
                     concept.with_response(negative), neutral.with_response(negative)
                 ),

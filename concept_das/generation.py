@@ -1,6 +1,7 @@
 """Batched generation from prompts, steered or not."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -37,7 +38,12 @@ def generate_responses(
     texts = [""] * len(prompts)
     pad = pad_id_of(chat.tokenizer)
     device = model.get_input_embeddings().weight.device
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    sampling: dict[str, Any] = {
+        "do_sample": True,
+        "temperature": temperature,
+        "top_k": 0,
+        "top_p": 1.0,
+    }
     if temperature == 0:
         sampling = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     torch.manual_seed(seed)

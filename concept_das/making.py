@@ -8,7 +8,7 @@ so an interrupted run goes on where it stopped.
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,19 @@ from typing import Any
 import numpy as np
 
 from concept_das.chats import ChatFormat
-from concept_das.data import Quadruple
+from concept_das.data import Quadruple, read_frame
 from concept_das.errors import InputError
 from concept_das.generation import generate_responses
 from concept_das.models import LoadedModel
 from concept_das.vectors import write_atomically
 
 CONCEPT_PROMPT = "{instruction}\n\n{concept}."
+
+# For concepts that are topics and not ways of speaking, such as AxBench's.
+TOPIC_PROMPT = (
+    "Answer the instruction, and bring the concept into your answer.\n\n"
+    "Concept: {concept}\n\nInstruction: {instruction}"
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +80,7 @@ def make_quadruples(
     seed: int = 42,
     concept_id: int = 0,
     genre: str = "text",
+    concept_outputs: Sequence[str] | None = None,
     partial: Path | None = None,
 ) -> list[Quadruple]:
     """Let the model answer every instruction with and without the concept.
@@ -83,7 +90,12 @@ def make_quadruples(
         template: how concept and instruction are put together.
         max_new_tokens: length of a response.
         temperature: 0 decodes greedily.
+        concept_outputs: concept responses that exist already, one per instruction; the model then
+            writes the neutral ones only.
         partial: file that finished answers are kept in until all are there.
+
+    Returns:
+        The rows; those whose answer is empty or runs in a loop are dropped, with a warning.
 
     Raises:
         InputError: if the concept or an instruction is empty, or `partial` is of another run.
@@ -92,7 +104,9 @@ def make_quadruples(
         raise InputError("the concept is empty; describe it in a few words")
     if "{instruction}" not in template or "{concept}" not in template:
         raise InputError("the template must hold {instruction} and {concept}")
-    inputs = list(instructions) + [concept_input(i, concept, template) for i in instructions]
+    asked = [concept_input(instruction, concept, template) for instruction in instructions]
+    given = dict(zip(asked, concept_outputs or (), strict=concept_outputs is not None))
+    inputs = [text for text in (*instructions, *asked) if text not in given]
     prompts = [chat.prompt(text) for text in inputs]
     settings = {
         "model": loaded.name,
@@ -121,17 +135,59 @@ def make_quadruples(
         progress="data",
         on_batch=keep,
     )
+    answers.update(given)
     rows = []
-    for instruction in instructions:
-        asked = concept_input(instruction, concept, template)
+    for instruction, request in zip(instructions, asked, strict=True):
         row = Quadruple(
-            instruction, answers[instruction], asked, answers[asked], concept_id, concept, genre
+            instruction, answers[instruction], request, answers[request], concept_id, concept, genre
         )
-        if all(text.strip() for text in asdict(row).values() if isinstance(text, str)):
-            rows.append(row)
-        else:
+        answered = (row.negative_output, row.positive_output)
+        if not all(answered):
             log.warning("dropped %r: the model gave an empty answer", instruction)
+        elif any(is_repetitive(text) for text in answered):
+            log.warning("dropped %r: the model repeats itself", instruction)
+        else:
+            rows.append(row)
     return rows
+
+
+def is_repetitive(text: str) -> bool:
+    """Whether a text runs in a loop: over half of its word trigrams occurred before."""
+    words = text.split()
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    return len(trigrams) >= 8 and len(set(trigrams)) < len(trigrams) / 2
+
+
+@dataclass(frozen=True)
+class AxBenchConcept:
+    """One concept's positive rows of an AxBench training file."""
+
+    concept: str
+    genre: str
+    instructions: list[str]
+    outputs: list[str]
+
+
+def read_axbench(path: Path, concept_id: int) -> AxBenchConcept:
+    """One concept of an AxBench training file (`input, output, output_concept, ...`).
+
+    Raises:
+        InputError: if the file, a column or the concept is missing.
+    """
+    frame = read_frame(path)
+    for column in ("input", "output", "output_concept", "concept_genre", "concept_id"):
+        if column not in frame.columns:
+            raise InputError(f"{path} has no column {column!r}; give an AxBench training file")
+    rows = frame[frame["concept_id"] == concept_id].drop_duplicates("input")
+    if rows.empty or concept_id < 0:
+        known = sorted(set(frame["concept_id"]) - {-1})
+        raise InputError(f"{path} has no concept {concept_id}; it has {known}")
+    return AxBenchConcept(
+        concept=rows["output_concept"].iloc[0],
+        genre=rows["concept_genre"].iloc[0],
+        instructions=rows["input"].tolist(),
+        outputs=rows["output"].tolist(),
+    )
 
 
 def _read_partial(partial: Path | None, settings: dict[str, Any]) -> dict[str, str]:

@@ -53,7 +53,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the inputs go (the embedding's device under a `device_map`)."""
-        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+        return self.model.get_input_embeddings().weight.device
 
 
 def default_device() -> str:
@@ -190,7 +190,7 @@ def _convert_gguf(source: Path, target: Path) -> None:
 
 
 def _save_unquantised(loaded: PreTrainedModel, target: Path) -> None:
-    """Save the weights through a clean copy: transformers refuses to save a model read from GGUF."""
+    """Save the weights through a clean copy: transformers saves no model that came from GGUF."""
     fields: Mapping[str, Any] = loaded.config.to_dict()
     dropped = ("quantization_config", "_name_or_path", "transformers_version")
     clean = type(loaded.config)(**{k: v for k, v in fields.items() if k not in dropped})

@@ -90,7 +90,7 @@ def replace_hidden(output: Any, hidden: Tensor) -> Any:
     return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 
 
-class _SiteReached(Exception):
+class _SiteReached(Exception):  # noqa: N818 (a signal, not an error)
     """Stops a forward pass once the wanted hidden states are there."""
 
 

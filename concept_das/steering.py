@@ -5,8 +5,8 @@
 
 The edit is a forward hook on the vector's block. It works with the KV cache on or off, on left- or
 right-padded batches, with streaming, sampling and several returned sequences, and it is gone when
-the block is left, also after an exception. Do not run a pyvene call inside the block: pyvene removes
-every forward hook of the model.
+the block is left, also after an exception. Do not run a pyvene call inside the block: pyvene
+removes every forward hook of the model.
 """
 
 import inspect
@@ -212,7 +212,7 @@ class _PositionSelection:
             finally:
                 self.prompt_lengths = None
 
-        model.generate = generate  # type: ignore[method-assign]
+        model.generate = generate
         try:
             yield
         finally:
@@ -229,7 +229,7 @@ class _PositionSelection:
         if positions is None and mask is not None:
             positions = mask.long().cumsum(dim=1)[:, -width:] - 1
         elif positions is None:
-            cache = call.get("past_key_values")
+            cache: Any = call.get("past_key_values")
             start = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
             positions = torch.arange(start, start + width, device=tokens.device).unsqueeze(0)
         self._positions = positions.expand(batch, width)

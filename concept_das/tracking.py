@@ -3,11 +3,12 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 TrackingMode = Literal["auto", "online", "offline", "off"]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Takes measurements; logging off is an object, not an `if`."""
 
@@ -59,7 +60,7 @@ class WandbTracker:
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Record a table."""
-        self._run.log({name: self._wandb.Table(columns=columns, data=rows)})
+        self._run.log({name: self._wandb.Table(columns=list(columns), data=list(rows))})
 
     def finish(self) -> None:
         """Flush and close."""

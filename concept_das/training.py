@@ -1,12 +1,14 @@
 """The paper's training recipe: learn directions whose interchange carries a concept both ways."""
 
+import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from concept_das.plain import PyveneLosses, TrainingDirection
 from concept_das.scoring import batches
 from concept_das.sites import Site
 from concept_das.tracking import NoTracker, Tracker
-from concept_das.vectors import write_atomically
+from concept_das.vectors import ModelIdentity, write_atomically
 from interventions import DistributedInterchangeIntervention
 from objectives import REDUCTIONS
 from objectives.reduction import Reduction
@@ -97,6 +99,7 @@ class TrainingResult:
     best_epoch: int
 
 
+@runtime_checkable
 class Losses(Protocol):
     """What the loop needs from an implementation of the training losses."""
 
@@ -166,26 +169,33 @@ def train_direction(
 
     with _frozen(model):
         implementation = (losses or _pyvene(model, site, config, pad_id))(intervention)
-        state = _Progress(weight=weight.detach(), start=weight.detach().clone(), best=weight.detach())
+        state = _Progress(
+            weight=weight.detach(), start=weight.detach().clone(), best=weight.detach()
+        )
+        run = _run_identity(model, site, rows, heldout, config)
         if checkpoint is not None:
-            _resume(checkpoint, state, weight, optimizer, config)
+            _resume(checkpoint, state, weight, optimizer, run)
         bar = tqdm(total=total, initial=state.step, desc=f"train {config.method}")
         while state.epoch < config.epochs and not _is_stale(state, config):
             order = np.random.default_rng([config.seed, state.epoch]).permutation(len(rows))
             for chunk in batches(order.tolist(), config.batch_size):
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * (1 - state.step / total)
-                record = _step(implementation, [rows[i] for i in chunk], chunk, state, optimizer, config)
+                record = _step(
+                    implementation, [rows[i] for i in chunk], chunk, state, optimizer, config
+                )
                 intervention.retract()
                 record["drift"] = subspace_distance(state.start, weight.detach())
                 state.step += 1
                 _report(state, record, bar, tracker)
             state.epoch += 1
             if heldout:
-                _report(state, heldout_loss(implementation, heldout, config.batch_size), bar, tracker)
+                _report(
+                    state, heldout_loss(implementation, heldout, config.batch_size), bar, tracker
+                )
             _keep_best(state, weight, config, bool(heldout))
             if checkpoint is not None:
-                _save(checkpoint, state, weight, optimizer, config)
+                _save(checkpoint, state, weight, optimizer, run)
         bar.close()
     if _is_stale(state, config):
         log.info("stopped early after epoch %d; best was %d", state.epoch, state.best_epoch)
@@ -248,9 +258,7 @@ def heldout_loss(
     return {"heldout_loss": sum(means.values()), **means}
 
 
-def subspace_distance(
-    first: Float[Tensor, "rank dim"], second: Float[Tensor, "rank dim"]
-) -> float:
+def subspace_distance(first: Float[Tensor, "rank dim"], second: Float[Tensor, "rank dim"]) -> float:
     """Distance of two orthonormal sets: 0 for the same subspace, 1 for orthogonal ones.
 
     sqrt(1 - |A B^T|_F^2 / rank); the sine of the angle at rank 1.
@@ -282,12 +290,29 @@ def _is_stale(state: _Progress, config: TrainingConfig) -> bool:
     return bool(config.patience) and state.epoch - state.best_epoch >= config.patience
 
 
+def _run_identity(
+    model: PreTrainedModel,
+    site: Site,
+    rows: Sequence[EncodedQuadruple],
+    heldout: Sequence[EncodedQuadruple],
+    config: TrainingConfig,
+) -> dict[str, Any]:
+    """What must be the same for saved progress to be of this run."""
+    ids = [
+        [turn.ids for pair in (row.elicit, row.suppress) for turn in (pair.base, pair.source)]
+        for row in (*rows, *heldout)
+    ]
+    data = hashlib.sha256(json.dumps([len(rows), ids]).encode()).hexdigest()
+    fingerprint = ModelIdentity.of(model).fingerprint
+    return {**asdict(config), "layer": site.layer, "data": data, "model": fingerprint}
+
+
 def _save(
     folder: Path,
     state: _Progress,
     weight: Tensor,
     optimizer: torch.optim.Optimizer,
-    config: TrainingConfig,
+    run: dict[str, Any],
 ) -> None:
     """Write progress as one safetensors file, the numbers in its header."""
     moments = optimizer.state[weight]
@@ -300,7 +325,7 @@ def _save(
         "adam_step": moments["step"],
     }
     numbers = {
-        "config": asdict(config),
+        "run": run,
         "epoch": state.epoch,
         "step": state.step,
         "best_epoch": state.best_epoch,
@@ -319,16 +344,18 @@ def _resume(
     state: _Progress,
     weight: Tensor,
     optimizer: torch.optim.Optimizer,
-    config: TrainingConfig,
+    run: dict[str, Any],
 ) -> None:
-    """Continue from saved progress, if there is any of this configuration."""
+    """Continue from saved progress, if there is any of this run."""
     path = folder / "progress.safetensors"
     if not path.exists():
         return
     numbers = _progress_numbers(path)
-    if numbers["config"] != asdict(config):
+    if numbers["run"] != run:
+        changed = sorted(name for name in run if numbers["run"].get(name) != run[name])
         raise InputError(
-            f"{folder} holds progress of another configuration; delete it or choose another folder"
+            f"{folder} holds progress of another run ({', '.join(changed)} differ); delete it or "
+            "choose another folder"
         )
     tensors = load_file(path, device=str(weight.device))
     with torch.no_grad():
@@ -359,19 +386,16 @@ def _site_device(model: PreTrainedModel, site: Site) -> torch.device:
     return next(site.module(model).parameters()).device
 
 
-class _frozen:
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode without parameter gradients inside the block; restored afterwards."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.was_training = self.model.training
-        self.flags = [(p, p.requires_grad) for p in self.model.parameters()]
-        self.model.eval()
-        self.model.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.was_training)
-        for parameter, flag in self.flags:
+    was_training = model.training
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    model.eval()
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for parameter, flag in flags:
             parameter.requires_grad_(flag)

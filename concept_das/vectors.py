@@ -1,8 +1,8 @@
 """A steering vector as an artifact: what it is, how it is applied, and to which model.
 
 On disk it is a folder with two files: `vector.safetensors` (the directions and factors) and
-`vector.json` (everything a person needs to know before applying it). Each holds the other's SHA-256,
-so a truncated or edited file is noticed. Nothing is unpickled.
+`vector.json` (everything a person needs to know before applying it). Each holds the other's
+SHA-256, so a truncated or edited file is noticed. Nothing is unpickled.
 """
 
 import hashlib
@@ -55,7 +55,9 @@ class ModelIdentity:
     fingerprint: str
 
     @classmethod
-    def of(cls, model: PreTrainedModel, name: str = "", revision: str | None = None) -> "ModelIdentity":
+    def of(
+        cls, model: PreTrainedModel, name: str = "", revision: str | None = None
+    ) -> "ModelIdentity":
         """Describe a model."""
         config = model.config.get_text_config()
         return cls(
@@ -266,7 +268,7 @@ def _read(folder: Path) -> SteeringVector:
                 raise InputError(
                     f"{folder / DESCRIPTION_FILE} was changed after saving; restore it"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(corrupt) from error
     return SteeringVector(

@@ -58,7 +58,9 @@ class ClampIntervention(SourcelessIntervention, PartitionedSubspace):
         position_mask: Bool[Tensor, "batch prompt"] | None = None,
         **_: Any,
     ) -> Float[Tensor, "batch positions dim"]:
-        """Args:
+        """Clamp the base's coordinates along the directions to the factor.
+
+        Args:
             base: hidden states to change.
             source: unused; pyvene passes None.
             subspaces: which directions each batch row uses; all of them if None.

@@ -39,10 +39,12 @@ class DistributedInterchangeIntervention(PartitionedSubspace):
         subspaces: Sequence[Sequence[int] | int] | None = None,
         **_: Any,
     ) -> Float[Tensor, "batch positions dim"]:
-        """Args:
+        """Give the base the source's coordinates along the directions.
+
+        Args:
             base: hidden states to change.
-            source: `[batch, 1, dim]` or `[batch, dim]`, one source state for all base positions (the
-                paper's one-to-many interchange), or `[batch, positions, dim]`.
+            source: `[batch, 1, dim]` or `[batch, dim]`, one source state for all base positions
+                (the paper's one-to-many interchange), or `[batch, positions, dim]`.
             subspaces: which directions each batch row uses; all of them if None.
 
         Returns:

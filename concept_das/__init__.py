@@ -1,0 +1,41 @@
+"""Concept DAS: learn a direction that steers a language model towards a concept and away from it."""
+
+__version__ = "0.1.0"
+
+from concept_das.chats import ChatFormat
+from concept_das.data import Quadruple, read_quadruples, split_quadruples
+from concept_das.errors import InputError, TrainingError, VectorMismatchError
+from concept_das.evaluation import Evaluation, evaluate
+from concept_das.generation import generate_responses
+from concept_das.making import make_quadruples, shipped_instructions
+from concept_das.models import LoadedModel, load_model
+from concept_das.pipeline import train_vector
+from concept_das.sites import Site, find_site
+from concept_das.steering import Steering, steer
+from concept_das.training import TrainingConfig, train_direction
+from concept_das.vectors import SteeringVector
+
+__all__ = [
+    "ChatFormat",
+    "Evaluation",
+    "InputError",
+    "LoadedModel",
+    "Quadruple",
+    "Site",
+    "Steering",
+    "SteeringVector",
+    "TrainingConfig",
+    "TrainingError",
+    "VectorMismatchError",
+    "evaluate",
+    "find_site",
+    "generate_responses",
+    "load_model",
+    "make_quadruples",
+    "read_quadruples",
+    "shipped_instructions",
+    "split_quadruples",
+    "steer",
+    "train_direction",
+    "train_vector",
+]

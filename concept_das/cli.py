@@ -1,0 +1,116 @@
+"""The command line: `concept-das train --help`.
+
+A command is a plain function of `concept_das.commands`; its signature and docstring are its flags
+and its help, and the schema of the yaml it can be run from.
+"""
+
+import inspect
+import logging
+import os
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from concept_das import commands
+from concept_das.errors import InputError, TrainingError
+from concept_das.vectors import write_atomically
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "data make": commands.data_make,
+    "data axbench": commands.data_axbench,
+    "data check": commands.data_check,
+    "train": commands.train,
+    "evaluate": commands.evaluate,
+    "steer": commands.steer,
+    "inspect": commands.inspect_row,
+    "methods": commands.methods,
+    "demo": commands.demo,
+}
+
+
+def _groups(command: Callable[..., None]) -> dict[str, type]:
+    """The parameters of a command that are option groups (dataclasses)."""
+    hints = typing.get_type_hints(command)
+    return {name: hint for name, hint in hints.items() if is_dataclass(hint)}  # type: ignore[misc]
+
+
+def _parser_of(command: Callable[..., None]) -> ArgumentParser:
+    """Flags from the signature; the fields of option groups stand beside the others."""
+    parser = ArgumentParser(description=(inspect.getdoc(command) or "").split("\n")[0])
+    parser.add_argument(
+        "--config", action="config", help="yaml file with any of these options, e.g. a run's own"
+    )
+    groups = _groups(command)
+    parser.add_function_arguments(command, skip=set(groups), as_group=False)
+    for group in groups.values():
+        parser.add_class_arguments(group, as_group=True)
+    return parser
+
+
+def build_parser() -> ArgumentParser:
+    """The whole parser, one subcommand a function."""
+    parser = ArgumentParser(prog="concept-das", description="Concept DAS model steering.")
+    subcommands = parser.add_subcommands(required=True, dest="command")
+    data = ArgumentParser(description="Make or check contrastive quadruples.")
+    subcommands.add_subcommand("data", data, help=data.description)
+    data_commands = data.add_subcommands(required=True, dest="data_command")
+    for name, command in COMMANDS.items():
+        group, word = (data_commands, name[5:]) if name.startswith("data ") else (subcommands, name)
+        sub = _parser_of(command)
+        group.add_subcommand(word, sub, help=sub.description)
+    return parser
+
+
+def _call(name: str, options: Namespace) -> None:
+    """Put the flags back into their option groups and run."""
+    command = COMMANDS[name]
+    values = {key: value for key, value in options.items() if key != "config"}
+    arguments: dict[str, Any] = {}
+    for parameter, group in _groups(command).items():
+        own = {field.name: values.pop(field.name) for field in fields(group)}
+        arguments[parameter] = group(**own)
+    command(**values, **arguments)
+
+
+def _underscored(argument: str) -> str:
+    """`--batch-size=8` and `--batch_size=8` are the same option."""
+    if not argument.startswith("--"):
+        return argument
+    option, separator, value = argument.partition("=")
+    return "--" + option[2:].replace("-", "_") + separator + value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 on success, 2 on unusable input, 130 on an interrupt."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("httpx", "transformers", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parser = build_parser()
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    options = parser.parse_args([_underscored(argument) for argument in arguments])
+    name, chosen = options.command, options[options.command]
+    if name == "data":
+        name = f"data {chosen.data_command}"
+        chosen = chosen[chosen.data_command]
+    out = chosen.get("out")
+    try:
+        if isinstance(out, Path) and name in commands.RUNS:
+            write_atomically(out / "config.yaml", _parser_of(COMMANDS[name]).dump(chosen).encode())
+        _call(name, chosen)
+    except (InputError, TrainingError) as error:
+        print(f"concept-das: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("concept-das: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

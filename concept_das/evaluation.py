@@ -1,0 +1,267 @@
+"""How well a vector works on held-out rows, without a judge.
+
+With ll the mean log-probability per response token (teacher-forced), averaged over rows:
+
+    elicitation recovery = (ll(y+ | x-, steered) - ll(y+ | x-)) / (ll(y+ | x+) - ll(y+ | x-))
+    suppression recovery = (ll(y- | x+, steered) - ll(y- | x+)) / (ll(y- | x-) - ll(y- | x+))
+
+1 means that the vector does all that the prompt does, 0 that it does nothing, below 0 that it does
+harm. Beside them: the Jensen-Shannon divergence between the steered model and the model under the
+other prompt, and the side effect, KL(unsteered || steered) on unrelated text.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from concept_das.chats import ChatFormat, Turn, pad_id_of
+from concept_das.data import EncodedQuadruple, Interchange
+from concept_das.errors import InputError
+from concept_das.making import read_resource
+from concept_das.scoring import batches, collate_for, mean_log_likelihood, response_logits
+from concept_das.steering import steer
+from concept_das.vectors import Direction, Rule, SteeringVector, write_atomically
+from objectives import jensen_shannon, kl_teacher_student
+
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+
+RECOVERY: dict[Direction, str] = {
+    "elicit": "elicitation_recovery",
+    "suppress": "suppression_recovery",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measurements of one vector.
+
+    Attributes:
+        table: one row per multiplier: recoveries with 95% bootstrap intervals (`..._low`,
+            `..._high`, rows resampled), `heldout_jsd_*`, `kl_side_effect*`.
+        rows: one row per held-out row, direction and multiplier: log-likelihoods and divergences,
+            in nats per token.
+    """
+
+    table: pd.DataFrame
+    rows: pd.DataFrame
+
+    def best(self, direction: Direction) -> dict[str, float]:
+        """The table's row at the multiplier with the highest recovery in a direction."""
+        row = self.table.loc[self.table[RECOVERY[direction]].idxmax()]
+        return {str(name): float(value) for name, value in row.items()}
+
+    def at(self, multiplier: float) -> dict[str, float]:
+        """The table's row at a multiplier."""
+        row = self.table[self.table["multiplier"] == multiplier].iloc[0]
+        return {str(name): float(value) for name, value in row.items()}
+
+
+def unrelated_turns(chat: ChatFormat, limit: int) -> list[Turn]:
+    """Prompts and passages that have nothing to do with any concept, shipped with the package."""
+    rows = read_resource("unrelated")[:limit]
+    return [
+        chat.prompt(r["instruction"]).with_response(chat.text_ids(r["response"])) for r in rows
+    ]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    vector: SteeringVector,
+    heldout: Sequence[EncodedQuadruple],
+    *,
+    multipliers: Sequence[float] = (0.5, 1.0, 1.5, 2.0, 3.0),
+    rule: Rule = "paper",
+    unrelated: Sequence[Turn] | None = None,
+    batch_size: int = 8,
+    partial: Path | None = None,
+) -> Evaluation:
+    """Measure a vector on held-out rows at several strengths.
+
+    Args:
+        heldout: encoded rows the vector was not trained on.
+        multipliers: strengths, without unit; see `SteeringVector.target`.
+        unrelated: turns for the side effect; 16 shipped ones if None.
+        partial: file that finished batches are kept in, so that an interrupted evaluation goes on.
+
+    Raises:
+        InputError: if there are no held-out rows or no multipliers.
+    """
+    if not heldout:
+        raise InputError("there are no held-out rows to evaluate on")
+    if not multipliers:
+        raise InputError("give at least one multiplier")
+    unrelated = unrelated_turns(chat, 16) if unrelated is None else unrelated
+    vector.check_model(model)
+    measure = _Measurement(model, vector, tuple(multipliers), rule, pad_id_of(chat.tokenizer))
+    work: list[tuple[str, Sequence[Any]]] = [
+        ("heldout", chunk) for chunk in batches(list(enumerate(heldout)), batch_size)
+    ]
+    work += [("unrelated", chunk) for chunk in batches(list(enumerate(unrelated)), batch_size)]
+    signature = _signature(vector, heldout, unrelated, multipliers, rule, batch_size)
+    done = _read_partial(partial, signature)
+    for number, (kind, chunk) in enumerate(tqdm(work, desc="evaluate")):
+        if number < len(done):
+            continue
+        step = measure.heldout if kind == "heldout" else measure.unrelated
+        done.append(list(step(chunk)))
+        if partial is not None:
+            content = json.dumps({"signature": signature, "batches": done})
+            write_atomically(partial, content.encode())
+    rows = pd.DataFrame([record for batch in done for record in batch])
+    return Evaluation(_summarise(rows), rows)
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    model: PreTrainedModel
+    vector: SteeringVector
+    multipliers: tuple[float, ...]
+    rule: Rule
+    pad_id: int
+
+    @torch.no_grad()
+    def heldout(self, chunk: Sequence[tuple[int, EncodedQuadruple]]) -> Iterator[dict[str, Any]]:
+        """Log-likelihoods and divergences of a batch of quadruples, both directions."""
+        for direction in DIRECTIONS:
+            pairs: list[Interchange] = [getattr(row, direction) for _, row in chunk]
+            teacher = self._logits([pair.source for pair in pairs])
+            plain = self._logits([pair.base for pair in pairs])
+            for multiplier in self.multipliers:
+                with self._steered(direction, multiplier):
+                    steered = self._logits([pair.base for pair in pairs])
+                for i, (number, _) in enumerate(chunk):
+                    response = pairs[i].base.response
+                    yield {
+                        "kind": "heldout",
+                        "row": number,
+                        "direction": direction,
+                        "multiplier": multiplier,
+                        "ll_base": mean_log_likelihood(plain[i], response),
+                        "ll_teacher": mean_log_likelihood(teacher[i], response),
+                        "ll_steered": mean_log_likelihood(steered[i], response),
+                        "jsd": float(jensen_shannon(steered[i], teacher[i]).mean()),
+                    }
+
+    @torch.no_grad()
+    def unrelated(self, chunk: Sequence[tuple[int, Turn]]) -> Iterator[dict[str, Any]]:
+        """KL(unsteered || steered) of a batch of unrelated turns, both directions."""
+        turns = [turn for _, turn in chunk]
+        plain = self._logits(turns)
+        for direction in DIRECTIONS:
+            for multiplier in self.multipliers:
+                with self._steered(direction, multiplier):
+                    steered = self._logits(turns)
+                for i, (number, _) in enumerate(chunk):
+                    yield {
+                        "kind": "unrelated",
+                        "row": number,
+                        "direction": direction,
+                        "multiplier": multiplier,
+                        "kl": float(kl_teacher_student(steered[i], plain[i]).mean()),
+                    }
+
+    def _steered(self, direction: Direction, multiplier: float) -> Any:
+        return steer(
+            self.model, self.vector, direction=direction, multiplier=multiplier, rule=self.rule
+        )
+
+    def _logits(self, turns: Sequence[Turn]) -> list[Float[Tensor, "response vocab"]]:
+        return response_logits(self.model, collate_for(self.model, turns, self.pad_id))
+
+
+def recovery(
+    base: Float[np.ndarray, "rows"],
+    steered: Float[np.ndarray, "rows"],
+    teacher: Float[np.ndarray, "rows"],
+) -> tuple[float, float, float]:
+    """Recovery with a 95% percentile bootstrap interval over rows (1,000 resamples, fixed seed).
+
+    Args:
+        base, steered, teacher: mean log-likelihoods per response token, one per row.
+    """
+
+    def ratio(b: Any, s: Any, t: Any, axis: int = -1) -> Any:
+        gap = t.mean(axis=axis) - b.mean(axis=axis)
+        return (s.mean(axis=axis) - b.mean(axis=axis)) / gap
+
+    value = float(ratio(base, steered, teacher))
+    if len(base) < 2:
+        return value, float("nan"), float("nan")
+    interval = stats.bootstrap(
+        (base, steered, teacher),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=1000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return value, float(interval.low), float(interval.high)
+
+
+def _summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per multiplier."""
+    records = []
+    for multiplier, group in rows.groupby("multiplier"):
+        record: dict[str, Any] = {"multiplier": multiplier}
+        for direction in DIRECTIONS:
+            of_direction = group[group["direction"] == direction]
+            held = of_direction[of_direction["kind"] == "heldout"]
+            columns = [held[f"ll_{name}"].to_numpy() for name in ("base", "steered", "teacher")]
+            name = RECOVERY[direction]
+            record[name], record[f"{name}_low"], record[f"{name}_high"] = recovery(*columns)
+            record[f"heldout_jsd_{direction}"] = held["jsd"].mean()
+            if "kl" in of_direction:
+                record[f"kl_side_effect_{direction}"] = of_direction["kl"].mean()
+        if "kl" in group:
+            record["kl_side_effect"] = group["kl"].mean()
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def _signature(
+    vector: SteeringVector,
+    heldout: Sequence[EncodedQuadruple],
+    unrelated: Sequence[Turn],
+    multipliers: Sequence[float],
+    rule: Rule,
+    batch_size: int,
+) -> str:
+    factors = (vector.weight, vector.negative_factor, vector.positive_factor)
+    parts = [
+        [value.tolist() for value in factors],
+        [[row.elicit.base.ids, row.suppress.base.ids] for row in heldout],
+        [turn.ids for turn in unrelated],
+        [list(multipliers), rule, batch_size, vector.layer, vector.model.fingerprint],
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _read_partial(partial: Path | None, signature: str) -> list[list[dict[str, Any]]]:
+    if partial is None or not partial.exists():
+        return []
+    try:
+        kept = json.loads(partial.read_text(encoding="utf-8"))
+        finished: list[list[dict[str, Any]]] = kept["batches"]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{partial} is damaged; delete it to start again") from error
+    if kept["signature"] != signature:
+        log.info("%s is of another evaluation; starting again", partial)
+        return []
+    return finished

@@ -1,0 +1,147 @@
+"""A run as one self-contained HTML page."""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from concept_das.evaluation import RECOVERY, Evaluation
+from concept_das.factors import Latents
+from concept_das.pipeline import TrainedVector
+from concept_das.vectors import write_atomically
+from interventions import orthonormal_rows
+
+matplotlib.use("Agg")
+from matplotlib.axes import Axes  # noqa: E402 (the backend is chosen first)
+from matplotlib.figure import Figure  # noqa: E402
+
+NEUTRAL, CONCEPT = "#4477aa", "#cc6677"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Answers to one instruction.
+
+    Attributes:
+        neutral: bare instruction, unsteered.
+        elicited: bare instruction, steered towards the concept.
+        concept: concept prompt, unsteered.
+        suppressed: concept prompt, steered away from the concept.
+    """
+
+    instruction: str
+    neutral: str
+    elicited: str
+    concept: str
+    suppressed: str
+
+
+def write_report(
+    path: Path,
+    trained: TrainedVector,
+    evaluation: Evaluation,
+    samples: Sequence[Sample],
+    metrics: dict[str, float],
+) -> Path:
+    """Write the page; everything it shows is inside it."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("concept_das", "resources"), autoescape=True
+    )
+    figures = [
+        ("Loss", "Jensen-Shannon divergence per response token, in nats. Dots are training steps, "
+         "lines held-out rows after each epoch.", _figure(_loss, trained.training.history)),
+        ("Latents", "Coordinate of each training prompt along the direction, at the source token. "
+         "The dashed lines are the two measured factors.", _figure(_latents, trained.latents)),
+        ("Recovery", "Share of the prompt's effect on the held-out responses that the vector has, "
+         "with 95% bootstrap intervals. 1 is all of it.", _figure(_recovery, evaluation.table)),
+        ("Side effect", "KL(unsteered || steered) per token on unrelated text, in nats.",
+         _figure(_side_effect, evaluation.table)),
+    ]  # fmt: skip
+    page = environment.get_template("report.html").render(
+        vector=trained.vector,
+        description=trained.vector.describe(),
+        metrics=metrics,
+        figures=figures,
+        samples=samples,
+        table=evaluation.table.round(3).to_dict("records"),
+        columns=list(evaluation.table.columns),
+    )
+    write_atomically(path, page.encode())
+    return path
+
+
+def _figure(draw: Callable[[Axes, Any], None], data: Any) -> str:
+    """Draw into a PNG data address."""
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    draw(axes, data)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _loss(axes: Axes, history: Sequence[dict[str, float]]) -> None:
+    frame = pd.DataFrame(history)
+    steps, epochs = frame[frame["loss"].notna()], frame[frame.get("heldout_loss", 0).notna()]
+    for direction, colour in (("elicit", CONCEPT), ("suppress", NEUTRAL)):
+        axes.plot(steps["step"], steps[f"loss_{direction}"], ".", color=colour, alpha=0.4)
+        if f"heldout_{direction}" in epochs:
+            axes.plot(epochs["step"], epochs[f"heldout_{direction}"], color=colour, label=direction)
+    axes.set(xlabel="step", ylabel="JSD (nats)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+
+
+def _latents(axes: Axes, latents: Latents) -> None:
+    """At rank 1 the coordinate itself; above, along the line between the two means."""
+    gap = latents.positive_factor - latents.negative_factor
+    axis = orthonormal_rows(gap.unsqueeze(0))[0] if len(gap) > 1 else gap.sign().abs()
+    for values, colour, label in (
+        (latents.negative @ axis, NEUTRAL, "neutral prompts"),
+        (latents.positive @ axis, CONCEPT, "concept prompts"),
+    ):
+        axes.hist(values.numpy(), bins=16, color=colour, alpha=0.6, label=label)
+        axes.axvline(float(values.mean()), color=colour, linestyle="--")
+    axes.set(xlabel="coordinate", ylabel="prompts")
+    axes.legend(frameon=False)
+
+
+def _recovery(axes: Axes, table: pd.DataFrame) -> None:
+    for direction, colour in (("elicit", CONCEPT), ("suppress", NEUTRAL)):
+        name = RECOVERY[direction]
+        axes.fill_between(
+            table["multiplier"],
+            table[f"{name}_low"],
+            table[f"{name}_high"],
+            color=colour,
+            alpha=0.2,
+            linewidth=0,
+        )
+        axes.plot(table["multiplier"], table[name], "o-", color=colour, label=direction)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    low = float(np.nanmin(table[[*RECOVERY.values()]].to_numpy()))
+    axes.set_ylim(max(low, -1.0) - 0.1, 1.05)
+    axes.set(xlabel="multiplier", ylabel="recovery")
+    axes.legend(frameon=False)
+
+
+def _side_effect(axes: Axes, table: pd.DataFrame) -> None:
+    for direction, colour in (("elicit", CONCEPT), ("suppress", NEUTRAL)):
+        axes.plot(
+            table["multiplier"],
+            table[f"kl_side_effect_{direction}"],
+            "o-",
+            color=colour,
+            label=direction,
+        )
+    axes.set(xlabel="multiplier", ylabel="KL (nats)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)

@@ -1,0 +1,5 @@
+"""Build entry point; the metadata is in setup.cfg."""
+
+from setuptools import setup
+
+setup()
