@@ -174,6 +174,11 @@ class Prompt:
     prefix_length: int
     source_position: int
 
+    def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The prompt as a batch of one, for `model.generate(**prompt.tensors())`."""
+        input_ids = torch.tensor([self.ids], device=device)
+        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
     def with_response(self, response: Sequence[int]) -> "Turn":
         """The prompt followed by response ids."""
         return Turn(self, tuple(response))

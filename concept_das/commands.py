@@ -39,7 +39,7 @@ from concept_das.pipeline import encode_for, train_vector, with_metrics
 from concept_das.steering import Positions, Steering
 from concept_das.steering import steer as steering
 from concept_das.tracking import TrackingMode, open_tracker
-from concept_das.training import TrainingConfig, TrainingDirection
+from concept_das.training import Engine, TrainingConfig, TrainingDirection
 from concept_das.vectors import Direction, Rule, SteeringVector, write_atomically
 
 # Commands whose `out` is a folder that gets the resolved options as config.yaml.
@@ -222,6 +222,7 @@ def train(
     training: TrainingConfig,
     heldout: int = 16,
     concept_id: int | None = None,
+    engine: Engine = "auto",
     wandb: TrackingMode = "auto",
 ) -> None:
     """Train a steering vector and measure its factors.
@@ -232,6 +233,8 @@ def train(
         layer: decoder block whose output is intervened on, 0-based; negative counts from the end.
         heldout: number of rows held out, chosen by the seed; they are kept in the run's folder.
         concept_id: use only this concept's rows.
+        engine: auto (replay cached hidden states where the model allows it) or pyvene (run the whole
+            model every step); same result.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
     rows = read_quadruples(data, concept_id=concept_id)
@@ -260,6 +263,7 @@ def train(
             training,
             tracker=tracker,
             checkpoint=out / "progress",
+            engine=engine,
         )
     finally:
         tracker.finish()

@@ -20,6 +20,7 @@ from concept_das.chats import ChatFormat, Turn
 from concept_das.errors import InputError
 
 TEXT_COLUMNS = ("negative_input", "negative_output", "positive_input", "positive_output")
+_ALL_TEXT_COLUMNS = (*TEXT_COLUMNS, "concept", "concept_genre")
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,12 @@ def read_frame(
     path = Path(source)
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {
         ".parquet": pd.read_parquet,
-        ".csv": lambda p: pd.read_csv(p, keep_default_na=False),
-        ".jsonl": lambda p: pd.read_json(p, lines=True),
-        ".json": pd.read_json,
+        # A column of text stays text, also where every cell of it looks like a number or a date.
+        ".csv": lambda p: pd.read_csv(
+            p, keep_default_na=False, dtype=dict.fromkeys(_ALL_TEXT_COLUMNS, str)
+        ),
+        ".jsonl": lambda p: pd.read_json(p, lines=True, dtype=False),
+        ".json": lambda p: pd.read_json(p, dtype=False),
     }
     if path.suffix in readers:
         if not path.exists():
@@ -104,7 +108,8 @@ def quadruples_from_frame(frame: pd.DataFrame, name: str = "the data") -> list[Q
     """Check every cell of a data frame and turn it into quadruples.
 
     Raises:
-        InputError: on a missing column, a cell that is not text, or an empty one.
+        InputError: on a missing column, a cell that is not text, or an empty one, or a concept_id
+            that is not a whole number.
     """
     missing = [column for column in TEXT_COLUMNS if column not in frame.columns]
     if missing:
@@ -113,18 +118,31 @@ def quadruples_from_frame(frame: pd.DataFrame, name: str = "the data") -> list[Q
         )
     if frame.empty:
         raise InputError(f"{name} has no rows")
-    for column in TEXT_COLUMNS:
+    texts = [column for column in _ALL_TEXT_COLUMNS if column in frame.columns]
+    for column in texts:
         for row, value in enumerate(frame[column]):
             if not isinstance(value, str):
                 raise InputError(f"{name}, row {row}, column {column!r}: {value!r} is not text")
-            if not value.strip():
+            if column in TEXT_COLUMNS and not value.strip():
                 raise InputError(f"{name}, row {row}, column {column!r} is empty; fill or drop it")
-    optional = [c for c in ("concept_id", "concept", "concept_genre") if c in frame.columns]
-    records = cast("list[dict[str, Any]]", frame[[*TEXT_COLUMNS, *optional]].to_dict("records"))
-    for record in records:
-        if "concept_id" in record:
-            record["concept_id"] = int(record["concept_id"])
+    records = cast("list[dict[str, Any]]", frame[texts].to_dict("records"))
+    if "concept_id" in frame.columns:
+        for row, (record, value) in enumerate(zip(records, frame["concept_id"], strict=True)):
+            try:
+                record["concept_id"] = _whole_number(value)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InputError(
+                    f"{name}, row {row}, column 'concept_id': {value!r} is not a whole number"
+                ) from error
     return [Quadruple(**record) for record in records]
+
+
+def _whole_number(value: Any) -> int:
+    """Of a number or its digits: a column with a gap comes as floats or as text."""
+    number = float(value)
+    if number != int(number):
+        raise ValueError
+    return int(number)
 
 
 def to_frame(rows: Sequence[Quadruple]) -> pd.DataFrame:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import objectives
 from concept_das.errors import InputError
+from objectives import projected
+from objectives.projected import TokenLoss
 from objectives.reduction import Reduction
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Reduction], Tensor]
@@ -25,11 +27,13 @@ class Method:
         summary: one line for people.
         loss: `(student_logits, teacher_logits, labels, mask, reduction) -> scalar`, with logits
             `[batch, response, vocab]` and labels and mask `[batch, response]`.
+        token_loss: the same loss per token with its gradient, for the engine.
     """
 
     name: str
     summary: str
     loss: Loss
+    token_loss: TokenLoss
 
 
 def _matching(divergence: Callable[[Tensor, Tensor], Tensor]) -> Loss:
@@ -64,18 +68,26 @@ METHODS = {
             "cdas",
             "Jensen-Shannon divergence to the source's distribution (the paper's method)",
             _matching(objectives.jensen_shannon),
+            projected.jensen_shannon_with_gradient,
         ),
         Method(
             "kl_teacher_student",
             "ablation: KL(teacher || student) in place of the JSD",
             _matching(objectives.kl_teacher_student),
+            projected.kl_teacher_student_with_gradient,
         ),
         Method(
             "kl_student_teacher",
             "ablation: KL(student || teacher) in place of the JSD",
             _matching(objectives.kl_student_teacher),
+            projected.kl_student_teacher_with_gradient,
         ),
-        Method("das", "baseline: cross-entropy on the source's response text", _das),
+        Method(
+            "das",
+            "baseline: cross-entropy on the source's response text",
+            _das,
+            projected.cross_entropy_with_gradient,
+        ),
     )
 }
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -89,19 +90,18 @@ def load_model(
             `~/.cache/concept-das`, or `$CONCEPT_DAS_CACHE`.
 
     Raises:
-        InputError: for an unknown dtype, a model that cannot be found, or contradictory options.
+        InputError: for an unknown dtype or device, a model that cannot be found or read, or
+            contradictory options.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; choose auto, {' or '.join(DTYPES)}")
     if device is not None and device_map is not None:
         raise InputError("give either device or device_map, not both")
     target = device or default_device()
+    _check_device(target)
     chosen = dtype if dtype != "auto" else ("float32" if target in ("cpu", "mps") else "bfloat16")
     options: dict[str, Any] = {_DTYPE_WORD: DTYPES[chosen]}
     if load_in_4bit:
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_compute_dtype=DTYPES[chosen]
-        )
         device_map = device_map or "auto"
     if device_map is not None:
         options["device_map"] = device_map
@@ -109,15 +109,26 @@ def load_model(
     path = str(packaged_model(cache_dir)) if name == PACKAGED_MODEL else name
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
+        if load_in_4bit:
+            options["quantization_config"] = transformers.BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_compute_dtype=DTYPES[chosen]
+            )
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
         model = AutoModelForCausalLM.from_pretrained(path, **hub, **options)
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError, SafetensorError) as error:
         raise InputError(f"cannot load model {name!r}: {_first_sentence(error)}") from error
     if device_map is None:
         model = model.to(target)
     model.eval()
     commit = getattr(model.config, "_commit_hash", None)
     return LoadedModel(model, tokenizer, name, commit or revision)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # unknown, or not in this build of torch
+        raise InputError(f"cannot use device {device!r}: {_first_sentence(error)}") from error
 
 
 def _first_sentence(error: Exception) -> str:

@@ -12,7 +12,7 @@ from concept_das.factors import Latents, measure_latents
 from concept_das.models import LoadedModel
 from concept_das.sites import find_site
 from concept_das.tracking import Tracker
-from concept_das.training import TrainingConfig, TrainingResult, train_direction
+from concept_das.training import Engine, TrainingConfig, TrainingResult, train_direction
 from concept_das.vectors import ModelIdentity, SteeringVector
 
 _VERSIONED = ("torch", "transformers", "pyvene", "datasets", "safetensors", "numpy")
@@ -47,12 +47,13 @@ def train_vector(
     *,
     tracker: Tracker | None = None,
     checkpoint: Path | None = None,
+    engine: Engine = "auto",
 ) -> TrainedVector:
     """Train the directions, measure the factors, and describe the result.
 
     Args:
         layer: block index, 0-based; negative counts from the end.
-        checkpoint: folder for resumable progress; see `train_direction`.
+        checkpoint, engine: see `train_direction`.
     """
     site = find_site(loaded.model, layer)
     pad_id = pad_id_of(chat.tokenizer)
@@ -66,6 +67,7 @@ def train_vector(
         heldout=encode_for(loaded, chat, heldout, config),
         tracker=tracker,
         checkpoint=checkpoint,
+        engine=engine,
     )
     latents = measure_latents(loaded.model, site, result.weight, encoded, pad_id)
     vector = SteeringVector(

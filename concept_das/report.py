@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
 import pandas as pd
 
@@ -18,9 +17,8 @@ from concept_das.pipeline import TrainedVector
 from concept_das.vectors import write_atomically
 from interventions import orthonormal_rows
 
-matplotlib.use("Agg")
-from matplotlib.axes import Axes  # noqa: E402 (the backend is chosen first)
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 NEUTRAL, CONCEPT = "#4477aa", "#cc6677"
 

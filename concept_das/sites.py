@@ -42,6 +42,12 @@ class Site:
         """The block itself."""
         return model.get_submodule(self.path.replace("[", ".").replace("]", ""))
 
+    def blocks_below(self, model: nn.Module) -> list[nn.Module]:
+        """The blocks from the first to the site's own."""
+        blocks = model.get_submodule(self.path[: self.path.rindex("[")])
+        assert isinstance(blocks, nn.ModuleList)
+        return list(blocks[: self.layer + 1])
+
 
 def find_site(model: PreTrainedModel, layer: int) -> Site:
     """The output of decoder block `layer` (0-based; negative counts from the end).

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.data import EncodedQuadruple
+from concept_das.engine import ReplayLosses, ReplayUnsafe
 from concept_das.errors import InputError, TrainingError
 from concept_das.methods import find_method
 from concept_das.plain import PyveneLosses, TrainingDirection
@@ -30,6 +31,8 @@ from concept_das.vectors import ModelIdentity, write_atomically
 from interventions import DistributedInterchangeIntervention
 from objectives import REDUCTIONS
 from objectives.reduction import Reduction
+
+Engine = Literal["auto", "pyvene"]
 
 DIRECTIONS: tuple[TrainingDirection, ...] = get_args(TrainingDirection)
 
@@ -113,7 +116,6 @@ class Losses(Protocol):
 class _Progress:
     """Everything that changes during training; saved after each epoch."""
 
-    weight: Tensor
     start: Tensor
     best: Tensor
     epoch: int = 0
@@ -133,7 +135,7 @@ def train_direction(
     heldout: Sequence[EncodedQuadruple] = (),
     tracker: Tracker | None = None,
     checkpoint: Path | None = None,
-    losses: Callable[[DistributedInterchangeIntervention], Losses] | None = None,
+    engine: Engine = "auto",
 ) -> TrainingResult:
     """Learn the directions of one concept at one site.
 
@@ -145,7 +147,9 @@ def train_direction(
         heldout: rows for the held-out loss, computed once an epoch; needed for `patience`.
         checkpoint: folder to save progress in after every epoch. If it already holds progress of
             the same run, training goes on from there and ends with the same direction.
-        losses: builds another implementation of the losses; `PyveneLosses` by default.
+        engine: `auto` replays cached hidden states where the model allows it (`concept_das.engine`)
+            and uses pyvene where not; `pyvene` always runs the whole model (`concept_das.plain`).
+            Both give the same losses and gradients.
 
     Raises:
         InputError: if there is nothing to train on, or early stopping has no held-out rows.
@@ -168,10 +172,8 @@ def train_direction(
     total = config.epochs * steps_per_epoch
 
     with _frozen(model):
-        implementation = (losses or _pyvene(model, site, config, pad_id))(intervention)
-        state = _Progress(
-            weight=weight.detach(), start=weight.detach().clone(), best=weight.detach()
-        )
+        losses = build_losses(model, site, intervention, config, pad_id, rows, engine)
+        state = _Progress(start=weight.detach().clone(), best=weight.detach().clone())
         run = _run_identity(model, site, rows, heldout, config)
         if checkpoint is not None:
             _resume(checkpoint, state, weight, optimizer, run)
@@ -182,7 +184,7 @@ def train_direction(
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * (1 - state.step / total)
                 record = _step(
-                    implementation, [rows[i] for i in chunk], chunk, state, optimizer, config
+                    losses, [rows[i] for i in chunk], chunk, state, optimizer, config
                 )
                 intervention.retract()
                 record["drift"] = subspace_distance(state.start, weight.detach())
@@ -191,7 +193,7 @@ def train_direction(
             state.epoch += 1
             if heldout:
                 _report(
-                    state, heldout_loss(implementation, heldout, config.batch_size), bar, tracker
+                    state, heldout_loss(losses, heldout, config.batch_size), bar, tracker
                 )
             _keep_best(state, weight, config, bool(heldout))
             if checkpoint is not None:
@@ -202,13 +204,31 @@ def train_direction(
     return TrainingResult(state.best.cpu().clone(), state.history, state.best_epoch)
 
 
-def _pyvene(
-    model: PreTrainedModel, site: Site, config: TrainingConfig, pad_id: int
-) -> Callable[[DistributedInterchangeIntervention], Losses]:
+def build_losses(
+    model: PreTrainedModel,
+    site: Site,
+    intervention: DistributedInterchangeIntervention,
+    config: TrainingConfig,
+    pad_id: int,
+    rows: Sequence[EncodedQuadruple],
+    engine: Engine = "auto",
+) -> Losses:
+    """The training losses of an intervention, by the chosen engine.
+
+    Args:
+        rows: some rows to try the replay on.
+    """
     method = find_method(config.method)
-    return lambda intervention: PyveneLosses(
-        model, site, intervention, method, config.reduction, pad_id
-    )
+    if engine == "auto":
+        try:
+            return ReplayLosses(
+                model, site, intervention, method, config.reduction, pad_id, probe=rows
+            )
+        except ReplayUnsafe as reason:
+            log.warning("training by pyvene: this model cannot be replayed (%s)", reason)
+    elif engine != "pyvene":
+        raise InputError(f"unknown engine {engine!r}; choose auto or pyvene")
+    return PyveneLosses(model, site, intervention, method, config.reduction, pad_id)
 
 
 def _step(

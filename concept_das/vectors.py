@@ -129,6 +129,8 @@ class SteeringVector:
                     f"{name} holds NaN or Inf: a hidden state of the data overflowed; load the "
                     "model in float32 or drop the row"
                 )
+        if not bool(torch.isfinite(self.weight).all()):
+            raise InputError("the weight holds NaN or Inf; train the vector again")
 
     @property
     def rank(self) -> int:
@@ -254,6 +256,8 @@ def _read(folder: Path) -> SteeringVector:
         signed = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{folder / DESCRIPTION_FILE} is not valid JSON: {error}") from error
+    if not isinstance(signed, dict):
+        raise InputError(f"{folder / DESCRIPTION_FILE} is no description of a vector; restore it")
     blob = (folder / TENSORS_FILE).read_bytes()
     if hashlib.sha256(blob).hexdigest() != signed.pop("tensors_sha256", None):
         raise InputError(corrupt)
@@ -306,7 +310,12 @@ def _hash_of(description: Mapping[str, Any]) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as scratch:
-        scratch.write(content)
-    os.chmod(scratch.name, 0o644)
-    os.replace(scratch.name, path)
+    handle, scratch = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise

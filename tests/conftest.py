@@ -1,4 +1,4 @@
-"""What holds for every test: offline, few threads, fixed seeds, shapes checked."""
+"""What holds for every test: offline, one thread, fixed seeds."""
 
 import os
 
@@ -11,10 +11,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
-
-# Every annotated shape of these packages is checked on every call.
-install_import_hook(("objectives", "interventions"), "beartype.beartype")
 
 # Tiny matrices: more threads only get in each other's way.
 torch.set_num_threads(1)

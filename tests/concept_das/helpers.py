@@ -1,0 +1,146 @@
+"""What the tests of the library share: a chat, quadruples, vectors and losses in plain tensors."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from concept_das.chats import ChatFormat, Turn
+from concept_das.data import EncodedQuadruple, Interchange, Quadruple, encode_quadruples
+from concept_das.models import LoadedModel
+from concept_das.sites import find_site
+from concept_das.vectors import ModelIdentity, SteeringVector
+from interventions import orthonormal_rows
+from tests.tiny import TINY_ARCHITECTURES, WIDTH, tiny_model, tiny_tokenizer
+
+PAD = 2
+"""`<|im_end|>`: also end of text, and a token of every prompt."""
+
+EVERY_ARCHITECTURE = pytest.mark.parametrize("architecture", TINY_ARCHITECTURES)
+
+# Prompts and responses of different lengths, so that every batch is padded somewhere.
+ROWS = (
+    Quadruple("Name a fruit", "An apple.", "Name a fruit, pirate", "Arr, an apple!", 3, "Pirate"),
+    Quadruple("Hi", "Hello, how are you?", "Hi, pirate", "Ahoy!", 3, "Pirate"),
+    Quadruple("What is a ship?", "A boat", "What is a ship, pirate?", "Me home, arr", 3, "Pirate"),
+    Quadruple("Sing", "La", "Sing, pirate", "Yo-ho-ho and a", 3, "Pirate"),
+    Quadruple("How far is it?", "Ten miles.", "How far is it, pirate?", "A league", 3, "Pirate"),
+)
+
+
+def tiny_chat(**options: Any) -> ChatFormat:
+    return ChatFormat.of(tiny_tokenizer(), **options)
+
+
+def encoded_rows(
+    count: int = len(ROWS), *, rows: Sequence[Quadruple] = ROWS
+) -> list[EncodedQuadruple]:
+    return encode_quadruples(rows[:count], tiny_chat())
+
+
+def tiny_loaded(architecture: str = "llama", *, seed: int = 0) -> LoadedModel:
+    return LoadedModel(
+        tiny_model(architecture, seed=seed), tiny_tokenizer(), f"tiny-{architecture}"
+    )
+
+
+def random_vector(
+    model: PreTrainedModel, *, layer: int = 1, rank: int = 1, seed: int = 0, **fields: Any
+) -> SteeringVector:
+    """Random orthonormal directions; the factors are far from anything the tiny models reach."""
+    generator = torch.Generator().manual_seed(seed)
+    return SteeringVector(
+        weight=orthonormal_rows(torch.randn(rank, WIDTH, generator=generator)),
+        negative_factor=torch.randn(rank, generator=generator) - 6,
+        positive_factor=torch.randn(rank, generator=generator) + 6,
+        layer=layer,
+        model=ModelIdentity.of(model),
+        **{"prefix_length": len(tiny_chat().prefix), **fields},
+    )
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without the tests' type checks: what a wrong argument meets at a user's."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@contextmanager
+def hooked(module: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Change a block's hidden states by a hook of the test's own."""
+
+    def hook(_module: torch.nn.Module, _args: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return change(output)
+        return (change(output[0]), *output[1:])
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def block_of(model: PreTrainedModel, layer: int) -> torch.nn.Module:
+    return find_site(model, layer).module(model)
+
+
+def plain_hidden(model: PreTrainedModel, layer: int, turn: Turn) -> Tensor:
+    """Output of a block for one unpadded row, `[positions, dim]`, from transformers itself."""
+    output = model(torch.tensor([turn.ids]), output_hidden_states=True, use_cache=False)
+    return output.hidden_states[layer + 1][0]
+
+
+def plain_logits(model: PreTrainedModel, turn: Turn) -> Tensor:
+    """Logits of one unpadded row that predict its response, `[response, vocab]`."""
+    logits = model(torch.tensor([turn.ids]), use_cache=False).logits[0]
+    first = len(turn.prompt.ids) - 1
+    return logits[first : first + len(turn.response)]
+
+
+def plain_interchange(
+    model: PreTrainedModel, layer: int, weight: Tensor, pair: Interchange
+) -> tuple[Tensor, Tensor]:
+    """Student and teacher logits of one row, unpadded: the method in a dozen lines of torch."""
+    with torch.no_grad():
+        source = plain_hidden(model, layer, pair.source)[pair.source.prompt.source_position]
+        teacher = plain_logits(model, pair.source)
+    prefix = pair.base.prompt.prefix_length
+
+    def swap(hidden: Tensor) -> Tensor:
+        base = hidden[:, prefix:]
+        moved = base + ((source - base) @ weight.T) @ weight
+        return torch.cat([hidden[:, :prefix], moved], dim=1)
+
+    with hooked(block_of(model, layer), swap):
+        student = plain_logits(model, pair.base)
+    return student, teacher
+
+
+def plain_jsd(student: Tensor, teacher: Tensor) -> Tensor:
+    """Jensen-Shannon divergence per token, by the definition, in float64."""
+    p, q = student.double().softmax(-1), teacher.double().softmax(-1)
+    m = (p + q) / 2
+    return ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)) / 2
+
+
+def plain_loss(
+    model: PreTrainedModel,
+    layer: int,
+    weight: Tensor,
+    rows: Sequence[EncodedQuadruple],
+    direction: str,
+) -> Tensor:
+    """The loss of the paper: mean over rows of the mean over response tokens of the JSD."""
+    pairs = [getattr(row, direction) for row in rows]
+    values = [plain_jsd(*plain_interchange(model, layer, weight, pair)).mean() for pair in pairs]
+    return torch.stack(values).mean()

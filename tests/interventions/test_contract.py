@@ -1,0 +1,403 @@
+"""What every intervention of this package must do inside pyvene, on every architecture.
+
+One table of interventions, one of architectures; each test runs on all pairs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pyvene as pv
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from concept_das.sites import Site, find_site, hidden_states_at, replace_hidden
+from interventions import (
+    ClampIntervention,
+    DistributedInterchangeIntervention,
+    orthonormal_rows,
+)
+from tests.tiny import TINY_ARCHITECTURES, WIDTH, tiny_model
+
+LAYER = 1
+RANK = 2
+FACTOR = torch.tensor([4.0, -6.0])
+
+
+@dataclass(frozen=True)
+class Case:
+    """An intervention, and what it should do to a hidden state, written down a second time.
+
+    Attributes:
+        expected: `(weight [rank, dim], base [dim], source [dim]) -> [dim]`.
+    """
+
+    build: Callable[[], Any]
+    uses_source: bool
+    expected: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def interchange_by_hand(weight: Tensor, base: Tensor, source: Tensor) -> Tensor:
+    moved = base.clone()
+    for direction in weight:
+        moved += (torch.dot(direction, source) - torch.dot(direction, base)) * direction
+    return moved
+
+
+def clamp_by_hand(weight: Tensor, base: Tensor, _source: Tensor) -> Tensor:
+    moved = base.clone()
+    for direction, factor in zip(weight, FACTOR, strict=True):
+        moved += (factor - torch.dot(direction, base)) * direction
+    return moved
+
+
+CASES = {
+    "interchange": Case(
+        lambda: DistributedInterchangeIntervention(embed_dim=WIDTH, low_rank_dimension=RANK),
+        uses_source=True,
+        expected=interchange_by_hand,
+    ),
+    "clamp": Case(
+        lambda: ClampIntervention(weight=orthonormal_rows(torch.randn(RANK, WIDTH)), factor=FACTOR),
+        uses_source=False,
+        expected=clamp_by_hand,
+    ),
+}
+
+# The model classes that pyvene has a table entry for. Without one it can neither find
+# `block_output` nor load what it saved.
+PYVENE_KNOWS = ("llama", "gemma2", "qwen2", "gpt2")
+
+
+def architectures(needs_table: bool = False) -> Any:
+    """All that transformers has; those that pyvene cannot do must fail, or this table is old."""
+    unknown = pytest.mark.xfail(raises=KeyError, reason="pyvene has no table entry", strict=True)
+    return pytest.mark.parametrize(
+        "architecture",
+        [
+            pytest.param(name, marks=unknown if needs_table and name not in PYVENE_KNOWS else [])
+            for name in TINY_ARCHITECTURES
+        ],
+    )
+
+
+ON_ALL = architectures()
+ON_ALL_IN_PYVENES_TABLE = architectures(needs_table=True)
+EACH_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+Ids = list[list[int]]
+
+
+def record_calls(intervention: Any) -> list[tuple[Tensor, Tensor]]:
+    """Copies of the base and the output of every call from now on."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    forward = intervention.forward
+
+    def recorded(base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        output: Tensor = forward(base, *args, **kwargs)
+        calls.append((base.detach().clone(), output.detach().clone()))
+        return output
+
+    intervention.forward = recorded
+    return calls
+
+
+@dataclass
+class Bench:
+    """A tiny model with an intervention at one of its blocks, and inputs for it."""
+
+    case: Case
+    model: PreTrainedModel
+    site: Site
+    intervention: Any
+    intervenable: pv.IntervenableModel
+    base: dict[str, Tensor]
+    source: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, case: Case, architecture: str, rows: int = 2, **where: Any) -> "Bench":
+        model = tiny_model(architecture)
+        site = find_site(model, LAYER)
+        intervention = case.build()
+        config = pv.IntervenableConfig(
+            representations=[where or {"component": site.component, "intervention": intervention}],
+            intervention_types=type(intervention),
+        )
+        intervenable = pv.IntervenableModel(config, model)
+        if where:  # pyvene built its own
+            (built,) = intervenable.interventions.values()
+            built.load_state_dict(intervention.state_dict())
+            intervention = built
+        # The source is shorter than the base, so that positions cannot be mistaken.
+        base = {"input_ids": torch.randint(3, 100, (rows, 9))}
+        source = {"input_ids": torch.randint(3, 100, (rows, 6))}
+        return cls(case, model, site, intervention, intervenable, base, source)
+
+    def run(
+        self, base_positions: Ids | None, source_positions: Ids | None, **options: Any
+    ) -> Tensor:
+        """Logits of the intervened model, by pyvene."""
+        inputs: dict[str, Any] = {"unit_locations": {"base": [base_positions]}}
+        if self.case.uses_source:
+            inputs["unit_locations"] = {"sources->base": ([source_positions], [base_positions])}
+            inputs["sources"] = [self.source]
+        _, output = self.intervenable(self.base, **{**inputs, **options})
+        logits: Tensor = output.logits
+        return logits
+
+    def expected_hidden(self, base_positions: Ids, source_positions: Ids) -> Tensor:
+        """The site's hidden states as they should be, by plain loops."""
+        hidden = hidden_states_at(self.model, self.site, **self.base)
+        source = hidden_states_at(self.model, self.site, **self.source)
+        edited, weight = hidden.clone(), self.intervention.weight.detach()
+        for i, (targets, read) in enumerate(zip(base_positions, source_positions, strict=True)):
+            for j, position in enumerate(targets):
+                read_at = read[j] if len(read) > 1 else read[0]
+                edited[i, position] = self.case.expected(
+                    weight, hidden[i, position].to(weight), source[i, read_at].to(weight)
+                )
+        return edited
+
+    def logits_with(self, hidden: Tensor) -> Tensor:
+        """Logits of the model with the site's hidden states replaced, without pyvene."""
+        handle = self.site.module(self.model).register_forward_hook(
+            lambda _module, _args, output: replace_hidden(output, hidden)
+        )
+        try:
+            with torch.no_grad():
+                logits: Tensor = self.model(**self.base).logits
+        finally:
+            handle.remove()
+        return logits
+
+    def untouched(self) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.model(**self.base).logits
+        return logits
+
+
+@EACH_CASE
+@ON_ALL
+def test_changes_the_given_positions_and_nothing_else(case: Case, architecture: str) -> None:
+    bench = Bench.of(case, architecture)
+    positions, read = [[2, 3, 7], [4, 5, 8]], [[5], [3]]
+    logits = bench.run(positions, read)
+    expected = bench.logits_with(bench.expected_hidden(positions, read))
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    before = bench.untouched()
+    assert torch.equal(logits[0, :2], before[0, :2])
+    assert torch.equal(logits[1, :4], before[1, :4])
+    assert not torch.allclose(logits[:, 4:], before[:, 4:], atol=1e-2)
+
+
+@ON_ALL
+def test_one_source_position_each_or_one_for_all(architecture: str) -> None:
+    bench = Bench.of(CASES["interchange"], architecture)
+    positions, read = [[2, 3, 7], [4, 5, 8]], [[0, 5, 1], [3, 2, 2]]
+    expected = bench.logits_with(bench.expected_hidden(positions, read))
+    torch.testing.assert_close(bench.run(positions, read), expected, atol=1e-4, rtol=1e-4)
+
+
+@ON_ALL
+def test_precomputed_source_states_equal_a_source_run(architecture: str) -> None:
+    bench = Bench.of(CASES["interchange"], architecture)
+    positions, read = [[2, 3, 7], [4, 5, 8]], [[5], [3]]
+    states = hidden_states_at(bench.model, bench.site, **bench.source)
+    states = torch.stack([states[0, 5], states[1, 3]]).unsqueeze(1)
+    (key,) = bench.intervenable.interventions
+    precomputed = bench.run(positions, read, sources=None, source_representations={key: states})
+    torch.testing.assert_close(precomputed, bench.run(positions, read), atol=1e-5, rtol=1e-5)
+
+
+@EACH_CASE
+@ON_ALL
+def test_all_positions_without_unit_locations(case: Case, architecture: str) -> None:
+    bench = Bench.of(case, architecture)
+    everywhere = [list(range(9))] * 2
+    # pyvene then reads the source at the same positions as the base.
+    bench.source = {"input_ids": torch.randint(3, 100, (2, 9))}
+    logits = bench.run(None, None, unit_locations=None)
+    expected = bench.logits_with(bench.expected_hidden(everywhere, everywhere))
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@EACH_CASE
+@ON_ALL
+def test_each_batch_row_its_own_concept(case: Case, architecture: str) -> None:
+    bench = Bench.of(case, architecture, rows=3)
+    positions, read = [[2, 3]] * 3, [[4]] * 3
+    logits = bench.run(positions, read, subspaces=[[[1], [], [0]]])
+    weight, rows = bench.intervention.weight.detach().clone(), [[1], [], [0]]
+    hidden = hidden_states_at(bench.model, bench.site, **bench.base)
+    both = bench.expected_hidden(positions, read)
+    for i, chosen in enumerate(rows):
+        # The rows are orthonormal, so each one's part of the change can be told apart.
+        only = weight[chosen].T @ weight[chosen]
+        both[i] = hidden[i] + (both[i] - hidden[i]) @ only
+    torch.testing.assert_close(logits, bench.logits_with(both), atol=1e-4, rtol=1e-4)
+    assert torch.equal(logits[1], bench.untouched()[1])
+
+
+@EACH_CASE
+@ON_ALL
+def test_leaves_no_trace_on_the_model(case: Case, architecture: str) -> None:
+    bench = Bench.of(case, architecture)
+    before = bench.untouched()
+    steered = bench.run([[2, 3]] * 2, [[4]] * 2)
+    assert not torch.allclose(steered, before, atol=1e-2)
+    assert torch.equal(bench.untouched(), before)
+
+
+@EACH_CASE
+@ON_ALL
+def test_gradients_go_to_the_directions_and_not_to_the_model(case: Case, architecture: str) -> None:
+    bench = Bench.of(case, architecture)
+    bench.intervention.weight.requires_grad_(True)
+    torch.log_softmax(bench.run([[2, 3]] * 2, [[4]] * 2), -1)[..., 5].sum().backward()
+    assert bool((bench.intervention.weight.grad.abs().sum(dim=1) > 0).all())
+    assert all(parameter.grad is None for parameter in bench.model.parameters())
+
+
+@ON_ALL
+def test_the_gradient_through_the_model_matches_finite_differences(architecture: str) -> None:
+    bench = Bench.of(CASES["interchange"], architecture)
+    bench.model.double()
+    bench.intervention.double()
+    weight = bench.intervention.weight
+
+    def loss() -> Tensor:
+        logits = bench.run([[2, 3]] * 2, [[4]] * 2)
+        return torch.log_softmax(logits.double(), -1)[..., 5].mean()
+
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    # Most of them normalise in float32 whatever their weights: a smaller step drowns in rounding.
+    step, value = 1e-3, weight.detach().clone()
+    for tilt in torch.randn(2, *weight.shape, dtype=torch.float64):
+        ends = []
+        for sign in (1, -1):
+            weight.data = value + sign * step * tilt
+            ends.append(loss().item())
+        slope = (ends[0] - ends[1]) / (2 * step)
+        assert float((gradient * tilt).sum()) == pytest.approx(slope, rel=1e-2, abs=1e-4)
+
+
+@EACH_CASE
+@ON_ALL
+def test_float32_directions_on_a_bfloat16_model(case: Case, architecture: str) -> None:
+    bench = Bench.of(case, architecture)
+    bench.model.bfloat16()
+    positions, read = [[2, 3, 7], [4, 5, 8]], [[5], [3]]
+    calls = record_calls(bench.intervention)
+    bench.intervention.weight.requires_grad_(True)
+    logits = bench.run(positions, read)
+    ((_base, output),) = calls
+    assert output.dtype == torch.bfloat16
+    expected = bench.expected_hidden(positions, read)
+    index = torch.tensor(positions).unsqueeze(-1).expand(-1, -1, WIDTH)
+    # Computed in float32 and rounded once: at most one unit in the last place between two orders
+    # of summation.
+    torch.testing.assert_close(output, expected.gather(1, index), atol=1e-4, rtol=2**-7)
+    logits.float().log_softmax(-1)[..., 5].sum().backward()
+    assert bench.intervention.weight.dtype == torch.float32
+    assert bench.intervention.weight.grad.dtype == torch.float32
+    assert bool((bench.intervention.weight.grad != 0).all())
+
+
+@EACH_CASE
+@ON_ALL
+def test_left_padded_rows_equal_single_rows(case: Case, architecture: str) -> None:
+    bench = Bench.of(case, architecture)
+    lengths = (9, 5)
+    ids = bench.base["input_ids"]
+    singles = []
+    for i, length in enumerate(lengths):
+        bench.base = {"input_ids": ids[i : i + 1, :length]}
+        whole_source = bench.source
+        bench.source = {"input_ids": whole_source["input_ids"][i : i + 1]}
+        singles.append(bench.run([[length - 2, length - 1]], [[4]])[0])
+        bench.source = whole_source
+    mask = torch.tensor([[1] * 9, [0] * 4 + [1] * 5])
+    padded = torch.stack([ids[0], torch.cat([torch.full((4,), 2), ids[1, :5]])])
+    bench.base = {
+        "input_ids": padded,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp_min(0),
+    }
+    together = bench.run([[7, 8]] * 2, [[4]] * 2)
+    for i, length in enumerate(lengths):
+        torch.testing.assert_close(together[i, -length:], singles[i], atol=1e-4, rtol=1e-4)
+
+
+@EACH_CASE
+@ON_ALL_IN_PYVENES_TABLE
+def test_block_output_is_the_same_site_as_its_path(case: Case, architecture: str) -> None:
+    by_name = Bench.of(
+        case, architecture, layer=LAYER, component="block_output", low_rank_dimension=RANK
+    )
+    positions, read = [[2, 3, 7], [4, 5, 8]], [[5], [3]]
+    logits = by_name.run(positions, read)
+    expected = by_name.logits_with(by_name.expected_hidden(positions, read))
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@ON_ALL_IN_PYVENES_TABLE
+def test_pyvenes_own_intervention_needs_the_table_entry_too(architecture: str) -> None:
+    pv.IntervenableModel(
+        pv.IntervenableConfig(
+            representations=[{"layer": LAYER, "component": "block_output"}],
+            intervention_types=pv.VanillaIntervention,
+        ),
+        tiny_model(architecture),
+    )
+
+
+@EACH_CASE
+@pytest.mark.parametrize("by_name", [False, True], ids=["path", "block_output"])
+@ON_ALL_IN_PYVENES_TABLE
+def test_pyvene_saves_and_loads_it(
+    case: Case, by_name: bool, architecture: str, tmp_path: Path
+) -> None:
+    where: dict[str, Any] = (
+        {"layer": LAYER, "component": "block_output", "low_rank_dimension": RANK} if by_name else {}
+    )
+    bench = Bench.of(case, architecture, **where)
+    positions, read = [[2, 3, 7], [4, 5, 8]], [[5], [3]]
+    logits = bench.run(positions, read)
+    bench.intervenable.save(str(tmp_path / "saved"))
+    bench.intervenable = pv.IntervenableModel.load(str(tmp_path / "saved"), bench.model)
+    (loaded,) = bench.intervenable.interventions.values()
+    assert type(loaded) is type(bench.intervention)
+    saved = bench.intervention.state_dict()
+    assert loaded.state_dict().keys() == saved.keys()
+    for name, value in saved.items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    assert torch.equal(bench.run(positions, read), logits)
+
+
+@EACH_CASE
+def test_pyvene_counts_its_parameters(case: Case) -> None:
+    bench = Bench.of(case, "llama")
+    trainable = 0 if case is CASES["clamp"] else RANK * WIDTH
+    assert sum(p.numel() for p in bench.intervenable.parameters() if p.requires_grad) == trainable
+
+
+def test_a_plain_pyvene_training_loop() -> None:
+    bench = Bench.of(CASES["interchange"], "llama")
+    weight = bench.intervention.weight
+    begin = weight.detach().clone()
+    optimizer = torch.optim.AdamW(bench.intervenable.get_trainable_parameters(), lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: bench.intervention.retract())
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        logits = bench.run([[2, 3, 7], [4, 5, 8]], [[5], [3]])
+        loss = torch.nn.functional.cross_entropy(logits[:, -1], torch.tensor([5, 6]))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        torch.testing.assert_close(weight @ weight.T, torch.eye(RANK), atol=1e-6, rtol=0)
+    assert losses[-1] < losses[0] - 0.1
+    assert not torch.allclose(weight, begin, atol=1e-2)
