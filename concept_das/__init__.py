@@ -1,4 +1,4 @@
-"""Concept DAS: learn a direction that steers a language model towards a concept and away from it."""
+"""Concept DAS: a learned direction steers a language model towards a concept and away from it."""
 
 __version__ = "0.1.0"
 

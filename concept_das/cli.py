@@ -1,6 +1,6 @@
 """The command line: `concept-das train --help`.
 
-A command is a plain function of `concept_das.commands`; its signature and docstring are its flags
+A command is a plain function in `concept_das.commands`; its signature and docstring are its flags
 and its help, and the schema of the yaml it can be run from.
 """
 
@@ -11,26 +11,33 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from concept_das import commands
+from concept_das.commands import data, train, vectors
 from concept_das.errors import InputError, TrainingError
 from concept_das.vectors import write_atomically
 
+RECIPES = Path(__file__).parent / "recipes"
+
 COMMANDS: dict[str, Callable[..., None]] = {
-    "data make": commands.data_make,
-    "data axbench": commands.data_axbench,
-    "data check": commands.data_check,
-    "train": commands.train,
-    "evaluate": commands.evaluate,
-    "steer": commands.steer,
-    "inspect": commands.inspect_row,
-    "methods": commands.methods,
-    "demo": commands.demo,
+    "data make": data.data_make,
+    "data axbench": data.data_axbench,
+    "data check": data.data_check,
+    "train": train.train,
+    "evaluate": vectors.evaluate,
+    "steer": vectors.steer,
+    "export": vectors.export,
+    "inspect": data.inspect_row,
+    "methods": train.methods,
+    "demo": train.demo,
 }
+
+# Their `out` is a folder, and gets the resolved options as config.yaml.
+RUNS = ("train", "demo")
 
 
 def _groups(command: Callable[..., None]) -> dict[str, type]:
@@ -43,7 +50,9 @@ def _parser_of(command: Callable[..., None]) -> ArgumentParser:
     """Flags from the signature; the fields of option groups stand beside the others."""
     parser = ArgumentParser(description=(inspect.getdoc(command) or "").split("\n")[0])
     parser.add_argument(
-        "--config", action="config", help="yaml file with any of these options, e.g. a run's own"
+        "--config",
+        action="config",
+        help="yaml file with any of these options, e.g. a run's own, or a recipe's name",
     )
     groups = _groups(command)
     parser.add_function_arguments(command, skip=set(groups), as_group=False)
@@ -56,9 +65,9 @@ def build_parser() -> ArgumentParser:
     """The whole parser, one subcommand a function."""
     parser = ArgumentParser(prog="concept-das", description="Concept DAS model steering.")
     subcommands = parser.add_subcommands(required=True, dest="command")
-    data = ArgumentParser(description="Make or check contrastive quadruples.")
-    subcommands.add_subcommand("data", data, help=data.description)
-    data_commands = data.add_subcommands(required=True, dest="data_command")
+    rows = ArgumentParser(description="Make or check contrastive quadruples.")
+    subcommands.add_subcommand("data", rows, help=rows.description)
+    data_commands = rows.add_subcommands(required=True, dest="data_command")
     for name, command in COMMANDS.items():
         group, word = (data_commands, name[5:]) if name.startswith("data ") else (subcommands, name)
         sub = _parser_of(command)
@@ -85,6 +94,16 @@ def _underscored(argument: str) -> str:
     return "--" + option[2:].replace("-", "_") + separator + value
 
 
+def _with_recipe_paths(arguments: Sequence[str]) -> list[str]:
+    """Let `--config NAME` name one of the package's recipes."""
+    changed = list(arguments)
+    for i, (option, value) in enumerate(pairwise(arguments)):
+        recipe = RECIPES / f"{value}.yaml"
+        if option == "--config" and not Path(value).exists() and recipe.exists():
+            changed[i + 1] = str(recipe)
+    return changed
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 2 on unusable input, 130 on an interrupt."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -93,14 +112,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser = build_parser()
     arguments = sys.argv[1:] if argv is None else list(argv)
-    options = parser.parse_args([_underscored(argument) for argument in arguments])
+    options = parser.parse_args([_underscored(a) for a in _with_recipe_paths(arguments)])
     name, chosen = options.command, options[options.command]
     if name == "data":
         name = f"data {chosen.data_command}"
         chosen = chosen[chosen.data_command]
     out = chosen.get("out")
     try:
-        if isinstance(out, Path) and name in commands.RUNS:
+        if isinstance(out, Path) and name in RUNS:
             write_atomically(out / "config.yaml", _parser_of(COMMANDS[name]).dump(chosen).encode())
         _call(name, chosen)
     except (InputError, TrainingError) as error:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import datasets
 import numpy as np
@@ -18,6 +18,11 @@ import pandas as pd
 
 from concept_das.chats import ChatFormat, Turn
 from concept_das.errors import InputError
+
+# D+ and D- of the paper.
+Direction = Literal["elicit", "suppress"]
+
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 TEXT_COLUMNS = ("negative_input", "negative_output", "positive_input", "positive_output")
 _ALL_TEXT_COLUMNS = (*TEXT_COLUMNS, "concept", "concept_genre")

@@ -61,9 +61,7 @@ def run(
     metrics = headline(evaluation)
     vector = with_metrics(trained.vector, metrics)
     vector.save(out / "vector")
-    write_atomically(
-        out / "evaluation.csv", evaluation.table.to_csv(index=False).encode()
-    )
+    write_atomically(out / "evaluation.csv", evaluation.table.to_csv(index=False).encode())
     tracker.log(metrics, step=len(trained.training.history))
     tracker.finish()
     samples = make_samples(loaded, chat, vector, held[:SAMPLES], metrics)

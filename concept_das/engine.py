@@ -10,10 +10,10 @@ A step interchanges the cached base states, runs only the blocks above the site,
 response positions (`objectives.projected`). The template prefix is never intervened on and is the
 same for all rows: its keys and values are computed once, too.
 
-The blocks above the site are run by the model's own forward, with the blocks up to the site made to
-pass through, so masks, rotary embeddings, sliding windows and norms are the model's. The first batch
-is compared with the untouched model; where they differ, `replay_losses` refuses and the caller falls
-back to pyvene (`concept_das.plain`). This path equals that one: same loss, same gradient.
+The blocks above the site are run by the model's own forward, with the blocks up to the site made
+to pass through, so masks, rotary embeddings, sliding windows and norms are the model's. A few rows
+are compared with the untouched model first; where they differ, `ReplayError` is raised and training
+falls back to pyvene (`concept_das.plain`). This path equals that one: same loss, same gradient.
 """
 
 import logging
@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from concept_das.chats import Batch, Turn
-from concept_das.data import EncodedQuadruple, Interchange
+from concept_das.data import Direction, EncodedQuadruple, Interchange
 from concept_das.methods import Method
-from concept_das.plain import TrainingDirection
 from concept_das.scoring import collate_for
 from concept_das.sites import Site, capture, hidden_states_at
 from interventions import DistributedInterchangeIntervention
@@ -41,7 +40,7 @@ from objectives.reduction import Reduction
 log = logging.getLogger(__name__)
 
 
-class ReplayUnsafe(Exception):
+class ReplayError(Exception):
     """The model's upper blocks cannot be replayed with the same result."""
 
 
@@ -65,7 +64,7 @@ class ReplayLosses:
     """Losses of one intervention at one site, replayed from cached hidden states.
 
     Raises:
-        ReplayUnsafe: at construction, if the model cannot be replayed exactly.
+        ReplayError: at construction, if the model cannot be replayed exactly.
     """
 
     def __init__(
@@ -93,14 +92,12 @@ class ReplayLosses:
         try:
             self.prefix = _PrefixCache(model, probe[0].elicit.base)
             self._check(probe[:2])
-        except ReplayUnsafe:  # some models of transformers 4 take no plain cache
+        except ReplayError:  # some models of transformers 4 take no plain cache
             self.prefix = _PrefixCache(model, None)
             self.constants.clear()
             self._check(probe[:2])
 
-    def loss(
-        self, rows: Sequence[EncodedQuadruple], direction: TrainingDirection
-    ) -> Float[Tensor, ""]:
+    def loss(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> Float[Tensor, ""]:
         """The method's loss of a batch in one direction, with its graph."""
         pairs: list[Interchange] = [getattr(row, direction) for row in rows]
         constants = self._constants_of(pairs)
@@ -197,14 +194,16 @@ class ReplayLosses:
         try:
             hidden = self._replay(states, pairs)
         except Exception as error:  # whatever an unknown architecture raises
-            raise ReplayUnsafe(f"{type(error).__name__}: {error}") from error
+            raise ReplayError(f"{type(error).__name__}: {error}") from error
         for i, (pair, where) in enumerate(zip(pairs, self._responses(pairs), strict=True)):
             found = self.projection.logits(hidden[i][where]).float()
             wanted = expected[i][batch.response_mask[i].to(expected.device)].float()
             tolerance = 1e-3 if self.projection.weight.dtype == torch.float32 else 0.1
             error_size = float((found - wanted.to(found.device)).abs().max())
             if not error_size <= tolerance * max(1.0, float(wanted.abs().max())):
-                raise ReplayUnsafe(f"logits differ by {error_size:.2g} on {len(pair.base.ids)} tokens")
+                raise ReplayError(
+                    f"logits differ by {error_size:.2g} on {len(pair.base.ids)} tokens"
+                )
 
 
 def _blocks_return_tensors(model: PreTrainedModel, site: Site, turn: Turn, pad_id: int) -> bool:
@@ -238,7 +237,7 @@ class _PrefixCache:
                 decoder_of(model)(input_ids=ids, past_key_values=cache, use_cache=True)
             self.layers = list(_layers_of(cache))
         except Exception as error:  # whatever an unknown architecture raises
-            raise ReplayUnsafe(f"{type(error).__name__}: {error}") from error
+            raise ReplayError(f"{type(error).__name__}: {error}") from error
 
     def expanded(self, batch: int) -> DynamicCache | None:
         """A fresh cache that holds the prefix for every row of a batch."""
@@ -246,9 +245,7 @@ class _PrefixCache:
             return None
         cache = DynamicCache()
         for index, (keys, values) in enumerate(self.layers):
-            cache.update(
-                keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), index
-            )
+            cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), index)
         return cache
 
 
@@ -277,15 +274,17 @@ def projection_of(model: PreTrainedModel) -> Projection:
     """The model's head as the losses need it.
 
     Raises:
-        ReplayUnsafe: if the head is not a plain linear layer.
+        ReplayError: if the head is not a plain linear layer.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
-        raise ReplayUnsafe(f"the head is a {type(head).__name__}")
+        raise ReplayError(f"the head is a {type(head).__name__}")
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0)
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-    return Projection(head.weight, head.bias, scale, getattr(config, "final_logit_softcapping", None))
+    return Projection(
+        head.weight, head.bias, scale, getattr(config, "final_logit_softcapping", None)
+    )
 
 
 @contextmanager
@@ -304,10 +303,13 @@ def _starting_above(
     def skip(*_args: Any, **_kwargs: Any) -> Any:
         return passed
 
+    wrapped = [vars(block).get("forward") for block in blocks]  # accelerate puts its own there
     for block in blocks:
         block.forward = skip
     try:
         yield
     finally:
-        for block in blocks:
+        for block, own in zip(blocks, wrapped, strict=True):
             del block.forward
+            if own is not None:
+                block.forward = own

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,15 +28,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.chats import ChatFormat, Turn, pad_id_of
-from concept_das.data import EncodedQuadruple, Interchange
+from concept_das.data import DIRECTIONS, Direction, EncodedQuadruple, Interchange
 from concept_das.errors import InputError
 from concept_das.making import read_resource
 from concept_das.scoring import batches, collate_for, mean_log_likelihood, response_logits
 from concept_das.steering import steer
-from concept_das.vectors import Direction, Rule, SteeringVector, write_atomically
+from concept_das.vectors import Rule, SteeringVector, write_atomically
 from objectives import jensen_shannon, kl_teacher_student
-
-DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 RECOVERY: dict[Direction, str] = {
     "elicit": "elicitation_recovery",
@@ -62,7 +60,7 @@ class Evaluation:
 
     def best(self, direction: Direction) -> dict[str, float]:
         """The table's row at the multiplier with the highest recovery in a direction."""
-        row = self.table.loc[self.table[RECOVERY[direction]].idxmax()]
+        row = self.table.iloc[int(self.table[RECOVERY[direction]].to_numpy().argmax())]
         return {str(name): float(value) for name, value in row.items()}
 
     def at(self, multiplier: float) -> dict[str, float]:
@@ -74,9 +72,7 @@ class Evaluation:
 def unrelated_turns(chat: ChatFormat, limit: int) -> list[Turn]:
     """Prompts and passages that have nothing to do with any concept, shipped with the package."""
     rows = read_resource("unrelated")[:limit]
-    return [
-        chat.prompt(r["instruction"]).with_response(chat.text_ids(r["response"])) for r in rows
-    ]
+    return [chat.prompt(r["instruction"]).with_response(chat.text_ids(r["response"])) for r in rows]
 
 
 def evaluate(
@@ -181,7 +177,7 @@ class _Measurement:
             self.model, self.vector, direction=direction, multiplier=multiplier, rule=self.rule
         )
 
-    def _logits(self, turns: Sequence[Turn]) -> list[Float[Tensor, "response vocab"]]:
+    def _logits(self, turns: Sequence[Turn]) -> list[Float[Tensor, "_ vocab"]]:
         return response_logits(self.model, collate_for(self.model, turns, self.pad_id))
 
 

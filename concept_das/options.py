@@ -57,6 +57,4 @@ class ChatOptions:
 
     def of(self, loaded: LoadedModel) -> ChatFormat:
         """The model's chat format."""
-        return ChatFormat.of(
-            loaded.tokenizer, system=self.system, source_token=self.source_token
-        )
+        return ChatFormat.of(loaded.tokenizer, system=self.system, source_token=self.source_token)

@@ -5,7 +5,6 @@ pyvene can hook.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import pyvene as pv
 import torch
@@ -14,14 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.chats import Batch
-from concept_das.data import EncodedQuadruple, Interchange
+from concept_das.data import Direction, EncodedQuadruple, Interchange
 from concept_das.methods import Method
 from concept_das.scoring import collate_for, response_labels, stack_responses
 from concept_das.sites import Site, capture
 from interventions import DistributedInterchangeIntervention
 from objectives.reduction import Reduction
-
-TrainingDirection = Literal["elicit", "suppress"]
 
 
 class PyveneLosses:
@@ -45,9 +42,7 @@ class PyveneLosses:
             {"component": site.component, "intervention": intervention}, model
         )
 
-    def loss(
-        self, rows: Sequence[EncodedQuadruple], direction: TrainingDirection
-    ) -> Float[Tensor, ""]:
+    def loss(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> Float[Tensor, ""]:
         """The method's loss of a batch in one direction, with its graph."""
         pairs: list[Interchange] = [getattr(row, direction) for row in rows]
         base = collate_for(self.model, [pair.base for pair in pairs], self.pad_id)

@@ -10,17 +10,18 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from concept_das.data import Direction
 from concept_das.evaluation import RECOVERY, Evaluation
 from concept_das.factors import Latents
 from concept_das.pipeline import TrainedVector
 from concept_das.vectors import write_atomically
 from interventions import orthonormal_rows
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 NEUTRAL, CONCEPT = "#4477aa", "#cc6677"
+COLOURS: dict[Direction, str] = {"elicit": CONCEPT, "suppress": NEUTRAL}
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,11 @@ def _figure(draw: Callable[[Axes, Any], None], data: Any) -> str:
 
 
 def _loss(axes: Axes, history: Sequence[dict[str, float]]) -> None:
-    frame = pd.DataFrame(history)
-    steps, epochs = frame[frame["loss"].notna()], frame[frame.get("heldout_loss", 0).notna()]
-    for direction, colour in (("elicit", CONCEPT), ("suppress", NEUTRAL)):
+    steps = pd.DataFrame([record for record in history if "loss" in record])
+    epochs = pd.DataFrame([record for record in history if "heldout_loss" in record])
+    for direction, colour in COLOURS.items():
         axes.plot(steps["step"], steps[f"loss_{direction}"], ".", color=colour, alpha=0.4)
-        if f"heldout_{direction}" in epochs:
+        if len(epochs):
             axes.plot(epochs["step"], epochs[f"heldout_{direction}"], color=colour, label=direction)
     axes.set(xlabel="step", ylabel="JSD (nats)")
     axes.set_ylim(bottom=0)
@@ -113,7 +114,7 @@ def _latents(axes: Axes, latents: Latents) -> None:
 
 
 def _recovery(axes: Axes, table: pd.DataFrame) -> None:
-    for direction, colour in (("elicit", CONCEPT), ("suppress", NEUTRAL)):
+    for direction, colour in COLOURS.items():
         name = RECOVERY[direction]
         axes.fill_between(
             table["multiplier"],
@@ -132,7 +133,7 @@ def _recovery(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _side_effect(axes: Axes, table: pd.DataFrame) -> None:
-    for direction, colour in (("elicit", CONCEPT), ("suppress", NEUTRAL)):
+    for direction, colour in COLOURS.items():
         axes.plot(
             table["multiplier"],
             table[f"kl_side_effect_{direction}"],

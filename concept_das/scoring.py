@@ -32,7 +32,7 @@ def logits_only_at(model: PreTrainedModel, mask: Bool[Tensor, "batch positions"]
         handle.remove()
 
 
-def response_logits(model: PreTrainedModel, batch: Batch) -> list[Float[Tensor, "response vocab"]]:
+def response_logits(model: PreTrainedModel, batch: Batch) -> list[Float[Tensor, "_ vocab"]]:
     """Logits that predict each row's response tokens, one tensor per row.
 
     The first row of a tensor is read at the prompt's last token.
@@ -43,7 +43,7 @@ def response_logits(model: PreTrainedModel, batch: Batch) -> list[Float[Tensor, 
 
 
 def stack_responses(
-    per_row: Sequence[Float[Tensor, "response vocab"]],
+    per_row: Sequence[Float[Tensor, "_ vocab"]],
 ) -> tuple[Float[Tensor, "batch longest vocab"], Bool[Tensor, "batch longest"]]:
     """Pad per-row logits to one tensor, with the mask the objectives take."""
     padded = nn.utils.rnn.pad_sequence(list(per_row), batch_first=True)

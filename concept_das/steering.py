@@ -20,9 +20,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from concept_das.data import Direction
 from concept_das.errors import InputError
 from concept_das.sites import Site, hidden_of, replace_hidden
-from concept_das.vectors import Direction, Rule, SteeringVector
+from concept_das.vectors import Rule, SteeringVector
 from interventions import set_coordinates
 
 Positions = Literal["all", "prompt", "generated"]
@@ -45,6 +46,10 @@ class Steering:
     def target(self) -> Float[Tensor, "rank"]:
         """The coordinates to clamp to, or the amounts to add."""
         if self.factor is not None:
+            if self.factor.numel() != self.vector.rank:
+                raise InputError(
+                    f"factor has shape {tuple(self.factor.shape)}; expected ({self.vector.rank},)"
+                )
             return self.factor.float().reshape(self.vector.rank)
         return self.vector.target(self.direction, self.multiplier, self.rule)
 
@@ -199,7 +204,7 @@ class _PositionSelection:
         if self.mode == "all" or self.prompt_lengths is not None:
             yield
             return
-        original = model.generate
+        original, own = model.generate, vars(model).get("generate")
 
         def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
             prompt = inputs if inputs is not None else kwargs.get("input_ids")
@@ -217,6 +222,8 @@ class _PositionSelection:
             yield
         finally:
             del model.generate
+            if own is not None:  # of the user, or of a surrounding block
+                model.generate = own
 
     def _read(self, call: dict[str, Any]) -> None:
         tokens = call.get("input_ids")

@@ -1,40 +1,35 @@
 """The paper's training recipe: learn directions whose interchange carries a concept both ways."""
 
-import hashlib
-import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from concept_das.data import EncodedQuadruple
-from concept_das.engine import ReplayLosses, ReplayUnsafe
+from concept_das.data import DIRECTIONS, Direction, EncodedQuadruple
+from concept_das.engine import ReplayError, ReplayLosses
 from concept_das.errors import InputError, TrainingError
 from concept_das.methods import find_method
-from concept_das.plain import PyveneLosses, TrainingDirection
+from concept_das.plain import PyveneLosses
+from concept_das.progress import Progress, resume, run_identity, save
 from concept_das.scoring import batches
 from concept_das.sites import Site
 from concept_das.tracking import NoTracker, Tracker
-from concept_das.vectors import ModelIdentity, write_atomically
 from interventions import DistributedInterchangeIntervention
 from objectives import REDUCTIONS
 from objectives.reduction import Reduction
 
 Engine = Literal["auto", "pyvene"]
 
-DIRECTIONS: tuple[TrainingDirection, ...] = get_args(TrainingDirection)
 
 log = logging.getLogger(__name__)
 
@@ -106,23 +101,8 @@ class TrainingResult:
 class Losses(Protocol):
     """What the loop needs from an implementation of the training losses."""
 
-    def loss(
-        self, rows: Sequence[EncodedQuadruple], direction: TrainingDirection
-    ) -> Float[Tensor, ""]:
+    def loss(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> Float[Tensor, ""]:
         """The loss of a batch in one direction, with its graph to the intervention's weight."""
-
-
-@dataclass
-class _Progress:
-    """Everything that changes during training; saved after each epoch."""
-
-    start: Tensor
-    best: Tensor
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def train_direction(
@@ -173,31 +153,27 @@ def train_direction(
 
     with _frozen(model):
         losses = build_losses(model, site, intervention, config, pad_id, rows, engine)
-        state = _Progress(start=weight.detach().clone(), best=weight.detach().clone())
-        run = _run_identity(model, site, rows, heldout, config)
+        state = Progress(start=weight.detach().clone(), best=weight.detach().clone())
+        run = run_identity(model, site, rows, heldout, asdict(config))
         if checkpoint is not None:
-            _resume(checkpoint, state, weight, optimizer, run)
+            resume(checkpoint, state, weight, optimizer, run)
         bar = tqdm(total=total, initial=state.step, desc=f"train {config.method}")
         while state.epoch < config.epochs and not _is_stale(state, config):
             order = np.random.default_rng([config.seed, state.epoch]).permutation(len(rows))
             for chunk in batches(order.tolist(), config.batch_size):
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * (1 - state.step / total)
-                record = _step(
-                    losses, [rows[i] for i in chunk], chunk, state, optimizer, config
-                )
+                record = _step(losses, [rows[i] for i in chunk], chunk, state, optimizer, config)
                 intervention.retract()
                 record["drift"] = subspace_distance(state.start, weight.detach())
                 state.step += 1
                 _report(state, record, bar, tracker)
             state.epoch += 1
             if heldout:
-                _report(
-                    state, heldout_loss(losses, heldout, config.batch_size), bar, tracker
-                )
+                _report(state, heldout_loss(losses, heldout, config.batch_size), bar, tracker)
             _keep_best(state, weight, config, bool(heldout))
             if checkpoint is not None:
-                _save(checkpoint, state, weight, optimizer, run)
+                save(checkpoint, state, weight, optimizer, run)
         bar.close()
     if _is_stale(state, config):
         log.info("stopped early after epoch %d; best was %d", state.epoch, state.best_epoch)
@@ -224,7 +200,7 @@ def build_losses(
             return ReplayLosses(
                 model, site, intervention, method, config.reduction, pad_id, probe=rows
             )
-        except ReplayUnsafe as reason:
+        except ReplayError as reason:
             log.warning("training by pyvene: this model cannot be replayed (%s)", reason)
     elif engine != "pyvene":
         raise InputError(f"unknown engine {engine!r}; choose auto or pyvene")
@@ -235,7 +211,7 @@ def _step(
     losses: Losses,
     rows: Sequence[EncodedQuadruple],
     indices: Sequence[int],
-    state: _Progress,
+    state: Progress,
     optimizer: torch.optim.Optimizer,
     config: TrainingConfig,
 ) -> dict[str, float]:
@@ -287,7 +263,7 @@ def subspace_distance(first: Float[Tensor, "rank dim"], second: Float[Tensor, "r
     return math.sqrt(max(0.0, 1.0 - overlap))
 
 
-def _report(state: _Progress, record: dict[str, float], bar: tqdm, tracker: Tracker) -> None:
+def _report(state: Progress, record: dict[str, float], bar: tqdm, tracker: Tracker) -> None:
     record = {"step": float(state.step), "epoch": float(state.epoch), **record}
     state.history.append(record)
     tracker.log(record, state.step)
@@ -298,7 +274,7 @@ def _report(state: _Progress, record: dict[str, float], bar: tqdm, tracker: Trac
         bar.update()
 
 
-def _keep_best(state: _Progress, weight: Tensor, config: TrainingConfig, measured: bool) -> None:
+def _keep_best(state: Progress, weight: Tensor, config: TrainingConfig, measured: bool) -> None:
     loss = state.history[-1]["heldout_loss"] if measured else -math.inf
     if not config.patience or loss < state.best_loss:
         state.best = weight.detach().clone()
@@ -306,100 +282,8 @@ def _keep_best(state: _Progress, weight: Tensor, config: TrainingConfig, measure
         state.best_loss = loss
 
 
-def _is_stale(state: _Progress, config: TrainingConfig) -> bool:
+def _is_stale(state: Progress, config: TrainingConfig) -> bool:
     return bool(config.patience) and state.epoch - state.best_epoch >= config.patience
-
-
-def _run_identity(
-    model: PreTrainedModel,
-    site: Site,
-    rows: Sequence[EncodedQuadruple],
-    heldout: Sequence[EncodedQuadruple],
-    config: TrainingConfig,
-) -> dict[str, Any]:
-    """What must be the same for saved progress to be of this run."""
-    ids = [
-        [turn.ids for pair in (row.elicit, row.suppress) for turn in (pair.base, pair.source)]
-        for row in (*rows, *heldout)
-    ]
-    data = hashlib.sha256(json.dumps([len(rows), ids]).encode()).hexdigest()
-    fingerprint = ModelIdentity.of(model).fingerprint
-    return {**asdict(config), "layer": site.layer, "data": data, "model": fingerprint}
-
-
-def _save(
-    folder: Path,
-    state: _Progress,
-    weight: Tensor,
-    optimizer: torch.optim.Optimizer,
-    run: dict[str, Any],
-) -> None:
-    """Write progress as one safetensors file, the numbers in its header."""
-    moments = optimizer.state[weight]
-    tensors = {
-        "weight": weight,
-        "start": state.start,
-        "best": state.best,
-        "exp_avg": moments["exp_avg"],
-        "exp_avg_sq": moments["exp_avg_sq"],
-        "adam_step": moments["step"],
-    }
-    numbers = {
-        "run": run,
-        "epoch": state.epoch,
-        "step": state.step,
-        "best_epoch": state.best_epoch,
-        "best_loss": state.best_loss,
-        "history": state.history,
-    }
-    blob = to_safetensors(
-        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
-        metadata={"progress": json.dumps(numbers)},
-    )
-    write_atomically(folder / "progress.safetensors", blob)
-
-
-def _resume(
-    folder: Path,
-    state: _Progress,
-    weight: Tensor,
-    optimizer: torch.optim.Optimizer,
-    run: dict[str, Any],
-) -> None:
-    """Continue from saved progress, if there is any of this run."""
-    path = folder / "progress.safetensors"
-    if not path.exists():
-        return
-    numbers = _progress_numbers(path)
-    if numbers["run"] != run:
-        changed = sorted(name for name in run if numbers["run"].get(name) != run[name])
-        raise InputError(
-            f"{folder} holds progress of another run ({', '.join(changed)} differ); delete it or "
-            "choose another folder"
-        )
-    tensors = load_file(path, device=str(weight.device))
-    with torch.no_grad():
-        weight.copy_(tensors["weight"])
-    optimizer.state[weight] = {
-        "exp_avg": tensors["exp_avg"],
-        "exp_avg_sq": tensors["exp_avg_sq"],
-        "step": tensors["adam_step"].cpu(),
-    }
-    state.start, state.best = tensors["start"], tensors["best"]
-    for name in ("epoch", "step", "best_epoch", "best_loss", "history"):
-        setattr(state, name, numbers[name])
-    log.info("going on after epoch %d from %s", state.epoch, path)
-
-
-def _progress_numbers(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            numbers: dict[str, Any] = json.loads(file.metadata()["progress"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged; delete it to start again") from error
-    return numbers
 
 
 def _site_device(model: PreTrainedModel, site: Site) -> torch.device:

@@ -21,6 +21,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from concept_das.data import Direction
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models import LoadedModel
 from concept_das.sites import Site, find_site
@@ -28,7 +29,6 @@ from concept_das.sites import Site, find_site
 FORMAT_VERSION = 1
 
 Operation = Literal["clamp", "add"]
-Direction = Literal["elicit", "suppress"]
 Rule = Literal["paper", "interpolate"]
 
 TENSORS_FILE, DESCRIPTION_FILE = "vector.safetensors", "vector.json"

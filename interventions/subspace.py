@@ -53,8 +53,9 @@ def orthonormal_rows(weight: Float[Tensor, "rank dim"]) -> Float[Tensor, "rank d
     """
     if not bool(torch.isfinite(weight).all()):
         raise ValueError("the direction holds NaN or Inf; lower the learning rate")
-    u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+    # On the CPU: the matrix is small, and not every device has float64.
+    u, s, vh = torch.linalg.svd(weight.cpu().double(), full_matrices=False)
     # In float64 a matrix of independent float32 rows stays far above this bound.
     if float(s[-1]) <= 1e-12 * float(s[0]):
         raise ValueError("the rows of the direction are linearly dependent; lower the rank")
-    return (u @ vh).to(weight.dtype)
+    return (u @ vh).to(weight)

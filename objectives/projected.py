@@ -138,7 +138,7 @@ class _ProjectedLoss(torch.autograd.Function):
         return torch.cat(values)
 
     @staticmethod
-    def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor, None, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (per_token,) = ctx.saved_tensors
         gradient = per_token.to(grad_values.dtype) * grad_values.unsqueeze(-1)
         return gradient.to(per_token.dtype), None, None, None, None, None

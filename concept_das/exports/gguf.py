@@ -11,6 +11,9 @@ Which block is i? The one whose output the direction is added to, 0-based as in 
   block il of 0 .. n - 1, just before it is named `l_out`. So nothing reaches block 0.
 - repeng 0.4.0 writes `direction.{layer}` for its 0-based layer, whose directions come from
   `hidden_states[layer + 1]`, the output of that block.
+- Measured: llama.cpp with a file of `to_gguf` for block 15 of SmolLM2-135M-Instruct (Q4_1) against
+  `steer` on the de-quantised model, KL of the next token: 0.005 to steering block 15, 0.11 to 14,
+  0.60 to 16 (0.03 between the two when neither is steered).
 
 (llama.cpp's own cvector-generator names the difference of the outputs of block i - 1
 `direction.{i}`: applied, it acts one block later than it was measured.)
@@ -25,9 +28,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from concept_das.data import Direction
 from concept_das.errors import InputError
 from concept_das.sites import find_site
-from concept_das.vectors import Direction, ModelIdentity, Rule, SteeringVector, write_atomically
+from concept_das.vectors import ModelIdentity, Rule, SteeringVector, write_atomically
 
 _ARCHITECTURE = "controlvector"
 
@@ -73,7 +77,7 @@ def to_gguf(
         writer = gguf.GGUFWriter(part, _ARCHITECTURE)
         writer.add_string(f"{_ARCHITECTURE}.model_hint", hint.lower())
         writer.add_uint32(f"{_ARCHITECTURE}.layer_count", 1)
-        writer.add_tensor(f"direction.{vector.layer}", offset)
+        writer.add_tensor(f"direction.{vector.layer + 1}", offset)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

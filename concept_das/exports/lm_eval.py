@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from concept_das.data import Direction
 from concept_das.errors import InputError
-from concept_das.vectors import Direction, Rule, SteeringVector, write_atomically
+from concept_das.vectors import Rule, SteeringVector, write_atomically
 
 
 def to_lm_eval(

@@ -20,9 +20,10 @@ from pyvene.models.intervenable_modelcard import type_to_dimension_mapping
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from concept_das.data import Direction
 from concept_das.errors import InputError
 from concept_das.sites import find_site
-from concept_das.vectors import Direction, ModelIdentity, Rule, SteeringVector
+from concept_das.vectors import ModelIdentity, Rule, SteeringVector
 from interventions import ClampIntervention, DistributedInterchangeIntervention
 
 _READABLE = {str(kind): kind for kind in (ClampIntervention, DistributedInterchangeIntervention)}

@@ -46,7 +46,9 @@ def test_layers_count_from_the_end_too() -> None:
 
 @pytest.mark.parametrize("layer", [LAYERS, -LAYERS - 1, 99])
 def test_a_layer_out_of_range(layer: int) -> None:
-    message = f"layer {layer} is out of range: LlamaForCausalLM has {LAYERS} blocks, 0 to {LAYERS - 1}"
+    message = (
+        f"layer {layer} is out of range: LlamaForCausalLM has {LAYERS} blocks, 0 to {LAYERS - 1}"
+    )
     with pytest.raises(InputError, match=message):
         find_site(tiny_model(), layer)
 

@@ -226,9 +226,15 @@ def test_targets_of_both_rules() -> None:
 
 def test_unknown_directions_and_rules() -> None:
     vector = random_vector(tiny_model())
-    with unchecked(), pytest.raises(InputError, match="unknown direction 'up'; choose elicit or suppress"):
+    with (
+        unchecked(),
+        pytest.raises(InputError, match="unknown direction 'up'; choose elicit or suppress"),
+    ):
         vector.target("up")  # type: ignore[arg-type]
-    with unchecked(), pytest.raises(InputError, match="unknown rule 'golden'; choose paper or interpolate"):
+    with (
+        unchecked(),
+        pytest.raises(InputError, match="unknown rule 'golden'; choose paper or interpolate"),
+    ):
         vector.target("elicit", 1.0, "golden")  # type: ignore[arg-type]
 
 

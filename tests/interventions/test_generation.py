@@ -1,11 +1,13 @@
 """The clamp in pyvene's `generate`, called as its docstring says."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import pyvene as pv
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -17,12 +19,51 @@ from tests.tiny import TINY_ARCHITECTURES, WIDTH, tiny_model, tiny_tokenizer
 
 ON_ALL = pytest.mark.parametrize("architecture", TINY_ARCHITECTURES)
 
-NEW_TOKENS = 10
 FACTOR = torch.tensor([6.0])
+NEW_TOKENS = 10
+GREEDY: dict[str, Any] = {
+    "max_new_tokens": NEW_TOKENS,
+    "min_new_tokens": NEW_TOKENS,
+    "do_sample": False,
+    "pad_token_id": 2,
+    "output_logits": True,
+    "return_dict_in_generate": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """One of transformers 4.45's warnings about Gemma-2's cache cannot be formatted, and raises."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    yield
+    transformers.logging.set_verbosity(before)
+
+
+@dataclass
+class Generated:
+    """New tokens `[batch, NEW_TOKENS]` and the logits that chose them.
+
+    The same tokens can come of different states; hardly the same logits.
+    """
+
+    tokens: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(cls, output: Any) -> "Generated":
+        return cls(output.sequences[:, -NEW_TOKENS:], torch.stack(output.logits, dim=1))
+
+    def agrees_with(self, other: "Generated") -> bool:
+        return torch.equal(self.tokens, other.tokens) and torch.allclose(
+            self.logits, other.logits, atol=1e-3, rtol=1e-3
+        )
 
 
 @dataclass
 class Bench:
+    """A tiny model with a clamp after its second block, and left-padded chat prompts."""
+
     model: PreTrainedModel
     intervention: ClampIntervention
     intervenable: pv.IntervenableModel
@@ -41,50 +82,54 @@ class Bench:
         rows = [Turn(chat.prompt(text)) for text in texts or ("Hello?", "Tell me about it.")]
         return cls(model, intervention, intervenable, collate(rows, 2, padding_side="left"))
 
+    @property
+    def prompt_width(self) -> int:
+        return self.batch.input_ids.shape[1]
+
     def mask(self) -> Tensor:
         """True from the end of the template prefix on; false there and on padding."""
         starts = torch.tensor(self.batch.offsets) + self.batch.rows[0].prompt.prefix_length
-        return torch.arange(self.batch.input_ids.shape[1]) >= starts.unsqueeze(1)
+        return torch.arange(self.prompt_width) >= starts.unsqueeze(1)
 
     def inputs(self) -> dict[str, Tensor]:
         inputs = self.batch.model_inputs()
         del inputs["position_ids"]  # `generate` makes its own
         return inputs
 
-    def steered(self, **options: Any) -> Tensor:
-        """The new tokens `[batch, NEW_TOKENS]`."""
-        _, ids = self.intervenable.generate(
+    def steered(self, **options: Any) -> Generated:
+        _, output = self.intervenable.generate(
             self.inputs(),
             unit_locations=None,
             intervene_on_prompt=True,
             intervention_additional_kwargs={"position_mask": self.mask()},
-            **{**greedy(), **options},
+            **{**GREEDY, **options},
         )
-        new: Tensor = ids[:, self.batch.input_ids.shape[1] :]
-        return new
+        return Generated.of(output)
 
-    def unsteered(self) -> Tensor:
-        ids = self.model.generate(**self.inputs(), **greedy())
-        assert isinstance(ids, Tensor)
-        return ids[:, self.batch.input_ids.shape[1] :]
+    def unsteered(self, **options: Any) -> Generated:
+        return Generated.of(self.model.generate(**self.inputs(), **{**GREEDY, **options}))
 
 
-def greedy() -> dict[str, Any]:
-    return {
-        "max_new_tokens": NEW_TOKENS,
-        "min_new_tokens": NEW_TOKENS,
-        "do_sample": False,
-        "pad_token_id": 2,
-    }
+def needs_a_sound_cache(bench: Bench) -> None:
+    """transformers 4.45 loses the left padding in Gemma-2's cache once the window is full."""
+    if not bench.unsteered(use_cache=True).agrees_with(bench.unsteered(use_cache=False)):
+        pytest.xfail("without any intervention, too, the model depends on the cache")
 
 
 @ON_ALL
 def test_the_cache_makes_no_difference(architecture: str) -> None:
     bench = Bench.of(architecture)
+    needs_a_sound_cache(bench)
     cached = bench.steered(use_cache=True)
-    assert cached.shape == (2, NEW_TOKENS)
-    assert torch.equal(cached, bench.steered(use_cache=False))
-    assert not torch.equal(cached, bench.unsteered())
+    assert cached.tokens.shape == (2, NEW_TOKENS)
+    assert cached.agrees_with(bench.steered(use_cache=False))
+    assert not cached.agrees_with(bench.unsteered())
+
+
+@ON_ALL
+def test_the_cache_makes_no_difference_without_padding(architecture: str) -> None:
+    bench = Bench.of(architecture, "Tell me about it.")
+    assert bench.steered(use_cache=True).agrees_with(bench.steered(use_cache=False))
 
 
 @ON_ALL
@@ -92,8 +137,8 @@ def test_with_a_cache_the_prompt_and_each_new_token_are_seen_once(architecture: 
     bench = Bench.of(architecture)
     calls = record_calls(bench.intervention)
     bench.steered(use_cache=True)
-    width = bench.batch.input_ids.shape[1]
-    assert [base.shape[1] for base, _ in calls] == [width] + [1] * (NEW_TOKENS - 1)
+    widths = [base.shape[1] for base, _output in calls]
+    assert widths == [bench.prompt_width] + [1] * (NEW_TOKENS - 1)
 
 
 @ON_ALL
@@ -101,11 +146,11 @@ def test_without_a_cache_the_whole_sequence_is_seen_each_time(architecture: str)
     bench = Bench.of(architecture)
     calls = record_calls(bench.intervention)
     bench.steered(use_cache=False)
-    width = bench.batch.input_ids.shape[1]
-    assert [base.shape[1] for base, _ in calls] == [width + i for i in range(NEW_TOKENS)]
+    widths = [base.shape[1] for base, _output in calls]
+    assert widths == [bench.prompt_width + i for i in range(NEW_TOKENS)]
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])
 @ON_ALL
 def test_prefix_and_padding_stay_and_all_else_is_clamped(
     architecture: str, use_cache: bool
@@ -117,42 +162,33 @@ def test_prefix_and_padding_stay_and_all_else_is_clamped(
     assert mask.any(dim=1).all()
     assert not mask.all(dim=1).any()
     for base, output in calls:
-        if base.shape[1] == 1:
-            here = torch.ones(2, 1, dtype=torch.bool)
-        else:
-            here = torch.ones(base.shape[:2], dtype=torch.bool)
-            here[:, : mask.shape[1]] = mask
-        assert torch.equal(output[~here], base[~here])
-        found = coordinates(output, bench.intervention.weight)[here]
+        clamped = torch.ones(base.shape[:2], dtype=torch.bool)
+        if base.shape[1] > 1:
+            clamped[:, : mask.shape[1]] = mask
+        assert torch.equal(output[~clamped], base[~clamped])
+        found = coordinates(output, bench.intervention.weight)[clamped]
         torch.testing.assert_close(found, FACTOR.expand_as(found), atol=1e-3, rtol=0)
-        assert not torch.allclose(coordinates(base, bench.intervention.weight)[here], FACTOR)
+        assert not torch.allclose(coordinates(base, bench.intervention.weight)[clamped], FACTOR)
 
 
 @ON_ALL
 def test_left_padded_rows_equal_single_rows(architecture: str) -> None:
     texts = ("Hi", "What is the capital of France?", "Tell me about it.")
     together = Bench.of(architecture, *texts)
+    needs_a_sound_cache(together)
     expected = together.steered()
     for i, text in enumerate(texts):
         single = Bench.of(architecture, text)
         single.intervention.load_state_dict(together.intervention.state_dict())
-        assert torch.equal(single.steered()[0], expected[i]), text
-
-
-def test_the_mask_matters() -> None:
-    bench = Bench.of("llama")
-    protected = bench.steered()
-    _, ids = bench.intervenable.generate(
-        bench.inputs(), unit_locations=None, intervene_on_prompt=True, **greedy()
-    )
-    assert not torch.equal(ids[:, bench.batch.input_ids.shape[1] :], protected)
+        row = Generated(expected.tokens[i : i + 1], expected.logits[i : i + 1])
+        assert single.steered().agrees_with(row), text
 
 
 def test_generation_leaves_no_trace_on_the_model() -> None:
     bench = Bench.of("llama")
     before = bench.unsteered()
-    bench.steered()
-    assert torch.equal(bench.unsteered(), before)
+    assert not bench.steered().agrees_with(before)
+    assert torch.equal(bench.unsteered().logits, before.logits)
 
 
 def test_each_batch_row_its_own_concept() -> None:
@@ -163,10 +199,9 @@ def test_each_batch_row_its_own_concept() -> None:
     (key,) = bench.intervenable.interventions
     bench.intervenable.interventions[key] = two
     calls = record_calls(two)
-    new = bench.steered(subspaces=[[[], [1]]])
-    assert torch.equal(new[0], bench.unsteered()[0])
-    assert not torch.equal(new[1], bench.unsteered()[1])
+    steered, unsteered = bench.steered(subspaces=[[[], [1]]]), bench.unsteered()
+    torch.testing.assert_close(steered.logits[0], unsteered.logits[0])
+    assert not torch.allclose(steered.logits[1], unsteered.logits[1], atol=1e-2)
     _base, output = calls[-1]
-    torch.testing.assert_close(
-        coordinates(output, two.weight)[1, :, 1], torch.tensor([-6.0]), atol=1e-4, rtol=0
-    )
+    found = coordinates(output, two.weight)[1, :, 1]
+    torch.testing.assert_close(found, torch.tensor([-6.0]), atol=1e-4, rtol=0)

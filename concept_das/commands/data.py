@@ -1,0 +1,176 @@
+"""`concept-das data make`, `data axbench`, `data check` and `inspect`."""
+
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from concept_das.commands.rows import check_writable, finish_rows, read_instructions
+from concept_das.data import Direction, read_quadruples
+from concept_das.errors import InputError
+from concept_das.inspection import format_marks
+from concept_das.making import (
+    CONCEPT_PROMPT,
+    TOPIC_PROMPT,
+    make_quadruples,
+    read_axbench,
+    shipped_instructions,
+)
+from concept_das.options import ChatOptions, ModelOptions
+from concept_das.pipeline import encode_for
+from concept_das.training import TrainingConfig
+
+
+def data_make(
+    concept: str,
+    out: Path,
+    loading: ModelOptions,
+    chat: ChatOptions,
+    instructions: Path | None = None,
+    count: int = 96,
+    genre: str = "text",
+    template: str = CONCEPT_PROMPT,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    batch_size: int = 16,
+    seed: int = 42,
+    concept_id: int = 0,
+) -> None:
+    """Make quadruples: the model answers each instruction with and without the concept.
+
+    Args:
+        concept: the concept as an imperative in plain words, e.g. "Talk like a pirate".
+        out: file to write, .parquet, .csv or .jsonl.
+        instructions: your own instructions, one a line (.txt) or {"instruction": ...} (.jsonl); the
+            package's own if not given.
+        count: number of the package's own instructions to use.
+        genre: genre of the package's own instructions: text, code or math.
+        template: how concept and instruction are put together.
+        max_new_tokens: length of a response, in tokens.
+        temperature: of the sampling; 0 decodes greedily.
+        batch_size: prompts per generation batch.
+        seed: of the choice of instructions and the sampling.
+        concept_id: written into the column of that name.
+    """
+    check_writable(out)
+    chosen = (
+        shipped_instructions(count, seed, genre)
+        if instructions is None
+        else read_instructions(instructions)
+    )
+    loaded = loading.load()
+    rows = make_quadruples(
+        loaded,
+        chat.of(loaded),
+        concept,
+        chosen,
+        template=template,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        batch_size=batch_size,
+        seed=seed,
+        concept_id=concept_id,
+        genre=genre,
+        partial=out.with_suffix(".partial.json"),
+    )
+    finish_rows(out, rows, len(chosen))
+
+
+def data_axbench(
+    axbench: Path,
+    concept_id: int,
+    out: Path,
+    loading: ModelOptions,
+    chat: ChatOptions,
+    template: str = TOPIC_PROMPT,
+    max_new_tokens: int = 128,
+    batch_size: int = 16,
+) -> None:
+    """Complete a concept of an AxBench training file: the model writes the neutral responses.
+
+    Args:
+        axbench: AxBench's training file, with the columns input, output, output_concept.
+        concept_id: which concept.
+        out: file to write, .parquet, .csv or .jsonl.
+        template: how concept and instruction are put together for the concept prompt.
+        max_new_tokens: length of a neutral response, in tokens; greedy decoding.
+        batch_size: prompts per generation batch.
+    """
+    check_writable(out)
+    source = read_axbench(axbench, concept_id)
+    loaded = loading.load()
+    rows = make_quadruples(
+        loaded,
+        chat.of(loaded),
+        source.concept,
+        source.instructions,
+        template=template,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        concept_id=concept_id,
+        genre=source.genre,
+        concept_outputs=source.outputs,
+        partial=out.with_suffix(".partial.json"),
+    )
+    finish_rows(out, rows, len(source.instructions))
+
+
+def data_check(
+    data: str,
+    loading: ModelOptions,
+    chat: ChatOptions,
+    concept_id: int | None = None,
+    max_response_tokens: int = 128,
+) -> None:
+    """Check quadruples and show their lengths in tokens.
+
+    Args:
+        data: .parquet, .csv, .jsonl or .json file, or hub id of a data set.
+        concept_id: check only this concept's rows.
+        max_response_tokens: where training would cut responses, in tokens.
+    """
+    rows = read_quadruples(data, concept_id=concept_id)
+    loaded = loading.load()
+    config = TrainingConfig(max_response_tokens=max_response_tokens)
+    encoded = encode_for(loaded, chat.of(loaded), rows, config)
+    lengths = pd.DataFrame(
+        {
+            "neutral prompt": [len(row.elicit.base.prompt.ids) for row in encoded],
+            "concept prompt": [len(row.suppress.base.prompt.ids) for row in encoded],
+            "neutral response": [len(row.suppress.base.response) for row in encoded],
+            "concept response": [len(row.elicit.base.response) for row in encoded],
+        }
+    )
+    print(f"{len(rows)} rows are usable; tokens:")
+    print(lengths.describe().loc[["min", "mean", "max"]].round(1).to_string())
+    for concept, number in Counter(row.concept for row in rows).items():
+        print(f"{number:>6} rows of concept {concept!r}")
+
+
+def inspect_row(
+    data: str,
+    loading: ModelOptions,
+    chat: ChatOptions,
+    row: int = 0,
+    direction: Direction = "elicit",
+    max_response_tokens: int = 128,
+) -> None:
+    """Print a row's tokens: prefix, source token, intervened and scored positions.
+
+    Args:
+        data: .parquet, .csv, .jsonl or .json file, or hub id of a data set.
+        row: which row, 0-based.
+        direction: elicit or suppress.
+        max_response_tokens: where training would cut responses, in tokens.
+    """
+    rows = read_quadruples(data)
+    if not 0 <= row < len(rows):
+        raise InputError(f"row {row} is out of range: {data} has rows 0 to {len(rows) - 1}")
+    loaded = loading.load()
+    chat_format = chat.of(loaded)
+    config = TrainingConfig(max_response_tokens=max_response_tokens)
+    encoded = encode_for(loaded, chat_format, [rows[row]], config)[0]
+    pair = getattr(encoded, direction)
+    print(f"base ({direction}): the intervened run\n{format_marks(chat_format, pair.base)}\n")
+    print("source: the untouched run; its latent is read at the token marked source")
+    print(format_marks(chat_format, pair.source))

@@ -1,0 +1,216 @@
+"""`concept-das evaluate`, `steer` and `export`: the commands that take a saved vector."""
+
+import logging
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from transformers import TextStreamer
+
+from concept_das import exports
+from concept_das.chats import ChatFormat, Turn, collate, pad_id_of
+from concept_das.commands.rows import read_instructions
+from concept_das.data import Direction, read_quadruples
+from concept_das.errors import InputError
+from concept_das.evaluation import Evaluation
+from concept_das.evaluation import evaluate as evaluate_vector
+from concept_das.generation import generate_responses
+from concept_das.models import LoadedModel
+from concept_das.options import ChatOptions, ModelOptions
+from concept_das.pipeline import encode_for, with_metrics
+from concept_das.steering import Positions, Steering
+from concept_das.steering import steer as steering
+from concept_das.training import TrainingConfig
+from concept_das.vectors import Rule, SteeringVector, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+def load_for(vector: SteeringVector, loading: ModelOptions) -> LoadedModel:
+    """Load the model, and refuse it if the vector belongs to another one."""
+    loaded = loading.load(default=vector.model.name)
+    vector.check_model(loaded.model)
+    return loaded
+
+
+def chat_of(vector: SteeringVector) -> ChatOptions:
+    """The chat options the vector was trained under."""
+    return ChatOptions(system=vector.system, source_token=vector.source_token)
+
+
+def evaluate(
+    vector: Path,
+    loading: ModelOptions,
+    data: str | None = None,
+    multipliers: list[float] = [0.5, 1.0, 1.5, 2.0, 3.0],  # noqa: B006 (shown in the help)
+    rule: Rule = "paper",
+    batch_size: int = 8,
+    out: Path | None = None,
+) -> None:
+    """Measure a vector: recovery in both directions, held-out JSD, side effect.
+
+    Args:
+        vector: folder of a saved vector.
+        data: rows the vector was not trained on; the run's own held-out rows if not given.
+        multipliers: strengths to try, without unit.
+        rule: paper (multiplier times the measured factor) or interpolate (along the line between
+            the two measured means).
+        batch_size: rows per forward pass.
+        out: folder for evaluation.csv and rows.parquet; beside the vector if not given.
+    """
+    saved = SteeringVector.load(vector)
+    source = data or str(vector.parent / "heldout.parquet")
+    rows = read_quadruples(source)
+    loaded = load_for(saved, loading)
+    chat = chat_of(saved).of(loaded)
+    folder = out or vector.parent
+    limit = int(saved.recipe.get("max_response_tokens", 128))
+    encoded = encode_for(loaded, chat, rows, TrainingConfig(max_response_tokens=limit))
+    result = evaluate_vector(
+        loaded.model,
+        chat,
+        saved,
+        encoded,
+        multipliers=multipliers,
+        rule=rule,
+        batch_size=batch_size,
+        partial=folder / "evaluation.partial.json",
+    )
+    save_evaluation(folder, result)
+    with_metrics(saved, result.best("elicit")).save(vector)
+    print(result.table.round(3).to_string(index=False))
+
+
+def save_evaluation(folder: Path, result: Evaluation) -> None:
+    """Write the table and the rows behind it, and drop the partial file."""
+    write_atomically(folder / "evaluation.csv", result.table.to_csv(index=False).encode())
+    write_atomically(folder / "rows.parquet", result.rows.to_parquet(index=False))
+    (folder / "evaluation.partial.json").unlink(missing_ok=True)
+
+
+def steer(
+    vector: Path,
+    loading: ModelOptions,
+    prompt: str | None = None,
+    file: Path | None = None,
+    direction: Direction = "elicit",
+    multiplier: float = 1.0,
+    rule: Rule = "paper",
+    positions: Positions = "all",
+    compare: bool = False,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 16,
+    out: Path | None = None,
+) -> None:
+    """Answer one prompt, a file of prompts, or interactively, steered.
+
+    Args:
+        vector: folder of a saved vector.
+        prompt: one instruction. Without prompt and file, instructions are read from the terminal.
+        file: instructions, one a line (.txt) or {"instruction": ...} (.jsonl).
+        direction: elicit (towards the concept) or suppress (away from it).
+        multiplier: strength, without unit; 1 is the measured factor.
+        rule: paper or interpolate; see evaluate.
+        positions: all, prompt (only the prompt's tokens) or generated (only new tokens).
+        compare: also show the unsteered answer.
+        max_new_tokens: length of an answer, in tokens.
+        temperature: of the sampling; 0 decodes greedily.
+        seed: of the sampling.
+        batch_size: prompts per batch, for a file.
+        out: .jsonl file for the answers to a file.
+    """
+    if prompt is not None and file is not None:
+        raise InputError("give either a prompt or a file, not both")
+    saved = SteeringVector.load(vector)
+    loaded = load_for(saved, loading)
+    chat = chat_of(saved).of(loaded)
+    entry = Steering(saved, direction, multiplier, rule)
+
+    def answers(texts: list[str], steered: bool) -> list[str]:
+        block = steering(loaded.model, entry, positions=positions) if steered else nullcontext()
+        with block:
+            return generate_responses(
+                loaded.model,
+                chat,
+                [chat.prompt(text) for text in texts],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                batch_size=batch_size,
+                progress="steer" if file is not None else None,
+            )
+
+    if prompt is None and file is None:
+        _converse(loaded, chat, entry, positions, max_new_tokens)
+        return
+    texts = [prompt] if prompt is not None else read_instructions(file)  # type: ignore[arg-type]
+    columns = {"instruction": texts, "steered": answers(texts, True)}
+    if compare:
+        columns["unsteered"] = answers(texts, False)
+    frame = pd.DataFrame(columns)
+    if out is not None:
+        content = frame.to_json(orient="records", lines=True, force_ascii=False)
+        write_atomically(out, content.encode())
+        log.info("%d answers in %s", len(frame), out)
+        return
+    for record in frame.to_dict("records"):
+        for name, text in record.items():
+            print(f"{name:>11}: {text}")
+
+
+def _converse(
+    loaded: LoadedModel,
+    chat: ChatFormat,
+    entry: Steering,
+    positions: Positions,
+    max_new_tokens: int,
+) -> None:
+    """Read instructions from the terminal and stream steered answers."""
+    print("An empty line ends.", file=sys.stderr)
+    pad = pad_id_of(loaded.tokenizer)
+    streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    for line in iter(lambda: input("> ").strip(), ""):
+        batch = collate([Turn(chat.prompt(line))], pad, loaded.device)
+        with steering(loaded.model, entry, positions=positions):
+            loaded.model.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=pad,
+                streamer=streamer,
+            )
+
+
+def export(
+    vector: Path,
+    out: Path,
+    format: Literal["pyvene", "lm-eval", "gguf"],
+    loading: ModelOptions,
+    direction: Direction = "elicit",
+    multiplier: float = 1.0,
+    rule: Rule = "paper",
+) -> None:
+    """Write a vector in another tool's format, at a fixed strength.
+
+    Args:
+        vector: folder of a saved vector.
+        out: folder (pyvene) or file (.pt for lm-eval, .gguf) to write.
+        format: pyvene (IntervenableModel.load), lm-eval (its steered model) or gguf (llama.cpp
+            control vector, additive vectors only).
+        direction: elicit or suppress.
+        multiplier: strength, without unit; 1 is the measured factor.
+        rule: paper or interpolate; see evaluate.
+    """
+    saved = SteeringVector.load(vector)
+    if format == "gguf":
+        exports.to_gguf(saved, out, direction, multiplier, rule)
+    else:
+        model = load_for(saved, loading).model
+        write = exports.save_pyvene if format == "pyvene" else exports.to_lm_eval
+        write(saved, model, out, direction, multiplier, rule)
+    log.info("%s written for %s", out, format)

@@ -1,0 +1,131 @@
+"""Training progress on disk, so that an interrupted run goes on and ends as if it never stopped."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from concept_das.data import EncodedQuadruple
+from concept_das.errors import InputError
+from concept_das.sites import Site
+from concept_das.vectors import ModelIdentity, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Everything that changes during training; saved after each epoch."""
+
+    start: Tensor
+    best: Tensor
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def run_identity(
+    model: PreTrainedModel,
+    site: Site,
+    rows: Sequence[EncodedQuadruple],
+    heldout: Sequence[EncodedQuadruple],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What must be the same for saved progress to be of this run."""
+    ids = [
+        [turn.ids for pair in (row.elicit, row.suppress) for turn in (pair.base, pair.source)]
+        for row in (*rows, *heldout)
+    ]
+    data = hashlib.sha256(json.dumps([len(rows), ids]).encode()).hexdigest()
+    fingerprint = ModelIdentity.of(model).fingerprint
+    return {**options, "layer": site.layer, "data": data, "model": fingerprint}
+
+
+def save(
+    folder: Path,
+    state: Progress,
+    weight: Tensor,
+    optimizer: torch.optim.Optimizer,
+    run: dict[str, Any],
+) -> None:
+    """Write progress as one safetensors file, the numbers in its header."""
+    moments = optimizer.state[weight]
+    tensors = {
+        "weight": weight,
+        "start": state.start,
+        "best": state.best,
+        "exp_avg": moments["exp_avg"],
+        "exp_avg_sq": moments["exp_avg_sq"],
+        "adam_step": moments["step"],
+    }
+    numbers = {
+        "run": run,
+        "epoch": state.epoch,
+        "step": state.step,
+        "best_epoch": state.best_epoch,
+        "best_loss": state.best_loss,
+        "history": state.history,
+    }
+    blob = to_safetensors(
+        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
+        metadata={"progress": json.dumps(numbers)},
+    )
+    write_atomically(folder / "progress.safetensors", blob)
+
+
+def resume(
+    folder: Path,
+    state: Progress,
+    weight: Tensor,
+    optimizer: torch.optim.Optimizer,
+    run: dict[str, Any],
+) -> None:
+    """Continue from saved progress, if there is any of this run.
+
+    Raises:
+        InputError: if the file is damaged, or is of another run.
+    """
+    path = folder / "progress.safetensors"
+    if not path.exists():
+        return
+    numbers = _numbers(path)
+    if numbers["run"] != run:
+        changed = sorted(name for name in run if numbers["run"].get(name) != run[name])
+        raise InputError(
+            f"{folder} holds progress of another run ({', '.join(changed)} differ); delete it or "
+            "choose another folder"
+        )
+    tensors = load_file(path, device=str(weight.device))
+    with torch.no_grad():
+        weight.copy_(tensors["weight"])
+    optimizer.state[weight] = {
+        "exp_avg": tensors["exp_avg"],
+        "exp_avg_sq": tensors["exp_avg_sq"],
+        "step": tensors["adam_step"].cpu(),
+    }
+    state.start, state.best = tensors["start"], tensors["best"]
+    for name in ("epoch", "step", "best_epoch", "best_loss", "history"):
+        setattr(state, name, numbers[name])
+    log.info("going on after epoch %d from %s", state.epoch, path)
+
+
+def _numbers(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            numbers: dict[str, Any] = json.loads(file.metadata()["progress"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged; delete it to start again") from error
+    return numbers

@@ -1,0 +1,506 @@
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pyvene as pv
+import torch
+import transformers
+from packaging.version import Version
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel, TextStreamer
+
+from concept_das.chats import Prompt, Turn, collate
+from concept_das.errors import InputError, VectorMismatchError
+from concept_das.sites import capture
+from concept_das.steering import Steering, steer
+from concept_das.vectors import SteeringVector
+from interventions import ClampIntervention, coordinates
+from tests.concept_das.helpers import (
+    EVERY_ARCHITECTURE,
+    PAD,
+    ROWS,
+    random_vector,
+    tiny_chat,
+    unchecked,
+)
+from tests.tiny import MAX_POSITIONS, WIDTH, tiny_model
+
+PROMPTS = [tiny_chat().prompt(row.negative_input) for row in ROWS[:4]]
+PREFIX = PROMPTS[0].prefix_length
+NEW = 6
+
+
+def inputs_of(prompts: Sequence[Prompt], padding_side: Any = "left") -> dict[str, Tensor]:
+    batch = collate([Turn(prompt) for prompt in prompts], PAD, padding_side=padding_side)
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def generated(model: PreTrainedModel, prompts: Sequence[Prompt], **options: Any) -> list[list[int]]:
+    """New tokens of each row; always as many as asked for, so that rows can be compared."""
+    inputs = inputs_of(prompts)
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **options}
+    if options.get("use_cache") is False:
+        options["cache_implementation"] = None  # else Gemma-2's own choice draws a warning
+    output = model.generate(**inputs, pad_token_id=PAD, **options)
+    return output[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def generating_model(architecture: str) -> PreTrainedModel:
+    """A tiny model whose unsteered generation depends on neither cache nor padding.
+
+    That of transformers 4.45 does for Gemma-2 when the prompt is longer than the sliding window.
+    """
+    model = tiny_model(architecture)
+    if architecture == "gemma2" and Version(transformers.__version__).major < 5:
+        for module in (*model.modules(), model.config):
+            if getattr(module, "sliding_window", None):
+                module.sliding_window = MAX_POSITIONS
+    return model
+
+
+def state_of(model: nn.Module) -> tuple[Any, ...]:
+    hooks = [
+        (name, dict(module._forward_hooks), dict(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+        if module._forward_hooks or module._forward_pre_hooks
+    ]
+    return hooks, "generate" in vars(model), model.training
+
+
+class _Boom(Exception):
+    pass
+
+
+@EVERY_ARCHITECTURE
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+def test_the_model_is_as_it_was_after_the_block(architecture: str, positions: Any) -> None:
+    model = tiny_model(architecture)
+    vector, state = random_vector(model), state_of(model)
+    weights = copy.deepcopy(model.state_dict())
+    inputs = inputs_of(PROMPTS)
+    expected = model(**inputs).logits
+    with steer(model, vector, positions=positions):
+        generated(model, PROMPTS[:1])
+    with pytest.raises(_Boom), steer(model, vector, positions=positions):
+        generated(model, PROMPTS[:1])
+        raise _Boom
+    assert state_of(model) == state
+    assert torch.equal(model(**inputs).logits, expected)
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_exception_inside_generate_is_survived() -> None:
+    model = tiny_model()
+    state = state_of(model)
+    with steer(model, random_vector(model), positions="generated"):
+        with pytest.raises(IndexError):
+            model.generate(torch.tensor([[10**6]]), max_new_tokens=1)
+        with pytest.raises(
+            InputError, match="needs prompt_lengths"
+        ):  # not those of the failed call
+            model(**inputs_of(PROMPTS[:1]))
+    assert state_of(model) == state
+
+
+def test_the_users_hooks_and_own_generate_stay() -> None:
+    model = tiny_model()
+    calls = []
+    model.model.layers[1].register_forward_hook(lambda *_: calls.append("hook"))
+    original = model.generate
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        calls.append("generate")
+        return original(*args, **kwargs)
+
+    model.generate = own
+    with steer(model, random_vector(model), positions="generated"):
+        generated(model, PROMPTS[:1], max_new_tokens=1, min_new_tokens=1)
+    assert calls == ["generate", "hook"]
+    assert model.generate is own
+    model(**inputs_of(PROMPTS[:1]))
+    assert calls[2:] == ["hook"]
+
+
+def captured(
+    model: PreTrainedModel, vector: SteeringVector, run: Callable[[], Any], **options: Any
+) -> tuple[list[Tensor], Tensor]:
+    """Hidden states of every pass at the site, with the steering in them, and the target."""
+    with steer(model, vector, **options), capture(model, vector.site(model)) as seen:
+        run()
+    return seen, vector.target("elicit")
+
+
+@EVERY_ARCHITECTURE
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_clamped_from_the_prefix_on_and_nowhere_else(
+    architecture: str, rank: int, side: Any
+) -> None:
+    model = tiny_model(architecture)
+    vector, inputs = random_vector(model, rank=rank), inputs_of(PROMPTS, side)
+    with capture(model, vector.site(model)) as seen:
+        model(**inputs)
+    (plain,) = seen
+    seen, target = captured(model, vector, lambda: model(**inputs))
+    (steered,) = seen
+    for row, prompt in enumerate(PROMPTS):
+        own = inputs["attention_mask"][row].bool()
+        before, after = plain[row, own], steered[row, own]
+        assert torch.equal(after[:PREFIX], before[:PREFIX])
+        reached = coordinates(after[PREFIX:], vector.weight)
+        assert len(reached) == len(prompt.ids) - PREFIX
+        torch.testing.assert_close(reached, target.expand_as(reached))
+        outside = torch.eye(WIDTH) - vector.weight.T @ vector.weight
+        torch.testing.assert_close(after @ outside, before @ outside, atol=1e-5, rtol=1e-5)
+        assert torch.equal(steered[row, ~own], plain[row, ~own])
+
+
+def test_add_moves_by_the_amount() -> None:
+    model = tiny_model()
+    vector, inputs = random_vector(model, rank=2, operation="add"), inputs_of(PROMPTS[:1])
+    with capture(model, vector.site(model)) as seen:
+        model(**inputs)
+    (plain,) = seen
+    (steered,), target = captured(model, vector, lambda: model(**inputs))
+    moved = steered[0] - plain[0]
+    expected = (target @ vector.weight).expand(moved.shape[0] - PREFIX, -1)
+    torch.testing.assert_close(moved[PREFIX:], expected, atol=1e-5, rtol=1e-5)
+    assert not moved[:PREFIX].any()
+
+
+@EVERY_ARCHITECTURE
+def test_generation_is_the_same_with_and_without_cache(architecture: str) -> None:
+    model = generating_model(architecture)
+    plain = generated(model, PROMPTS)
+    for positions in ("all", "prompt", "generated"):
+        with steer(model, random_vector(model), positions=positions):
+            cached = generated(model, PROMPTS, use_cache=True)
+            assert generated(model, PROMPTS, use_cache=False) == cached
+        assert cached != plain
+    assert generated(model, PROMPTS) == plain
+
+
+@EVERY_ARCHITECTURE
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+def test_a_batch_is_steered_as_its_rows_alone(architecture: str, positions: Any) -> None:
+    model = generating_model(architecture)
+    with steer(model, random_vector(model), positions=positions):
+        together = generated(model, PROMPTS)
+        alone = [generated(model, [prompt])[0] for prompt in PROMPTS]
+    assert together == alone
+
+
+@EVERY_ARCHITECTURE
+def test_each_row_with_its_own_vector(architecture: str) -> None:
+    model = generating_model(architecture)
+    rows = [
+        Steering(random_vector(model, layer=1, rank=3, seed=1), "elicit", 1.5),
+        None,
+        Steering(random_vector(model, layer=2, operation="add", seed=2), "suppress"),
+        Steering(random_vector(model, layer=1, seed=3), "suppress", 0.5, "interpolate"),
+    ]
+    with steer(model, rows):
+        together = generated(model, PROMPTS)
+    for prompt, row, tokens in zip(PROMPTS, rows, together, strict=True):
+        with steer(model, [row]):
+            assert generated(model, [prompt])[0] == tokens
+    plain = generated(model, PROMPTS)
+    assert together[1] == plain[1]
+    assert together != plain
+
+
+def test_clamp_and_add_in_one_batch_at_one_site() -> None:
+    model = tiny_model()
+    clamp, add = random_vector(model, rank=2), random_vector(model, operation="add", seed=1)
+    inputs = inputs_of(PROMPTS[:2])
+    with steer(model, [Steering(clamp), Steering(add)]), capture(model, clamp.site(model)) as seen:
+        model(**inputs)
+    for row, vector in enumerate((clamp, add)):
+        with steer(model, vector), capture(model, clamp.site(model)) as alone:
+            model(**inputs)
+        torch.testing.assert_close(seen[0][row], alone[0][row])
+
+
+def test_rows_without_any_vector_are_left_alone() -> None:
+    model = tiny_model()
+    plain = generated(model, PROMPTS[:2])
+    with steer(model, [None, None]):
+        assert generated(model, PROMPTS[:2]) == plain
+
+
+def where_steered(
+    model: PreTrainedModel, use_cache: bool, positions: Any, prompts: Sequence[Prompt]
+) -> list[list[int]]:
+    """For each row, the own positions at which some pass of generation was steered."""
+    vector, inputs = random_vector(model), inputs_of(prompts)
+    seen, target = captured(
+        model, vector, lambda: generated(model, prompts, use_cache=use_cache), positions=positions
+    )
+    width = inputs["input_ids"].shape[1]
+    found: list[set[int]] = [set() for _ in prompts]
+    end = 0
+    for hidden in seen:
+        end = end + hidden.shape[1] if use_cache else hidden.shape[1]
+        hits = (coordinates(hidden, vector.weight) - target).abs().amax(-1) < 1e-3
+        for row, prompt in enumerate(prompts):
+            offset = width - len(prompt.ids)
+            found[row] |= {
+                end - hidden.shape[1] + i - offset for i in hits[row].nonzero().flatten().tolist()
+            }
+    return [sorted(row) for row in found]
+
+
+@EVERY_ARCHITECTURE
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_which_positions_are_steered(architecture: str, use_cache: bool) -> None:
+    model = generating_model(architecture)
+    lengths = [len(prompt.ids) for prompt in PROMPTS]
+    # The last new token is never the input of a pass.
+    spans = {
+        "all": [(PREFIX, n + NEW - 1) for n in lengths],
+        "prompt": [(PREFIX, n) for n in lengths],
+        "generated": [(n, n + NEW - 1) for n in lengths],
+    }
+    for positions, expected in spans.items():
+        found = where_steered(model, use_cache, positions, PROMPTS)
+        assert found == [list(range(*span)) for span in expected]
+
+
+def test_modes_of_a_direct_call() -> None:
+    model = tiny_model()
+    turns = [PROMPTS[i].with_response((40, 41, 42)) for i in (0, 1)]
+    lengths = [len(turn.prompt.ids) for turn in turns]
+    for side in ("left", "right"):
+        batch = collate(turns, PAD, padding_side=side)
+        vector = random_vector(model)
+        for positions in ("prompt", "generated"):
+            seen, target = captured(
+                model,
+                vector,
+                lambda batch=batch: model(**batch.model_inputs()),
+                positions=positions,
+                prompt_lengths=lengths,
+            )
+            hits = (coordinates(seen[0], vector.weight) - target).abs().amax(-1) < 1e-3
+            for row, length in enumerate(lengths):
+                own = hits[row, batch.attention_mask[row].bool()]
+                start, end = (PREFIX, length) if positions == "prompt" else (length, length + 3)
+                assert own.nonzero().flatten().tolist() == list(range(start, end))
+                assert int(hits[row].sum()) == end - start
+
+
+@pytest.mark.parametrize("positions", ["prompt", "generated"])
+def test_a_direct_call_needs_the_prompts_length(positions: Any) -> None:
+    model = tiny_model()
+    with (
+        steer(model, random_vector(model), positions=positions),
+        pytest.raises(InputError, match=f"positions='{positions}' needs prompt_lengths"),
+    ):
+        model(**inputs_of(PROMPTS))
+
+
+def test_a_direct_call_without_a_mask_and_with_a_cache() -> None:
+    model = tiny_model()
+    ids = torch.tensor([PROMPTS[2].ids])
+    with steer(model, random_vector(model)):
+        whole = model(ids).logits
+        cache = DynamicCache()
+        first = model(ids[:, :30], past_key_values=cache, use_cache=True).logits
+        second = model(ids[:, 30:], past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(whole, model(ids).logits)
+
+
+def test_embeddings_as_inputs() -> None:
+    model = tiny_model()
+    ids = torch.tensor([PROMPTS[0].ids])
+    embeddings = model.get_input_embeddings()(ids)
+    mask = torch.ones_like(ids)
+    for positions in ("all", "generated"):
+        with steer(model, random_vector(model), positions=positions):
+            expected = generated(model, PROMPTS[:1])
+            found = model.generate(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                max_new_tokens=NEW,
+                min_new_tokens=NEW,
+                do_sample=False,
+                pad_token_id=PAD,
+            )
+        assert found.tolist() == expected
+
+
+def test_the_protected_prefix_can_be_chosen() -> None:
+    model = tiny_model()
+    vector = random_vector(model)
+    for prefix in (0, 3):
+        seen, target = captured(
+            model, vector, lambda: model(**inputs_of(PROMPTS[:1])), prefix_length=prefix
+        )
+        hits = (coordinates(seen[0], vector.weight) - target).abs().amax(-1) < 1e-3
+        assert hits[0].nonzero().flatten().tolist() == list(range(prefix, len(PROMPTS[0].ids)))
+
+
+def test_a_given_factor_takes_the_measured_ones_place() -> None:
+    model = tiny_model()
+    vector = random_vector(model, rank=2)
+    factor = torch.tensor([9.0, -9.0])
+    assert torch.equal(Steering(vector, factor=factor, multiplier=7.0).target(), factor)
+    other = replace(vector, positive_factor=factor)
+    with steer(model, Steering(vector, factor=factor)):
+        found = generated(model, PROMPTS)
+    with steer(model, other):
+        assert generated(model, PROMPTS) == found
+
+
+def test_a_factor_of_another_rank() -> None:
+    vector = random_vector(tiny_model(), rank=2)
+    with unchecked(), pytest.raises(InputError, match=r"factor has shape \(3,\); expected \(2,\)"):
+        Steering(vector, factor=torch.zeros(3)).target()
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}], ids=str
+)
+def test_beam_search(positions: Any, options: dict[str, int]) -> None:
+    model = tiny_model()
+    rows = [Steering(random_vector(model, seed=i)) for i in range(4)]
+    with steer(model, rows, positions=positions):
+        together = generated(model, PROMPTS, **options)
+        assert generated(model, PROMPTS, use_cache=False, **options) == together
+    alone = []
+    for prompt, row in zip(PROMPTS, rows, strict=True):
+        with steer(model, row, positions=positions):
+            alone += generated(model, [prompt], **options)
+    assert together == alone
+
+
+def test_several_samples_of_a_prompt() -> None:
+    model = tiny_model()
+    rows = [Steering(random_vector(model)), None]
+    with steer(model, rows), capture(model, rows[0].vector.site(model)) as seen:  # type: ignore[union-attr]
+        samples = generated(model, PROMPTS[:2], do_sample=True, num_return_sequences=3)
+    hits = (coordinates(seen[-1], rows[0].vector.weight) - rows[0].target()).abs().amax(-1) < 1e-3  # type: ignore[union-attr]
+    assert hits.flatten().tolist() == [True] * 3 + [False] * 3
+    assert len({tuple(sample) for sample in samples}) > 1
+
+
+def test_streaming(capsys: pytest.CaptureFixture[str]) -> None:
+    model, tokenizer = tiny_model(), tiny_chat().tokenizer
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    with steer(model, random_vector(model)):
+        (expected,) = generated(model, PROMPTS[:1])
+        generated(model, PROMPTS[:1], streamer=streamer)
+    text = tokenizer.decode(expected, skip_special_tokens=True)
+    assert capsys.readouterr().out.strip("\n") == text.strip("\n")
+
+
+def test_a_static_cache() -> None:
+    model = tiny_model()
+    for positions in ("all", "generated"):
+        with steer(model, random_vector(model), positions=positions):
+            expected = generated(model, PROMPTS)
+            found = generated(model, PROMPTS, cache_implementation="static")
+        assert found == expected
+
+
+@pytest.mark.parametrize("operation", ["clamp", "add"])
+def test_a_model_in_bfloat16(operation: Any) -> None:
+    model = tiny_model().to(torch.bfloat16)
+    vector = random_vector(model, rank=2, operation=operation)
+    inputs = inputs_of(PROMPTS[:1])
+    with capture(model, vector.site(model)) as plain:
+        model(**inputs)
+    seen, target = captured(model, vector, lambda: model(**inputs))
+    assert seen[0].dtype == torch.bfloat16
+    assert torch.equal(seen[0][:, :PREFIX], plain[0][:, :PREFIX])
+    if operation == "clamp":
+        reached = coordinates(seen[0][0, PREFIX:], vector.weight)
+        torch.testing.assert_close(reached, target.expand_as(reached), atol=0.05, rtol=0)
+    else:
+        moved = seen[0][0, PREFIX:].float() - plain[0][0, PREFIX:].float()
+        expected = (target @ vector.weight).expand_as(moved)
+        torch.testing.assert_close(moved, expected, atol=0.05, rtol=0)
+    with steer(model, vector):
+        assert len(generated(model, PROMPTS)[0]) == NEW
+
+
+@EVERY_ARCHITECTURE
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_equals_the_plain_pyvene_path(architecture: str, use_cache: bool) -> None:
+    model = generating_model(architecture)
+    vector = random_vector(model, rank=2)
+    inputs = inputs_of(PROMPTS)
+    mask = torch.zeros_like(inputs["attention_mask"], dtype=torch.bool)
+    for row, prompt in enumerate(PROMPTS):
+        mask[row, mask.shape[1] - len(prompt.ids) + PREFIX :] = True
+    with steer(model, vector, multiplier=0.7):
+        steered = generated(model, PROMPTS, use_cache=use_cache)
+    clamp = ClampIntervention(weight=vector.weight, factor=vector.target("elicit", 0.7))
+    wrapped = pv.IntervenableModel(
+        {"component": vector.site(model).component, "intervention": clamp}, model
+    )
+    _, output = wrapped.generate(
+        inputs,
+        unit_locations=None,
+        intervene_on_prompt=True,
+        intervention_additional_kwargs={"position_mask": mask},
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        do_sample=False,
+        pad_token_id=PAD,
+        use_cache=use_cache,
+        **({} if use_cache else {"cache_implementation": None}),
+    )
+    assert output[:, mask.shape[1] :].tolist() == steered
+
+
+def test_two_blocks_inside_each_other() -> None:
+    model = tiny_model()
+    outer, inner = random_vector(model, layer=1), random_vector(model, layer=2, seed=1)
+    with steer(model, outer, positions="generated"):
+        expected = generated(model, PROMPTS)
+        with steer(model, inner, positions="generated"):
+            both = generated(model, PROMPTS)
+        assert generated(model, PROMPTS) == expected
+    with steer(model, inner, positions="generated"):
+        assert generated(model, PROMPTS) not in (both, expected)
+    assert both != expected
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_rows_that_do_not_fit_the_batch(batch: int) -> None:
+    model = tiny_model()
+    rows = [Steering(random_vector(model))] * 3
+    with (
+        steer(model, rows),
+        pytest.raises(InputError, match=f"given for 3 rows but the batch has {batch}"),
+    ):
+        model(**inputs_of(PROMPTS[:batch]))
+
+
+def test_a_vector_of_another_model() -> None:
+    model = tiny_model()
+    state = state_of(model)
+    other = Steering(random_vector(tiny_model(seed=1)))
+    message = "this vector belongs to .* load that model"
+    with pytest.raises(VectorMismatchError, match=message), steer(model, other):
+        raise AssertionError("entered")
+    rows = [Steering(random_vector(model)), other]
+    with pytest.raises(VectorMismatchError, match=message), steer(model, rows):
+        raise AssertionError("entered")
+    assert state_of(model) == state
+
+
+def test_an_unknown_mode() -> None:
+    model = tiny_model()
+    with (
+        unchecked(),
+        pytest.raises(InputError, match="unknown positions 'odd'; choose all, prompt or generated"),
+        steer(model, random_vector(model), positions="odd"),  # type: ignore[arg-type]
+    ):
+        raise AssertionError("entered")
+    assert state_of(model) == state_of(tiny_model())

@@ -1,0 +1,84 @@
+"""The README's code runs, and its commands exist."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from concept_das import SteeringVector
+from concept_das.cli import _underscored, build_parser
+from concept_das.vectors import ModelIdentity
+from tests.tiny import tiny_model, tiny_tokenizer
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("concept-das ")
+]
+
+
+@pytest.fixture
+def tiny_folder(tmp_path):
+    """A tiny chat model on disk, as a hub id would resolve to."""
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_pyvene_script_trains_and_saves(tiny_folder, tmp_path, monkeypatch, capsys):
+    (script,) = [block for block in PYTHON if "import pyvene" in block]
+    assert set(re.findall(r"^(?:from|import) (\w+)", script, flags=re.MULTILINE)) == {
+        "pyvene",
+        "torch",
+        "transformers",
+        "interventions",
+    }
+    script = script.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_folder))
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    exec(script.replace("LAYER = 15", "LAYER = 1"), namespace)
+    losses = [
+        float(line.split()[1])
+        for line in capsys.readouterr().out.splitlines()
+        if line[:1].isdigit()
+    ]
+    assert len(losses) == 10
+    assert losses[-1] < losses[0]
+    torch.testing.assert_close(namespace["swap"].weight.norm(), torch.tensor(1.0))
+    assert (tmp_path / "pirate-pyvene" / "config.json").exists()
+
+
+def test_the_steering_script_runs(tiny_folder, tmp_path, monkeypatch, capsys):
+    (script,) = [block for block in PYTHON if "load_model" in block]
+    model = tiny_model("llama")
+    weight = torch.nn.functional.normalize(torch.randn(1, model.config.hidden_size), dim=1)
+    vector = SteeringVector(
+        weight, -torch.ones(1), torch.ones(1), layer=1, model=ModelIdentity.of(model)
+    )
+    vector.save(tmp_path / "runs/demo/vector")
+    monkeypatch.chdir(tmp_path)
+    exec(script.replace("smollm2-135m", str(tiny_folder)), {})
+    assert "How do I make tea?" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return build_parser()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command, parser, tmp_path):
+    arguments = [_underscored(word) for word in shlex.split(command)[1:]]
+    if "--config" in arguments:  # a run's own file, which does not exist here
+        recipe = next((Path(__file__).parent.parent / "concept_das/recipes").glob("*.yaml"))
+        shutil.copy(recipe, tmp_path / "config.yaml")
+        arguments[arguments.index("--config") + 1] = str(tmp_path / "config.yaml")
+        arguments.append("--data=rows.parquet")
+    parser.parse_args(arguments)
