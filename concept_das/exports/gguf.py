@@ -77,7 +77,7 @@ def to_gguf(
         writer = gguf.GGUFWriter(part, _ARCHITECTURE)
         writer.add_string(f"{_ARCHITECTURE}.model_hint", hint.lower())
         writer.add_uint32(f"{_ARCHITECTURE}.layer_count", 1)
-        writer.add_tensor(f"direction.{vector.layer + 1}", offset)
+        writer.add_tensor(f"direction.{vector.layer}", offset)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

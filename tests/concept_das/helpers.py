@@ -144,3 +144,40 @@ def plain_loss(
     pairs = [getattr(row, direction) for row in rows]
     values = [plain_jsd(*plain_interchange(model, layer, weight, pair)).mean() for pair in pairs]
     return torch.stack(values).mean()
+
+
+# On the planted model these differ in one thing: how much of the text are exclamation marks.
+PLANTED_ROWS = tuple(
+    Quadruple(f"{text}.....", neutral, f"{text}!!!!!", concept, 0, "Shout")
+    for text, neutral, concept in (
+        ("Name a fruit", "An apple.", "APPLE"),
+        ("Hi", "Hello there", "HELLO THERE"),
+        ("What is a ship", "A boat", "A BIG BOAT"),
+        ("Sing", "La la", "LA LA LA"),
+    )
+)
+
+
+def planted_model() -> PreTrainedModel:
+    """A model in which one known direction, the first axis, carries all that a prompt says.
+
+    Attention of the first block writes the share of exclamation marks read so far to the first
+    axis, which nothing else touches; the blocks above see every position alone. So swapping that
+    coordinate after block 0 is (but for the share's dilution along the response) the whole effect
+    of the concept prompt.
+    """
+    model = tiny_model("llama")
+    with torch.no_grad():
+        embedding = model.get_input_embeddings().weight
+        embedding[:, 0] = 0
+        mark = tiny_tokenizer().convert_tokens_to_ids("!")
+        embedding[mark] = 0
+        embedding[mark, 0] = 1
+        first = model.model.layers[0]
+        for parameter in (*first.self_attn.parameters(), *first.mlp.parameters()):
+            parameter.zero_()
+        first.self_attn.v_proj.weight[0, 0] = 4  # normalised, the mark is 4 on that axis
+        first.self_attn.o_proj.weight[0, 0] = 2
+        for block in model.model.layers[1:]:
+            block.self_attn.o_proj.weight.zero_()
+    return model

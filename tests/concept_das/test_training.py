@@ -1,0 +1,529 @@
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from concept_das import training
+from concept_das.data import DIRECTIONS, EncodedQuadruple
+from concept_das.errors import InputError, TrainingError
+from concept_das.methods import METHODS
+from concept_das.sites import find_site
+from concept_das.tracking import NoTracker
+from concept_das.training import (
+    TrainingConfig,
+    TrainingResult,
+    build_losses,
+    heldout_loss,
+    subspace_distance,
+    train_direction,
+)
+from interventions import DistributedInterchangeIntervention, orthonormal_rows
+from tests.concept_das.helpers import (
+    EVERY_ARCHITECTURE,
+    PAD,
+    PLANTED_ROWS,
+    ROWS,
+    encoded_rows,
+    plain_interchange,
+    plain_loss,
+    planted_model,
+    unchecked,
+)
+from tests.tiny import WIDTH, tiny_model
+
+BOTH_ENGINES = pytest.mark.parametrize("engine", ["auto", "pyvene"])
+
+LAYER = 1
+
+
+def intervention_of(rank: int = 1) -> DistributedInterchangeIntervention:
+    return DistributedInterchangeIntervention(embed_dim=WIDTH, low_rank_dimension=rank)
+
+
+def losses_of(
+    model: PreTrainedModel,
+    intervention: DistributedInterchangeIntervention,
+    rows: Sequence[EncodedQuadruple],
+    engine: Any = "pyvene",
+    **options: Any,
+) -> training.Losses:
+    model.requires_grad_(False)
+    config = TrainingConfig(**options)
+    return build_losses(model, find_site(model, LAYER), intervention, config, PAD, rows, engine)
+
+
+def train(
+    model: PreTrainedModel,
+    config: TrainingConfig,
+    rows: Sequence[EncodedQuadruple] = encoded_rows(),
+    layer: int = LAYER,
+    **options: Any,
+) -> TrainingResult:
+    return train_direction(model, find_site(model, layer), rows, config, pad_id=PAD, **options)
+
+
+@EVERY_ARCHITECTURE
+@BOTH_ENGINES
+@pytest.mark.parametrize("rank", [1, 2])
+def test_the_loss_is_the_papers(architecture: str, engine: Any, rank: int) -> None:
+    """Row by row, unpadded, in plain torch: so it depends on no batch and no engine."""
+    model, rows, intervention = tiny_model(architecture), encoded_rows(), intervention_of(rank)
+    losses = losses_of(model, intervention, rows, engine)
+    for direction in DIRECTIONS:
+        expected = plain_loss(model, LAYER, intervention.weight.detach(), rows, direction)
+        assert float(expected) > 0.01
+        found = losses.loss(rows, direction)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def other_loss(method: str, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Per response token, in float64, by the definitions."""
+    p, q = student.double().softmax(-1), teacher.double().softmax(-1)
+    if method == "das":
+        return -p.gather(-1, labels.unsqueeze(-1)).squeeze(-1).log()
+    if method == "kl_teacher_student":
+        return (q * (q / p).log()).sum(-1)
+    return (p * (p / q).log()).sum(-1)
+
+
+@pytest.mark.parametrize("method", ["das", "kl_teacher_student", "kl_student_teacher"])
+@pytest.mark.parametrize("reduction", ["sequence", "token"])
+@BOTH_ENGINES
+def test_the_losses_of_the_other_methods(method: str, reduction: str, engine: Any) -> None:
+    model, rows, intervention = tiny_model(), encoded_rows(), intervention_of()
+    losses = losses_of(model, intervention, rows, engine, method=method, reduction=reduction)
+    for direction in DIRECTIONS:
+        values = [
+            other_loss(
+                method,
+                *plain_interchange(model, LAYER, intervention.weight.detach(), pair),
+                torch.tensor(pair.base.response),
+            )
+            for pair in (getattr(row, direction) for row in rows)
+        ]
+        mean = torch.stack([value.mean() for value in values]).mean()
+        expected = mean if reduction == "sequence" else torch.cat(values).mean()
+        found = losses.loss(rows, direction)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+# Llama's norms compute in float32 whatever the model's precision, so differences are coarse there.
+@pytest.mark.parametrize(
+    ("architecture", "step", "tolerance"), [("gpt2", 1e-5, 1e-7), ("llama", 1e-3, 1e-3)]
+)
+@BOTH_ENGINES
+def test_the_gradient_of_the_objective(
+    architecture: str, step: float, tolerance: float, engine: Any
+) -> None:
+    model, rows = tiny_model(architecture).double(), encoded_rows(2)
+    intervention = intervention_of().double()
+    losses = losses_of(model, intervention, rows, engine)
+    for direction in DIRECTIONS:
+        losses.loss(rows, direction).backward()
+    gradient = intervention.weight.grad
+    assert gradient is not None
+    weight = intervention.weight.detach()
+
+    def objective(weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            return sum(plain_loss(model, LAYER, weight, rows, d) for d in DIRECTIONS)  # type: ignore[return-value]
+
+    for axis in torch.eye(WIDTH, dtype=torch.float64):
+        move = step * axis.unsqueeze(0)
+        numeric = (objective(weight + move) - objective(weight - move)) / (2 * step)
+        assert float((gradient * axis).sum()) == pytest.approx(float(numeric), abs=tolerance)
+    assert float(gradient.abs().max()) > 10 * tolerance
+
+
+@BOTH_ENGINES
+def test_a_loss_does_not_depend_on_the_company(engine: Any) -> None:
+    model, rows = tiny_model("qwen2"), encoded_rows()
+    losses = losses_of(model, intervention_of(), rows, engine)
+    for direction in DIRECTIONS:
+        together = losses.loss(rows, direction)
+        alone = torch.stack([losses.loss([row], direction) for row in rows])
+        torch.testing.assert_close(alone.mean(), together, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(losses.loss(rows[::-1], direction), together)
+
+
+@BOTH_ENGINES
+def test_the_heldout_loss_weighs_rows_and_not_batches(engine: Any) -> None:
+    model, rows, intervention = tiny_model(), encoded_rows(), intervention_of()
+    losses = losses_of(model, intervention, rows, engine)
+    found = heldout_loss(losses, rows, 3)  # batches of three and two
+    expected = {
+        f"heldout_{d}": float(plain_loss(model, LAYER, intervention.weight.detach(), rows, d))
+        for d in DIRECTIONS
+    }
+    expected["heldout_loss"] = sum(expected.values())
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@BOTH_ENGINES
+@pytest.mark.parametrize(("rank", "clip", "decay"), [(1, 0.01, 0.0), (1, 100.0, 0.1), (2, 1.0, 0.0)])
+def test_one_step_by_hand(engine: Any, rank: int, clip: float, decay: float) -> None:
+    model, rows = tiny_model(), encoded_rows()
+    rate, epsilon = 0.05, 1e-8
+    config = TrainingConfig(
+        rank=rank,
+        learning_rate=rate,
+        epochs=1,
+        batch_size=len(rows),
+        gradient_clip=clip,
+        weight_decay=decay,
+        seed=7,
+    )
+    torch.manual_seed(7)
+    start = intervention_of(rank).weight.detach().clone().requires_grad_()
+    elicit, suppress = (plain_loss(model, LAYER, start, rows, d) for d in DIRECTIONS)
+    (gradient,) = torch.autograd.grad(elicit + suppress, start)
+    norm = gradient.norm()
+    clipped = gradient * min(1.0, clip / float(norm))
+    stepped = start.detach() * (1 - rate * decay) - rate * clipped / (clipped.abs() + epsilon)
+
+    result = train(model, config, rows, engine=engine)
+    torch.testing.assert_close(result.weight, orthonormal_rows(stepped), atol=1e-4, rtol=0)
+    (record,) = result.history
+    assert record["loss_elicit"] == pytest.approx(float(elicit), rel=1e-4)
+    assert record["loss_suppress"] == pytest.approx(float(suppress), rel=1e-4)
+    assert record["loss"] == pytest.approx(float(elicit + suppress), rel=1e-4)
+    assert record["gradient_norm"] == pytest.approx(float(norm), rel=1e-3)
+    assert record["learning_rate"] == rate
+    overlap = (start.detach() @ result.weight.T).pow(2).sum() / rank
+    assert record["drift"] == pytest.approx(float((1 - overlap).sqrt()), rel=1e-4)
+    assert (record["step"], record["epoch"]) == (0.0, 0.0) or record["step"] == 1.0
+
+
+def test_the_learning_rate_falls_to_zero() -> None:
+    config = TrainingConfig(epochs=2, batch_size=2, learning_rate=0.06)
+    history = train(tiny_model(), config).history
+    assert [record["learning_rate"] for record in history] == pytest.approx(
+        [0.06 * (1 - step / 6) for step in range(6)]
+    )
+
+
+def test_every_row_is_seen_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[EncodedQuadruple]] = []
+
+    class Recording:
+        def __init__(self, weight: Tensor) -> None:
+            self.weight = weight
+
+        def loss(self, rows: Sequence[EncodedQuadruple], direction: str) -> Tensor:
+            if direction == "elicit":
+                seen.append(list(rows))
+            return self.weight.pow(2).sum()
+
+    monkeypatch.setattr(
+        training, "build_losses", lambda model, site, intervention, *_: Recording(intervention.weight)
+    )
+    rows = encoded_rows()
+    train(tiny_model(), TrainingConfig(epochs=3, batch_size=2), rows)
+    assert [len(batch) for batch in seen] == [2, 2, 1] * 3
+    orders = [[rows.index(row) for batch in seen[i : i + 3] for row in batch] for i in (0, 3, 6)]
+    assert all(sorted(order) == list(range(len(rows))) for order in orders)
+    assert orders[0] != orders[1]
+
+
+def test_the_seed_decides_everything() -> None:
+    config = TrainingConfig(epochs=2, batch_size=2)
+    first = train(tiny_model(), config, heldout=encoded_rows(2))
+    torch.rand(7)
+    again = train(tiny_model(), config, heldout=encoded_rows(2))
+    assert torch.equal(first.weight, again.weight)
+    assert first.history == again.history
+    other = train(tiny_model(), replace(config, seed=1))
+    assert not torch.allclose(first.weight, other.weight)
+
+
+class _Stop(Exception):
+    pass
+
+
+class InterruptingTracker(NoTracker):
+    """Raises when the n-th record is logged; the next run with it goes through."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.records: list[Mapping[str, float]] = []
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise _Stop
+        self.records.append(values)
+
+
+# With three steps and a held-out record an epoch: within the first, at the second's last step,
+# at its held-out record, within the third.
+@pytest.mark.parametrize("at", [2, 7, 8, 10])
+@pytest.mark.parametrize("options", [{}, {"rank": 2, "patience": 3, "method": "das"}], ids=str)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    tmp_path: Path, at: int, options: dict[str, Any]
+) -> None:
+    config = TrainingConfig(epochs=4, batch_size=2, **options)
+    heldout = encoded_rows(2)
+    expected = train(tiny_model(), config, heldout=heldout)
+    tracker = InterruptingTracker(at)
+    with pytest.raises(_Stop):
+        train(tiny_model(), config, heldout=heldout, checkpoint=tmp_path, tracker=tracker)
+    torch.rand(5)
+    result = train(tiny_model(), config, heldout=heldout, checkpoint=tmp_path, tracker=tracker)
+    assert torch.equal(result.weight, expected.weight)
+    assert result.history == expected.history
+    assert result.best_epoch == expected.best_epoch
+    steps = [(r["step"], "heldout_loss" in r) for r in result.history]
+    assert len(set(steps)) == len(steps)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=2, batch_size=2)
+    first = train(tiny_model(), config, checkpoint=tmp_path)
+    tracker = InterruptingTracker(99)
+    again = train(tiny_model(), config, checkpoint=tmp_path, tracker=tracker)
+    assert tracker.records == []
+    assert torch.equal(again.weight, first.weight)
+    assert again.history == first.history
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.safetensors"]
+
+
+def with_row(i: int, text: str) -> list[EncodedQuadruple]:
+    rows = [replace(row, positive_output=text) if i == j else row for j, row in enumerate(ROWS)]
+    return encoded_rows(rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"config": TrainingConfig(epochs=1, learning_rate=0.02)}, "learning_rate"),
+        ({"config": TrainingConfig(epochs=2)}, "epochs"),
+        ({"config": TrainingConfig(epochs=1, rank=2)}, "rank"),
+        ({"config": TrainingConfig(epochs=1, method="das", seed=1)}, "method, seed"),
+        ({"rows": encoded_rows()[::-1]}, "data"),
+        ({"rows": with_row(4, "A mile")}, "data"),
+        ({"heldout": encoded_rows(1)}, "data"),
+        ({"layer": 2}, "layer"),
+        ({"model": tiny_model(seed=1)}, "model"),
+    ],
+    ids=str,
+)
+def test_progress_of_another_run(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    arguments = {"model": tiny_model(), "config": TrainingConfig(epochs=1), "rows": encoded_rows()}
+    train(**arguments, checkpoint=tmp_path)
+    before = (tmp_path / "progress.safetensors").read_bytes()
+    with pytest.raises(InputError, match=rf"progress of another run \({named} differ\); delete it"):
+        train(**{**arguments, **change}, checkpoint=tmp_path)
+    assert (tmp_path / "progress.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-8], lambda b: b[:20], lambda b: b"", lambda b: b[::-1]])
+def test_damaged_progress(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    train(tiny_model(), TrainingConfig(epochs=1), checkpoint=tmp_path)
+    path = tmp_path / "progress.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=r"progress.safetensors is damaged; delete it"):
+        train(tiny_model(), TrainingConfig(epochs=1), checkpoint=tmp_path)
+
+
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, values: list[float]
+) -> list[Tensor]:
+    """Held-out losses from a list; returns the weights they were asked for."""
+    weights: list[Tensor] = []
+
+    def measured(losses: Any, rows: Any, batch_size: int) -> dict[str, float]:
+        weights.append(losses.intervention.weight.detach().clone())
+        return {"heldout_loss": values[len(weights) - 1]}
+
+    monkeypatch.setattr(training, "heldout_loss", measured)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("patience", "values", "epochs", "best"),
+    [
+        (2, [3.0, 2.0, 2.5, 2.1, 1.0], 4, 2),
+        (1, [3.0, 3.0, 1.0], 2, 1),
+        (3, [5.0, 6.0, 4.0, 5.0, 5.0], 5, 3),
+        (2, [5.0, 4.0, 3.0, 2.0, 1.0], 5, 5),
+        (2, [float("nan"), 4.0, 5.0, 6.0, 1.0], 4, 2),
+    ],
+)
+def test_early_stopping_keeps_the_best(
+    monkeypatch: pytest.MonkeyPatch, patience: int, values: list[float], epochs: int, best: int
+) -> None:
+    weights = scripted(monkeypatch, values)
+    config = TrainingConfig(epochs=5, batch_size=3, patience=patience)
+    result = train(tiny_model(), config, heldout=encoded_rows(1))
+    assert len(weights) == epochs
+    assert result.best_epoch == best
+    assert torch.equal(result.weight, weights[best - 1])
+
+
+def test_without_patience_the_last_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = scripted(monkeypatch, [1.0, 2.0, 3.0])
+    config = TrainingConfig(epochs=3, batch_size=3)
+    result = train(tiny_model(), config, heldout=encoded_rows(1))
+    assert result.best_epoch == 3
+    assert torch.equal(result.weight, weights[-1])
+
+
+def test_an_early_stopped_run_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = scripted(monkeypatch, [1.0, 2.0, 0.5])
+    config = TrainingConfig(epochs=3, batch_size=3, patience=1)
+    arguments = {"heldout": encoded_rows(1), "checkpoint": tmp_path}
+    first = train(tiny_model(), config, **arguments)
+    again = train(tiny_model(), config, **arguments)
+    assert len(weights) == 2
+    assert again.best_epoch == first.best_epoch == 1
+    assert torch.equal(again.weight, weights[0])
+
+
+@BOTH_ENGINES
+def test_nan_in_the_weights_of_the_model(engine: Any) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight[5, 5] = float("nan")
+    message = (
+        r"the elicit loss is nan at step 1 \(epoch 1\), training rows \[\d, \d\]; load the model in"
+    )
+    with pytest.raises(TrainingError, match=message):
+        train(model, TrainingConfig(batch_size=2), engine=engine)
+
+
+@BOTH_ENGINES
+def test_nan_in_one_row_names_the_row(engine: Any) -> None:
+    model = tiny_model()
+    rows = with_row(3, "~")
+    with torch.no_grad():
+        token = rows[3].elicit.base.response[0]
+        model.get_input_embeddings().weight[token] = float("nan")
+    # The embedding of a response's last token predicts nothing; one more token does.
+    with pytest.raises(TrainingError, match=r"training rows \[3\]"):
+        train(model, TrainingConfig(batch_size=1), with_row(3, "~~"), engine=engine)
+    train(model, TrainingConfig(batch_size=1, epochs=1), rows, engine=engine)
+
+
+@BOTH_ENGINES
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_left_as_it_was(engine: Any, fails: bool) -> None:
+    model = tiny_model()
+    model.train()
+    model.lm_head.weight.requires_grad_(False)
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    tracker = InterruptingTracker(1 if fails else 99)
+    try:
+        train(model, TrainingConfig(epochs=1), engine=engine, tracker=tracker)
+    except _Stop:
+        assert fails
+    assert model.training
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert not any("forward" in vars(m) for m in model.modules())
+
+
+def test_the_users_hooks_survive_the_engine() -> None:
+    model, calls = tiny_model(), []
+    model.model.layers[LAYER].register_forward_hook(lambda *_: calls.append(1))
+    train(model, TrainingConfig(epochs=1))
+    calls.clear()
+    model(torch.tensor([[5, 6]]))
+    assert calls == [1]
+
+
+def test_dropout_is_off_while_training() -> None:
+    model = tiny_model("gpt2")
+    config = TrainingConfig(epochs=1, batch_size=5)
+    expected = train(model, config).history
+    model.train()
+    assert train(model, config).history == expected
+
+
+def test_a_planted_direction_is_found() -> None:
+    model, rows = planted_model(), encoded_rows(rows=PLANTED_ROWS)
+    config = TrainingConfig(epochs=20, batch_size=2, learning_rate=0.1)
+    result = train(model, config, rows, layer=0, heldout=rows)
+    assert float(result.weight[0, 0].abs()) > 0.97
+    losses = [record["heldout_loss"] for record in result.history if "heldout_loss" in record]
+    assert losses[-1] < 0.1 * result.history[0]["loss"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_lowers_its_loss(method: str) -> None:
+    model, rows = planted_model(), encoded_rows(rows=PLANTED_ROWS)
+    config = TrainingConfig(method=method, epochs=8, batch_size=4, learning_rate=0.1)
+    history = train(model, config, rows, layer=0).history
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "phi3"])
+def test_a_random_model_learns_too(architecture: str) -> None:
+    config = TrainingConfig(epochs=10, batch_size=5, rank=2)
+    history = train(tiny_model(architecture), config).history
+    assert history[-1]["loss"] < history[0]["loss"] - 0.01
+
+
+def test_rows_stay_orthonormal() -> None:
+    result = train(tiny_model(), TrainingConfig(rank=3, epochs=3, batch_size=2, learning_rate=0.5))
+    assert result.weight.dtype == torch.float32
+    torch.testing.assert_close(result.weight @ result.weight.T, torch.eye(3), atol=1e-6, rtol=0)
+
+
+def test_a_model_in_bfloat16_trains_a_float32_direction() -> None:
+    model = tiny_model().to(torch.bfloat16)
+    result = train(model, TrainingConfig(epochs=2, batch_size=5))
+    assert result.weight.dtype == torch.float32
+    exact = train(tiny_model(), TrainingConfig(epochs=2, batch_size=5))
+    assert result.history[0]["loss"] == pytest.approx(exact.history[0]["loss"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "unknown method 'magic'; choose one of cdas, kl_teacher_student"),
+        ({"rank": 0}, "rank is 0; it must be at least 1"),
+        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"batch_size": -1}, "batch_size is -1; it must be at least 1"),
+        ({"max_response_tokens": 0}, "max_response_tokens is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be above 0"),
+        ({"gradient_clip": -1.0}, "gradient_clip is -1.0; it must be above 0"),
+        ({"reduction": "sum"}, "unknown reduction 'sum'; choose one of sequence, token"),
+        ({"patience": -1}, "patience is -1"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+    ],
+)
+def test_unusable_configurations(options: dict[str, Any], message: str) -> None:
+    with unchecked(), pytest.raises(InputError, match=message):
+        TrainingConfig(**options)
+
+
+def test_unusable_runs() -> None:
+    with pytest.raises(InputError, match="there are no training rows"):
+        train(tiny_model(), TrainingConfig(), [])
+    with pytest.raises(InputError, match="needs held-out rows; hold some out"):
+        train(tiny_model(), TrainingConfig(patience=1))
+    with pytest.raises(InputError, match=f"rank 17 exceeds the model's width {WIDTH}"):
+        train(tiny_model(), TrainingConfig(rank=17))
+    with unchecked(), pytest.raises(InputError, match="unknown engine 'steam'; choose auto or py"):
+        train(tiny_model(), TrainingConfig(), engine="steam")
+
+
+def test_distance_of_subspaces() -> None:
+    axes = torch.eye(4)
+    assert subspace_distance(axes[:1], -axes[:1]) == 0.0
+    assert subspace_distance(axes[:1], axes[1:2]) == 1.0
+    turned = torch.tensor([[0.6, 0.8, 0.0, 0.0]])
+    assert subspace_distance(axes[:1], turned) == pytest.approx(0.8)
+    assert subspace_distance(axes[:2], axes[[1, 0]]) == 0.0
+    assert subspace_distance(axes[:2], axes[[1, 2]]) == pytest.approx(0.5**0.5)
