@@ -25,12 +25,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
 from concept_das.chats import Batch, Turn
-from concept_das.data import Direction, EncodedQuadruple, Interchange
+from concept_das.data import DIRECTIONS, Direction, EncodedQuadruple, Interchange
 from concept_das.methods import Method
-from concept_das.scoring import collate_for
+from concept_das.scoring import batches, collate_for
 from concept_das.sites import Site, capture, hidden_states_at
 from interventions import DistributedInterchangeIntervention
 from objectives import reduce_tokens
@@ -75,7 +76,7 @@ class ReplayLosses:
         method: Method,
         reduction: Reduction,
         pad_id: int,
-        probe: Sequence[EncodedQuadruple],
+        rows: Sequence[EncodedQuadruple],
         *,
         chunk: int = 64,
     ) -> None:
@@ -88,14 +89,18 @@ class ReplayLosses:
         self.chunk = chunk
         self.projection = projection_of(model)
         self.constants: dict[Interchange, Constants] = {}
-        self.as_tensor = _blocks_return_tensors(model, site, probe[0].elicit.base, pad_id)
+        self.as_tensor = _blocks_return_tensors(model, site, rows[0].elicit.base, pad_id)
         try:
-            self.prefix = _PrefixCache(model, probe[0].elicit.base)
-            self._check(probe[:2])
+            self.prefix = _PrefixCache(model, rows[0].elicit.base)
+            self._check(rows[:2])
         except ReplayError:  # some models of transformers 4 take no plain cache
             self.prefix = _PrefixCache(model, None)
             self.constants.clear()
-            self._check(probe[:2])
+            self._check(rows[:2])
+        # In an order that no interruption changes: how rows are batched shows in the last digits.
+        pairs = [getattr(row, direction) for direction in DIRECTIONS for row in rows]
+        for part in tqdm(list(batches(pairs, 8)), desc="cache", leave=False):
+            self._constants_of(part)
 
     def loss(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> Float[Tensor, ""]:
         """The method's loss of a batch in one direction, with its graph."""

@@ -60,7 +60,8 @@ class Evaluation:
 
     def best(self, direction: Direction) -> dict[str, float]:
         """The table's row at the multiplier with the highest recovery in a direction."""
-        row = self.table.iloc[int(self.table[RECOVERY[direction]].to_numpy().argmax())]
+        values = self.table[RECOVERY[direction]].fillna(-np.inf)
+        row = self.table.iloc[int(values.to_numpy().argmax())]
         return {str(name): float(value) for name, value in row.items()}
 
     def at(self, multiplier: float) -> dict[str, float]:
@@ -75,6 +76,7 @@ def unrelated_turns(chat: ChatFormat, limit: int) -> list[Turn]:
     return [chat.prompt(r["instruction"]).with_response(chat.text_ids(r["response"])) for r in rows]
 
 
+@torch.no_grad()
 def evaluate(
     model: PreTrainedModel,
     chat: ChatFormat,
@@ -131,7 +133,6 @@ class _Measurement:
     rule: Rule
     pad_id: int
 
-    @torch.no_grad()
     def heldout(self, chunk: Sequence[tuple[int, EncodedQuadruple]]) -> Iterator[dict[str, Any]]:
         """Log-likelihoods and divergences of a batch of quadruples, both directions."""
         for direction in DIRECTIONS:
@@ -154,7 +155,6 @@ class _Measurement:
                         "jsd": float(jensen_shannon(steered[i], teacher[i]).mean()),
                     }
 
-    @torch.no_grad()
     def unrelated(self, chunk: Sequence[tuple[int, Turn]]) -> Iterator[dict[str, Any]]:
         """KL(unsteered || steered) of a batch of unrelated turns, both directions."""
         turns = [turn for _, turn in chunk]
@@ -244,7 +244,8 @@ def _signature(
         [value.tolist() for value in factors],
         [[row.elicit.base.ids, row.suppress.base.ids] for row in heldout],
         [turn.ids for turn in unrelated],
-        [list(multipliers), rule, batch_size, vector.layer, vector.model.fingerprint],
+        [vector.operation, vector.layer, vector.prefix_length, vector.model.fingerprint],
+        [list(multipliers), rule, batch_size],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -255,9 +256,10 @@ def _read_partial(partial: Path | None, signature: str) -> list[list[dict[str, A
     try:
         kept = json.loads(partial.read_text(encoding="utf-8"))
         finished: list[list[dict[str, Any]]] = kept["batches"]
-    except (ValueError, KeyError) as error:
+        same = kept["signature"] == signature
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{partial} is damaged; delete it to start again") from error
-    if kept["signature"] != signature:
+    if not same:
         log.info("%s is of another evaluation; starting again", partial)
         return []
     return finished

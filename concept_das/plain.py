@@ -4,12 +4,13 @@ This is the reference: two forward passes per direction, nothing cached, every a
 pyvene can hook.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyvene as pv
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.chats import Batch
@@ -71,13 +72,29 @@ class PyveneLosses:
         prefix = base.rows[0].prompt.prefix_length
         positions = list(range(prefix, base.input_ids.shape[1]))
         key = self.intervenable.sorted_keys[0]
-        _, output = self.intervenable(
-            base.model_inputs(),
-            source_representations={key: source_states},
-            unit_locations={"sources->base": (None, [[positions] * len(base.rows)])},
-            use_cache=False,
-        )
+        with _keeping_hooks(self.model):
+            _, output = self.intervenable(
+                base.model_inputs(),
+                source_representations={key: source_states},
+                unit_locations={"sources->base": (None, [[positions] * len(base.rows)])},
+                use_cache=False,
+            )
         return _at_responses(output.logits, base)
+
+
+@contextmanager
+def _keeping_hooks(model: nn.Module) -> Iterator[None]:
+    """Put back the forward hooks that pyvene takes off the whole model.
+
+    The user's own, and those by which transformers 5 collects `output_hidden_states`.
+    """
+    kept = [(m, dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, hooks, pre_hooks in kept:
+            module._forward_hooks.update(hooks)
+            module._forward_pre_hooks.update(pre_hooks)
 
 
 def _at_responses(logits: Tensor, batch: Batch) -> list[Tensor]:

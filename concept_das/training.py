@@ -72,6 +72,9 @@ class TrainingConfig:
         for name in ("rank", "epochs", "batch_size", "max_response_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("patience", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name in ("learning_rate", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -192,13 +195,13 @@ def build_losses(
     """The training losses of an intervention, by the chosen engine.
 
     Args:
-        rows: some rows to try the replay on.
+        rows: the training rows; the replay is tried on the first ones.
     """
     method = find_method(config.method)
     if engine == "auto":
         try:
             return ReplayLosses(
-                model, site, intervention, method, config.reduction, pad_id, probe=rows
+                model, site, intervention, method, config.reduction, pad_id, rows
             )
         except ReplayError as reason:
             log.warning("training by pyvene: this model cannot be replayed (%s)", reason)
@@ -223,8 +226,8 @@ def _step(
         loss = losses.loss(rows, direction)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
-                f"the {direction} loss is {float(loss)} {where}; load the model in float32 or "
-                "inspect these rows"
+                f"the {direction} loss is {float(loss.detach())} {where}; load the model in "
+                "float32 or inspect these rows"
             )
         loss.backward()  # one direction's graph at a time
         record[f"loss_{direction}"] = float(loss.detach())

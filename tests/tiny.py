@@ -122,6 +122,7 @@ _RECIPES: dict[str, tuple[str, str, dict[str, object]]] = {
 }
 
 ALL_ARCHITECTURES = tuple(_RECIPES)
+"""Those that some supported transformers has."""
 
 TINY_ARCHITECTURES = tuple(
     name for name, (_, model_class, _) in _RECIPES.items() if hasattr(transformers, model_class)

@@ -176,7 +176,7 @@ def planted_model() -> PreTrainedModel:
         first = model.model.layers[0]
         for parameter in (*first.self_attn.parameters(), *first.mlp.parameters()):
             parameter.zero_()
-        first.self_attn.v_proj.weight[0, 0] = 4  # normalised, the mark is 4 on that axis
+        first.self_attn.v_proj.weight[0, 0] = 4  # normalised, a mark is 4 on that axis: 32 in all
         first.self_attn.o_proj.weight[0, 0] = 2
         for block in model.model.layers[1:]:
             block.self_attn.o_proj.weight.zero_()

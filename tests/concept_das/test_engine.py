@@ -43,7 +43,7 @@ def test_equals_pyvene_on_every_architecture(name, layer, rows):
     site = find_site(model, layer)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width, low_rank_dimension=2)
     arguments = (model, site, intervention, METHODS["cdas"], "sequence", PAD)
-    plain, engine = PyveneLosses(*arguments), ReplayLosses(*arguments, probe=rows)
+    plain, engine = PyveneLosses(*arguments), ReplayLosses(*arguments, rows)
     for direction in ("elicit", "suppress"):
         expected, expected_gradient = _loss_and_gradient(plain, intervention, rows, direction)
         found, gradient = _loss_and_gradient(engine, intervention, rows, direction)
@@ -59,7 +59,7 @@ def test_equals_pyvene_for_every_method(method, reduction, rows):
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
     arguments = (model, site, intervention, METHODS[method], reduction, PAD)
     expected = _loss_and_gradient(PyveneLosses(*arguments), intervention, rows, "elicit")
-    found = _loss_and_gradient(ReplayLosses(*arguments, probe=rows), intervention, rows, "elicit")
+    found = _loss_and_gradient(ReplayLosses(*arguments, rows), intervention, rows, "elicit")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_the_model_is_left_as_it_was(rows):
     ids = torch.tensor([rows[0].elicit.base.ids])
     before = model(input_ids=ids).logits
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(model, site, intervention, METHODS["cdas"], "token", PAD, probe=rows)
+    losses = ReplayLosses(model, site, intervention, METHODS["cdas"], "token", PAD, rows)
     losses.loss(rows, "elicit").backward()
     assert torch.equal(model(input_ids=ids).logits, before)
     assert not any("forward" in vars(module) for module in model.modules())
@@ -94,7 +94,7 @@ def test_constants_are_computed_once(rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(model, site, intervention, METHODS["cdas"], "token", PAD, probe=rows)
+    losses = ReplayLosses(model, site, intervention, METHODS["cdas"], "token", PAD, rows)
     first = losses.loss(rows, "suppress")
     calls = []
     site.blocks_below(model)[0].register_forward_pre_hook(lambda *_: calls.append(1))

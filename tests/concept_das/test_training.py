@@ -34,7 +34,7 @@ from tests.concept_das.helpers import (
     planted_model,
     unchecked,
 )
-from tests.tiny import WIDTH, tiny_model
+from tests.tiny import LAYERS, WIDTH, tiny_model
 
 BOTH_ENGINES = pytest.mark.parametrize("engine", ["auto", "pyvene"])
 
@@ -180,8 +180,9 @@ def test_one_step_by_hand(engine: Any, rank: int, clip: float, decay: float) -> 
     )
     torch.manual_seed(7)
     start = intervention_of(rank).weight.detach().clone().requires_grad_()
-    elicit, suppress = (plain_loss(model, LAYER, start, rows, d) for d in DIRECTIONS)
-    (gradient,) = torch.autograd.grad(elicit + suppress, start)
+    losses = [plain_loss(model, LAYER, start, rows, d) for d in DIRECTIONS]
+    (gradient,) = torch.autograd.grad(sum(losses), start)
+    elicit, suppress = (float(loss.detach()) for loss in losses)
     norm = gradient.norm()
     clipped = gradient * min(1.0, clip / float(norm))
     stepped = start.detach() * (1 - rate * decay) - rate * clipped / (clipped.abs() + epsilon)
@@ -189,14 +190,14 @@ def test_one_step_by_hand(engine: Any, rank: int, clip: float, decay: float) -> 
     result = train(model, config, rows, engine=engine)
     torch.testing.assert_close(result.weight, orthonormal_rows(stepped), atol=1e-4, rtol=0)
     (record,) = result.history
-    assert record["loss_elicit"] == pytest.approx(float(elicit), rel=1e-4)
-    assert record["loss_suppress"] == pytest.approx(float(suppress), rel=1e-4)
-    assert record["loss"] == pytest.approx(float(elicit + suppress), rel=1e-4)
+    assert record["loss_elicit"] == pytest.approx(elicit, rel=1e-4)
+    assert record["loss_suppress"] == pytest.approx(suppress, rel=1e-4)
+    assert record["loss"] == pytest.approx(elicit + suppress, rel=1e-4)
     assert record["gradient_norm"] == pytest.approx(float(norm), rel=1e-3)
     assert record["learning_rate"] == rate
     overlap = (start.detach() @ result.weight.T).pow(2).sum() / rank
     assert record["drift"] == pytest.approx(float((1 - overlap).sqrt()), rel=1e-4)
-    assert (record["step"], record["epoch"]) == (0.0, 0.0) or record["step"] == 1.0
+    assert record["step"] == 1.0
 
 
 def test_the_learning_rate_falls_to_zero() -> None:
@@ -400,15 +401,11 @@ def test_nan_in_the_weights_of_the_model(engine: Any) -> None:
 
 @BOTH_ENGINES
 def test_nan_in_one_row_names_the_row(engine: Any) -> None:
-    model = tiny_model()
-    rows = with_row(3, "~")
+    model, rows = tiny_model(), with_row(3, "~")
     with torch.no_grad():
-        token = rows[3].elicit.base.response[0]
-        model.get_input_embeddings().weight[token] = float("nan")
-    # The embedding of a response's last token predicts nothing; one more token does.
-    with pytest.raises(TrainingError, match=r"training rows \[3\]"):
-        train(model, TrainingConfig(batch_size=1), with_row(3, "~~"), engine=engine)
-    train(model, TrainingConfig(batch_size=1, epochs=1), rows, engine=engine)
+        model.get_input_embeddings().weight[rows[3].elicit.base.response[0]] = float("nan")
+    with pytest.raises(TrainingError, match=r"\(epoch 1\), training rows \[3\]"):
+        train(model, TrainingConfig(batch_size=1), rows, engine=engine)
 
 
 @BOTH_ENGINES
@@ -432,13 +429,17 @@ def test_the_model_is_left_as_it_was(engine: Any, fails: bool) -> None:
     assert not any("forward" in vars(m) for m in model.modules())
 
 
-def test_the_users_hooks_survive_the_engine() -> None:
+@BOTH_ENGINES
+def test_hooks_of_the_user_and_of_transformers_survive(engine: Any) -> None:
     model, calls = tiny_model(), []
-    model.model.layers[LAYER].register_forward_hook(lambda *_: calls.append(1))
-    train(model, TrainingConfig(epochs=1))
+    block, ids = model.model.layers[LAYER], torch.tensor([[5, 6]])
+    block.register_forward_hook(lambda *_: calls.append("after"))
+    block.register_forward_pre_hook(lambda *_, **__: calls.append("before"), with_kwargs=True)
+    model(ids, output_hidden_states=True)
+    train(model, TrainingConfig(epochs=1), engine=engine)
     calls.clear()
-    model(torch.tensor([[5, 6]]))
-    assert calls == [1]
+    assert len(model(ids, output_hidden_states=True).hidden_states) == LAYERS + 1
+    assert calls == ["before", "after"]
 
 
 def test_dropout_is_off_while_training() -> None:
@@ -463,7 +464,7 @@ def test_every_method_lowers_its_loss(method: str) -> None:
     model, rows = planted_model(), encoded_rows(rows=PLANTED_ROWS)
     config = TrainingConfig(method=method, epochs=8, batch_size=4, learning_rate=0.1)
     history = train(model, config, rows, layer=0).history
-    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert history[-1]["loss"] < 0.9 * history[0]["loss"]
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "phi3"])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pyvene as pv
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,7 +21,7 @@ from interventions import (
     DistributedInterchangeIntervention,
     orthonormal_rows,
 )
-from tests.tiny import TINY_ARCHITECTURES, WIDTH, tiny_model
+from tests.tiny import ALL_ARCHITECTURES, TINY_ARCHITECTURES, WIDTH, tiny_model
 
 LAYER = 1
 RANK = 2
@@ -75,13 +76,16 @@ PYVENE_KNOWS = ("llama", "gemma2", "qwen2", "gpt2")
 def architectures(needs_table: bool = False) -> Any:
     """All that transformers has; those that pyvene cannot do must fail, or this table is old."""
     unknown = pytest.mark.xfail(raises=KeyError, reason="pyvene has no table entry", strict=True)
-    return pytest.mark.parametrize(
-        "architecture",
-        [
-            pytest.param(name, marks=unknown if needs_table and name not in PYVENE_KNOWS else [])
-            for name in TINY_ARCHITECTURES
-        ],
-    )
+    params = []
+    for name in ALL_ARCHITECTURES:
+        marks = []
+        if name not in TINY_ARCHITECTURES:
+            reason = f"transformers {transformers.__version__} has no {name}"
+            marks.append(pytest.mark.skip(reason=reason))
+        elif needs_table and name not in PYVENE_KNOWS:
+            marks.append(unknown)
+        params.append(pytest.param(name, marks=marks))
+    return pytest.mark.parametrize("architecture", params)
 
 
 ON_ALL = architectures()

@@ -14,10 +14,8 @@ from transformers import PreTrainedModel
 from concept_das.chats import Batch, ChatFormat, Turn, collate
 from concept_das.sites import find_site
 from interventions import ClampIntervention, coordinates, orthonormal_rows
-from tests.interventions.test_contract import record_calls
-from tests.tiny import TINY_ARCHITECTURES, WIDTH, tiny_model, tiny_tokenizer
-
-ON_ALL = pytest.mark.parametrize("architecture", TINY_ARCHITECTURES)
+from tests.interventions.test_contract import ON_ALL, record_calls
+from tests.tiny import WIDTH, tiny_model, tiny_tokenizer
 
 FACTOR = torch.tensor([6.0])
 NEW_TOKENS = 10

@@ -1,0 +1,333 @@
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from concept_das import evaluation
+from concept_das.chats import Turn
+from concept_das.data import DIRECTIONS
+from concept_das.errors import InputError, VectorMismatchError
+from concept_das.evaluation import Evaluation, evaluate, recovery, unrelated_turns
+from concept_das.factors import measure_latents
+from concept_das.making import read_resource
+from concept_das.sites import find_site
+from concept_das.vectors import ModelIdentity, SteeringVector
+from tests.concept_das.helpers import (
+    EVERY_ARCHITECTURE,
+    PAD,
+    PLANTED_ROWS,
+    block_of,
+    encoded_rows,
+    hooked,
+    plain_jsd,
+    plain_logits,
+    planted_model,
+    random_vector,
+    tiny_chat,
+)
+from tests.tiny import WIDTH, tiny_model
+
+
+def unrelated() -> list[Turn]:
+    chat = tiny_chat()
+    return [
+        chat.prompt(text).with_response(chat.text_ids(answer))
+        for text, answer in (("Count", "1, 2, 3"), ("What is rain?", "Water."), ("Bye", "See you"))
+    ]
+
+
+def measured(model: PreTrainedModel, vector: SteeringVector, **options: Any) -> Evaluation:
+    options = {"multipliers": (0.5, 1.0), "unrelated": unrelated(), "batch_size": 2, **options}
+    heldout = options.pop("heldout", encoded_rows())
+    return evaluate(model, tiny_chat(), vector, heldout, **options)
+
+
+def by_hand(logits: Tensor, response: Sequence[int]) -> float:
+    log_p = logits.double().log_softmax(-1)
+    return float(log_p[torch.arange(len(response)), torch.tensor(response)].mean())
+
+
+@EVERY_ARCHITECTURE
+@pytest.mark.parametrize("rule", ["paper", "interpolate"])
+@torch.no_grad()
+def test_one_row_by_hand(architecture: str, rule: Any) -> None:
+    model = tiny_model(architecture)
+    vector, row = random_vector(model, rank=2), encoded_rows()[2]
+    rows = measured(model, vector, rule=rule).rows
+    for direction, here, there in (
+        ("elicit", vector.negative_factor, vector.positive_factor),
+        ("suppress", vector.positive_factor, vector.negative_factor),
+    ):
+        factor = 0.5 * there if rule == "paper" else here + 0.5 * (there - here)
+        pair = getattr(row, direction)
+
+        def clamp(
+            hidden: Tensor, factor: Tensor = factor, prefix: int = pair.base.prompt.prefix_length
+        ) -> Tensor:
+            rest = hidden[:, prefix:]
+            moved = rest + (factor - rest @ vector.weight.T) @ vector.weight
+            return torch.cat([hidden[:, :prefix], moved], 1)
+
+        base, teacher = plain_logits(model, pair.base), plain_logits(model, pair.source)
+        with hooked(block_of(model, vector.layer), clamp):
+            steered = plain_logits(model, pair.base)
+            turn = unrelated()[1]
+            steered_elsewhere = plain_logits(model, turn)
+        response = pair.base.response
+        found = rows[
+            (rows["kind"] == "heldout")
+            & (rows["row"] == 2)
+            & (rows["direction"] == direction)
+            & (rows["multiplier"] == 0.5)
+        ].iloc[0]
+        assert found["ll_base"] == pytest.approx(by_hand(base, response), abs=1e-4)
+        assert found["ll_teacher"] == pytest.approx(by_hand(teacher, response), abs=1e-4)
+        assert found["ll_steered"] == pytest.approx(by_hand(steered, response), abs=1e-3)
+        assert found["jsd"] == pytest.approx(float(plain_jsd(steered, teacher).mean()), abs=1e-4)
+
+        p = plain_logits(model, turn).double().log_softmax(-1)
+        q = steered_elsewhere.double().log_softmax(-1)
+        kl = float((p.exp() * (p - q)).sum(-1).mean())
+        found = rows[
+            (rows["kind"] == "unrelated")
+            & (rows["row"] == 1)
+            & (rows["direction"] == direction)
+            & (rows["multiplier"] == 0.5)
+        ].iloc[0]
+        assert found["kl"] == pytest.approx(kl, abs=1e-3)
+
+
+def test_the_table_summarises_the_rows() -> None:
+    model = tiny_model()
+    result = measured(model, random_vector(model), multipliers=(2.0, 0.5))
+    assert result.table["multiplier"].tolist() == [0.5, 2.0]
+    held = result.rows[result.rows["kind"] == "heldout"]
+    assert len(held) == len(encoded_rows()) * 2 * 2
+    for direction, name in (
+        ("elicit", "elicitation_recovery"),
+        ("suppress", "suppression_recovery"),
+    ):
+        own = held[(held["direction"] == direction) & (held["multiplier"] == 2.0)]
+        row = result.at(2.0)
+        base, steered, teacher = (own[f"ll_{n}"].mean() for n in ("base", "steered", "teacher"))
+        assert row[name] == pytest.approx((steered - base) / (teacher - base))
+        assert row[f"heldout_jsd_{direction}"] == pytest.approx(own["jsd"].mean())
+        text = result.rows[result.rows["kind"] == "unrelated"]
+        own = text[(text["direction"] == direction) & (text["multiplier"] == 2.0)]
+        assert len(own) == len(unrelated())
+        assert row[f"kl_side_effect_{direction}"] == pytest.approx(own["kl"].mean())
+    mean = (row["kl_side_effect_elicit"] + row["kl_side_effect_suppress"]) / 2
+    assert row["kl_side_effect"] == pytest.approx(mean)
+
+
+def test_a_vector_that_does_all_and_one_that_does_nothing() -> None:
+    """On the model whose concept is one known coordinate, the scale of recovery is known."""
+    model, rows = planted_model(), encoded_rows(rows=PLANTED_ROWS)
+    right = torch.eye(WIDTH)[:1]
+    latents = measure_latents(model, find_site(model, 0), right, rows, PAD)
+    vector = SteeringVector(
+        weight=right,
+        negative_factor=latents.negative_factor,
+        positive_factor=latents.positive_factor,
+        layer=0,
+        model=ModelIdentity.of(model),
+        prefix_length=len(tiny_chat().prefix),
+    )
+    table = measured(
+        model, vector, heldout=rows, rule="interpolate", multipliers=(0.0, 1.0)
+    ).table.set_index("multiplier")
+    for name in ("elicitation_recovery", "suppression_recovery"):
+        assert table.loc[0.0, name] == pytest.approx(0.0, abs=0.15)
+        assert table.loc[1.0, name] == pytest.approx(1.0, abs=0.15)
+    assert table.loc[1.0, "heldout_jsd_elicit"] < 0.1 * table.loc[0.0, "heldout_jsd_elicit"]
+    wrong = replace(vector, weight=torch.eye(WIDTH)[3:4])
+    other = measured(model, wrong, heldout=rows, rule="interpolate", multipliers=(1.0,)).at(1.0)
+    assert other["heldout_jsd_elicit"] > 3 * table.loc[1.0, "heldout_jsd_elicit"]
+
+
+def test_no_side_effect_without_an_effect() -> None:
+    model = tiny_model()
+    vector = random_vector(model, operation="add")
+    table = measured(model, vector, multipliers=(0.0, 1.0)).table
+    assert table["kl_side_effect"][0] == pytest.approx(0.0, abs=1e-6)
+    assert table["elicitation_recovery"][0] == pytest.approx(0.0, abs=1e-6)
+    assert table["kl_side_effect"][1] > 0.01
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batches_change_nothing(batch_size: int) -> None:
+    model = tiny_model("gemma2")
+    vector = random_vector(model)
+    expected = measured(model, vector).table
+    found = measured(model, vector, batch_size=batch_size).table
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-2, atol=1e-4)
+
+
+def test_recovery_by_hand() -> None:
+    base, steered, teacher = np.array([-3.0, -5.0]), np.array([-2.0, -3.0]), np.array([-1.0, -3.0])
+    value, low, high = recovery(base, steered, teacher)
+    assert value == pytest.approx(1.5 / 2)
+    assert (low, high) == (pytest.approx(0.5), pytest.approx(1.0))  # the two rows' own
+
+
+def test_intervals_hold_the_value_and_repeat() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(-4, 0.3, 30)
+    teacher = base + rng.normal(2, 0.3, 30)
+    steered = base + rng.normal(1, 0.3, 30)
+    value, low, high = recovery(base, steered, teacher)
+    assert low < value < high
+    assert value == pytest.approx(0.5, abs=0.1)
+    assert high - low < 0.3
+    assert recovery(base, steered, teacher) == (value, low, high)
+
+
+def test_recovery_of_one_row_has_no_interval() -> None:
+    value, low, high = recovery(np.array([-3.0]), np.array([-3.5]), np.array([-1.0]))
+    assert value == pytest.approx(-0.25)
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_the_best_multiplier_of_each_direction() -> None:
+    table = pd.DataFrame(
+        {
+            "multiplier": [0.5, 1.0, 2.0],
+            "elicitation_recovery": [0.1, 0.7, 0.3],
+            "suppression_recovery": [0.9, float("nan"), 0.2],
+        }
+    )
+    result = Evaluation(table, pd.DataFrame())
+    assert result.best("elicit")["multiplier"] == 1.0
+    assert result.best("suppress") == {
+        "multiplier": 0.5,
+        "elicitation_recovery": 0.1,
+        "suppression_recovery": 0.9,
+    }
+    assert result.at(2.0)["elicitation_recovery"] == 0.3
+
+
+class _Stop(Exception):
+    pass
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[str]:
+    """Which batches are measured; the n-th is interrupted."""
+    calls: list[str] = []
+    for name in ("heldout", "unrelated"):
+        original = getattr(evaluation._Measurement, name)
+
+        def measure(
+            self: Any, chunk: Any, name: str = name, original: Any = original
+        ) -> list[dict[str, Any]]:
+            if len(calls) == stop_after:
+                raise _Stop
+            calls.append(f"{name} {chunk[0][0]}")
+            return list(original(self, chunk))
+
+        monkeypatch.setattr(evaluation._Measurement, name, measure)
+    return calls
+
+
+@pytest.mark.parametrize("stop_after", [0, 2, 3, 4])
+def test_an_interrupted_evaluation_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    model = tiny_model()
+    vector, partial = random_vector(model), tmp_path / "partial.json"
+    expected = measured(model, vector)
+    with monkeypatch.context() as patch:
+        before = counting(patch, stop_after)
+        with pytest.raises(_Stop):
+            measured(model, vector, partial=partial)
+    with monkeypatch.context() as patch:
+        after = counting(patch)
+        result = measured(model, vector, partial=partial)
+    assert before + after == ["heldout 0", "heldout 2", "heldout 4", "unrelated 0", "unrelated 2"]
+    pd.testing.assert_frame_equal(result.table, expected.table, check_exact=True)
+    pd.testing.assert_frame_equal(result.rows, expected.rows, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"multipliers": (0.5, 2.0)},
+        {"rule": "interpolate"},
+        {"batch_size": 3},
+        {"heldout": encoded_rows(4)},
+        {"unrelated": unrelated()[:2]},
+        {"vector": random_vector(tiny_model(), seed=4)},
+        {"vector": random_vector(tiny_model(), operation="add")},
+        {"vector": random_vector(tiny_model(), prefix_length=0)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_the_partial_file_of_another_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    model, partial = tiny_model(), tmp_path / "partial.json"
+    measured(model, random_vector(model), partial=partial)
+    arguments = {"vector": random_vector(model), **changes}
+    calls = counting(monkeypatch)
+    result = measured(model, partial=partial, **arguments)
+    work = len(calls)
+    calls.clear()
+    expected = measured(model, **arguments)
+    assert work == len(calls)  # all of it was measured anew
+    pd.testing.assert_frame_equal(result.table, expected.table, check_exact=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"batches": []}'])
+def test_a_damaged_partial_file(tmp_path: Path, content: str) -> None:
+    partial = tmp_path / "partial.json"
+    partial.write_text(content)
+    with pytest.raises(InputError, match=r"partial.json is damaged; delete it to start again"):
+        measured(tiny_model(), random_vector(tiny_model()), partial=partial)
+
+
+def test_the_partial_file_grows_batch_by_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = tmp_path / "deep" / "partial.json"
+    counting(monkeypatch, stop_after=2)
+    with pytest.raises(_Stop):
+        measured(tiny_model(), random_vector(tiny_model()), partial=partial)
+    assert len(json.loads(partial.read_text())["batches"]) == 2
+
+
+def test_unusable_evaluations() -> None:
+    model = tiny_model()
+    vector = random_vector(model)
+    with pytest.raises(InputError, match="no held-out rows"):
+        measured(model, vector, heldout=[])
+    with pytest.raises(InputError, match="at least one multiplier"):
+        measured(model, vector, multipliers=())
+    with pytest.raises(VectorMismatchError):
+        measured(tiny_model(seed=1), vector)
+
+
+def test_without_unrelated_text_there_is_no_side_effect_to_report() -> None:
+    model = tiny_model()
+    table = measured(model, random_vector(model), unrelated=[]).table
+    assert not [name for name in table.columns if "side_effect" in name]
+    assert table["elicitation_recovery"].notna().all()
+
+
+def test_the_shipped_unrelated_text_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    rows = measured(model, random_vector(model), unrelated=None, multipliers=(1.0,)).rows
+    assert (rows["kind"] == "unrelated").sum() == 16 * len(DIRECTIONS)
+    turns = unrelated_turns(tiny_chat(), 3)
+    shipped = read_resource("unrelated")[:3]
+    assert [turn.response for turn in turns] == [
+        tiny_chat().text_ids(row["response"]) for row in shipped
+    ]
