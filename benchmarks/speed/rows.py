@@ -9,7 +9,7 @@ from concept_das.making import TOPIC_PROMPT, concept_input, read_axbench
 
 
 def refusal_rows(path: Path, chat: ChatFormat) -> list[EncodedQuadruple]:
-    """The refusal pairs of the authors' release: prompts of all lengths, responses of 1-5 tokens."""
+    """The refusal pairs of the authors' release: responses of 1 to 5 tokens."""
     return encode_quadruples(read_quadruples(path), chat, max_response_tokens=128)
 
 

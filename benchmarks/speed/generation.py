@@ -1,0 +1,89 @@
+"""Steered generation against unsteered, and against the release's way without a KV cache."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import cost_of
+from concept_das.chats import Batch, Prompt, Turn, collate, pad_id_of
+from concept_das.exports import to_pyvene
+from concept_das.models import LoadedModel
+from concept_das.steering import steer
+from concept_das.vectors import SteeringVector
+
+
+@dataclass(frozen=True)
+class GenerationCost:
+    """Median seconds of one `generate` call, and whether the texts agree.
+
+    Attributes:
+        uncached: plain pyvene with `use_cache=False`, as the release generates.
+        same_tokens: steered cached and uncached ids are equal.
+    """
+
+    unsteered: float
+    steered: float
+    uncached: float
+    same_tokens: bool
+
+
+@torch.no_grad()
+def generation_cost(
+    loaded: LoadedModel,
+    vector: SteeringVector,
+    prompts: Sequence[Prompt],
+    *,
+    new_tokens: int = 64,
+    repeats: int = 5,
+) -> GenerationCost:
+    """Time the three ways on one batch, alternating so that a busy machine slows all alike."""
+    pad = pad_id_of(loaded.tokenizer)
+    batch = collate([Turn(p) for p in prompts], pad, loaded.device, padding_side="left")
+    options = {
+        "max_new_tokens": new_tokens,
+        "min_new_tokens": new_tokens,
+        "do_sample": False,
+        "pad_token_id": pad,
+    }
+    intervenable = to_pyvene(vector, loaded.model, "elicit")
+    mask = _steered_positions(batch, vector.prefix_length)
+
+    def unsteered() -> Tensor:
+        return loaded.model.generate(**_inputs(batch), **options)
+
+    def steered() -> Tensor:
+        with steer(loaded.model, vector):
+            return loaded.model.generate(**_inputs(batch), **options)
+
+    def uncached() -> Tensor:
+        _, ids = intervenable.generate(
+            _inputs(batch),
+            unit_locations=None,
+            intervene_on_prompt=True,
+            intervention_additional_kwargs={"position_mask": mask},
+            use_cache=False,
+            **options,
+        )
+        return ids
+
+    same = torch.equal(steered(), uncached())
+    ways: list[Callable[[], Tensor]] = [unsteered, steered]
+    seconds: dict[str, list[float]] = {way.__name__: [] for way in ways}
+    for _ in range(repeats):
+        for way in ways:
+            seconds[way.__name__].append(cost_of(way, loaded.device).seconds)
+    slow = cost_of(uncached, loaded.device).seconds
+    return GenerationCost(
+        statistics.median(seconds["unsteered"]), statistics.median(seconds["steered"]), slow, same
+    )
+
+
+def _inputs(batch: Batch) -> dict[str, Tensor]:
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def _steered_positions(batch: Batch, prefix_length: int) -> Tensor:
+    return (batch.position_ids >= prefix_length) & batch.attention_mask.bool()
