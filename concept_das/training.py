@@ -200,9 +200,7 @@ def build_losses(
     method = find_method(config.method)
     if engine == "auto":
         try:
-            return ReplayLosses(
-                model, site, intervention, method, config.reduction, pad_id, rows
-            )
+            return ReplayLosses(model, site, intervention, method, config.reduction, pad_id, rows)
         except ReplayError as reason:
             log.warning("training by pyvene: this model cannot be replayed (%s)", reason)
     elif engine != "pyvene":

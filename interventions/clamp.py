@@ -77,6 +77,12 @@ class ClampIntervention(SourcelessIntervention, PartitionedSubspace):
         moved = set_coordinates(base, weight, target)
         if position_mask is None or base.shape[1] < position_mask.shape[1]:
             return moved
+        if position_mask.shape[1] == 1:
+            raise ValueError(
+                "a position_mask over one token cannot tell the prompt from new tokens; leave it out"
+            )
+        repeats = base.shape[0] // position_mask.shape[0]  # several sequences per prompt, or beams
+        position_mask = position_mask.repeat_interleave(repeats, dim=0)
         grown = base.shape[1] - position_mask.shape[1]
         mask = torch.nn.functional.pad(position_mask, (0, grown), value=True)
         return torch.where(mask.unsqueeze(-1).to(base.device), moved, base)

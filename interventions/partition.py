@@ -6,8 +6,12 @@ The two interventions of this package share it. It speaks pyvene's own words:
   said otherwise);
 - `subspace_partition` splits the rows into independent concepts, `[[0, 1], [1, 2], ...]`, as pyvene
   splits a rotated space. Rows are orthonormal within one part and unrelated across parts;
-- `subspaces` says, for each row of the batch, which parts to intervene on, `[[0], [2], []]`. An
-  empty list leaves that batch row alone. Without a partition the rows themselves are the parts.
+- `subspaces` says, for each row of the batch, which part to intervene on, `[[0], [2], []]`. An
+  empty list leaves that batch row alone. Without a partition the rows themselves are the parts,
+  and a list may name several.
+
+pyvene saves a partition only if the representation has it:
+`{"component": ..., "intervention": ..., "subspace_partition": ...}`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,6 +45,13 @@ class PartitionedSubspace(TrainableIntervention, DistributedRepresentationInterv
         width = 0 if embed_dim is None else int(embed_dim)
         if embed_dim is not None and rank > width and self.subspace_partition is None:
             raise ValueError(f"low_rank_dimension {rank} exceeds embed_dim {width}")
+        if self.subspace_partition is not None:
+            rows = sorted(row for part in self.subspace_partition for row in part)
+            if rows != list(range(rank)):
+                raise ValueError(
+                    f"subspace_partition {self.subspace_partition} must name each of the {rank} "
+                    "rows (low_rank_dimension) exactly once"
+                )
         self.weight = torch.nn.Parameter(torch.zeros(rank, width, dtype=torch.float32))
         if width:
             torch.nn.init.normal_(self.weight)
@@ -83,7 +94,12 @@ class PartitionedSubspace(TrainableIntervention, DistributedRepresentationInterv
             bad = [part for part in chosen if not 0 <= part < len(parts)]
             if bad:
                 raise ValueError(f"subspace {bad[0]} is out of range 0..{len(parts) - 1}")
-            yield [row for part in chosen for row in parts[part]]
+            if self.subspace_partition is not None and len(set(chosen)) > 1:
+                raise ValueError(
+                    f"subspaces {chosen} name several concepts for one batch row; their directions "
+                    "are not orthogonal to each other, so choose one"
+                )
+            yield [row for part in dict.fromkeys(chosen) for row in parts[part]]
 
     def select(
         self, subspaces: Sequence[Sequence[int] | int] | None, batch_size: int

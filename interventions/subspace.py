@@ -42,7 +42,8 @@ def set_coordinates(
         The moved hidden states in the dtype of `hidden`; the arithmetic is in the weight's.
     """
     move = (target.to(weight.dtype) - coordinates(hidden, weight)) @ weight
-    return (hidden.to(weight.dtype) + move).to(hidden.dtype)
+    # In the wider of both precisions, so that adding nothing changes nothing.
+    return (hidden + move).to(hidden.dtype)
 
 
 def orthonormal_rows(weight: Float[Tensor, "rank dim"]) -> Float[Tensor, "rank dim"]:
@@ -55,7 +56,8 @@ def orthonormal_rows(weight: Float[Tensor, "rank dim"]) -> Float[Tensor, "rank d
         raise ValueError("the direction holds NaN or Inf; lower the learning rate")
     # On the CPU: the matrix is small, and not every device has float64.
     u, s, vh = torch.linalg.svd(weight.cpu().double(), full_matrices=False)
-    # In float64 a matrix of independent float32 rows stays far above this bound.
-    if float(s[-1]) <= 1e-12 * float(s[0]):
+    # Rows that depend on each other up to rounding differ by noise, which is no direction.
+    bound = torch.finfo(weight.dtype).eps * max(weight.shape) * float(s[0])
+    if weight.shape[0] > weight.shape[1] or float(s[-1]) <= bound:
         raise ValueError("the rows of the direction are linearly dependent; lower the rank")
     return (u @ vh).to(weight)

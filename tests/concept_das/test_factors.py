@@ -107,6 +107,8 @@ def test_nan_names_row_and_column(column: str, row: int) -> None:
 
 
 def test_factors_are_means_over_rows() -> None:
-    latents = Latents(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.tensor([[0.0, -1.0], [0.0, -3.0]]))
+    latents = Latents(
+        torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.tensor([[0.0, -1.0], [0.0, -3.0]])
+    )
     assert latents.negative_factor.tolist() == [2.0, 4.0]
     assert latents.positive_factor.tolist() == [0.0, -2.0]

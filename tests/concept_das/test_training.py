@@ -165,7 +165,9 @@ def test_the_heldout_loss_weighs_rows_and_not_batches(engine: Any) -> None:
 
 
 @BOTH_ENGINES
-@pytest.mark.parametrize(("rank", "clip", "decay"), [(1, 0.01, 0.0), (1, 100.0, 0.1), (2, 1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("rank", "clip", "decay"), [(1, 0.01, 0.0), (1, 100.0, 0.1), (2, 1.0, 0.0)]
+)
 def test_one_step_by_hand(engine: Any, rank: int, clip: float, decay: float) -> None:
     model, rows = tiny_model(), encoded_rows()
     rate, epsilon = 0.05, 1e-8
@@ -221,7 +223,9 @@ def test_every_row_is_seen_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> Non
             return self.weight.pow(2).sum()
 
     monkeypatch.setattr(
-        training, "build_losses", lambda model, site, intervention, *_: Recording(intervention.weight)
+        training,
+        "build_losses",
+        lambda model, site, intervention, *_: Recording(intervention.weight),
     )
     rows = encoded_rows()
     train(tiny_model(), TrainingConfig(epochs=3, batch_size=2), rows)
@@ -322,7 +326,9 @@ def test_progress_of_another_run(tmp_path: Path, change: dict[str, Any], named: 
     assert (tmp_path / "progress.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-8], lambda b: b[:20], lambda b: b"", lambda b: b[::-1]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-8], lambda b: b[:20], lambda b: b"", lambda b: b[::-1]]
+)
 def test_damaged_progress(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     train(tiny_model(), TrainingConfig(epochs=1), checkpoint=tmp_path)
     path = tmp_path / "progress.safetensors"
@@ -331,9 +337,7 @@ def test_damaged_progress(tmp_path: Path, damage: Callable[[bytes], bytes]) -> N
         train(tiny_model(), TrainingConfig(epochs=1), checkpoint=tmp_path)
 
 
-def scripted(
-    monkeypatch: pytest.MonkeyPatch, values: list[float]
-) -> list[Tensor]:
+def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[Tensor]:
     """Held-out losses from a list; returns the weights they were asked for."""
     weights: list[Tensor] = []
 

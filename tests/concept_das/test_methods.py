@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from concept_das.errors import InputError
+from concept_das.methods import METHODS, find_method
+from objectives import (
+    REDUCTIONS,
+    das_loss,
+    elicit_loss,
+    interchange_loss,
+    kl_student_teacher,
+    kl_teacher_student,
+    reduce_tokens,
+)
+
+STUDENT, TEACHER = torch.randn(2, 2, 3, 11, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([[3, 1, 4], [1, 5, 0]])
+MASK = torch.tensor([[True, True, True], [True, False, False]])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_each_name_stands_for_its_objective(reduction: str) -> None:
+    expected = {
+        "cdas": elicit_loss(STUDENT, TEACHER, MASK, reduction),  # type: ignore[arg-type]
+        "kl_teacher_student": interchange_loss(
+            STUDENT, TEACHER, MASK, reduction, kl_teacher_student  # type: ignore[arg-type]
+        ),
+        "kl_student_teacher": interchange_loss(
+            STUDENT, TEACHER, MASK, reduction, kl_student_teacher  # type: ignore[arg-type]
+        ),
+        "das": das_loss(STUDENT, LABELS, MASK, reduction),  # type: ignore[arg-type]
+    }
+    assert set(METHODS) == set(expected)
+    for name, value in expected.items():
+        found = find_method(name).loss(STUDENT, TEACHER, LABELS, MASK, reduction)  # type: ignore[arg-type]
+        assert torch.equal(found, value)
+    assert len({round(float(value), 6) for value in expected.values()}) == len(expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_loss_per_token_is_the_same_loss(name: str, reduction: str) -> None:
+    method = find_method(name)
+    student = STUDENT.clone().requires_grad_()
+    loss = method.loss(student, TEACHER, LABELS, MASK, reduction)  # type: ignore[arg-type]
+    (expected,) = torch.autograd.grad(loss, student)
+    with torch.no_grad():
+        values, gradients = method.token_loss(STUDENT[MASK], TEACHER[MASK], LABELS[MASK])
+    padded = torch.zeros(MASK.shape).masked_scatter(MASK, values)
+    torch.testing.assert_close(reduce_tokens(padded, MASK, reduction), loss.detach())  # type: ignore[arg-type]
+    weights = MASK / MASK.sum(1, keepdim=True) / len(MASK) if reduction == "sequence" else MASK / 4
+    torch.testing.assert_close(gradients * weights[MASK].unsqueeze(-1), expected[MASK])
+
+
+def test_unknown_methods() -> None:
+    with pytest.raises(InputError, match="unknown method 'magic'; choose one of cdas, kl_teacher"):
+        find_method("magic")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_says_what_it_is(name: str) -> None:
+    assert METHODS[name].name == name
+    assert METHODS[name].summary

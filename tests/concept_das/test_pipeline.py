@@ -1,0 +1,60 @@
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from concept_das.data import data_hash, encode_quadruples
+from concept_das.errors import InputError
+from concept_das.factors import measure_latents
+from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
+from concept_das.sites import find_site
+from concept_das.training import TrainingConfig, train_direction
+from concept_das.vectors import ModelIdentity
+from tests.concept_das.helpers import PAD, ROWS, tiny_chat, tiny_loaded
+from tests.tiny import LAYERS, MAX_POSITIONS
+
+CONFIG = TrainingConfig(epochs=1, batch_size=2, rank=2, max_response_tokens=4)
+
+
+def test_a_trained_vector_says_where_it_comes_from(tmp_path: Path) -> None:
+    loaded, chat = tiny_loaded("qwen2"), tiny_chat(system="Be brief.", source_token=-2)
+    kept, held = list(ROWS[:4]), list(ROWS[4:])
+    trained = train_vector(loaded, chat, kept, held, -1, CONFIG, checkpoint=tmp_path)
+    vector = trained.vector
+    site = find_site(loaded.model, LAYERS - 1)
+    rows = encode_quadruples(kept, chat, max_response_tokens=4)
+    heldout = encode_quadruples(held, chat, max_response_tokens=4)
+    expected = train_direction(loaded.model, site, rows, CONFIG, pad_id=PAD, heldout=heldout)
+    assert torch.equal(vector.weight, expected.weight)
+    assert trained.training.history == expected.history
+    latents = measure_latents(loaded.model, site, vector.weight, rows, PAD)
+    torch.testing.assert_close(vector.negative_factor, latents.negative.mean(0))
+    torch.testing.assert_close(vector.positive_factor, latents.positive.mean(0))
+    assert (vector.layer, vector.operation, vector.method) == (LAYERS - 1, "clamp", "cdas")
+    assert (vector.concept, vector.system, vector.source_token) == ("Pirate", "Be brief.", -2)
+    assert vector.prefix_length == len(chat.prefix)
+    assert vector.model == ModelIdentity.of(loaded.model, "tiny-qwen2")
+    assert vector.recipe["learning_rate"] == CONFIG.learning_rate
+    assert (vector.recipe["rows"], vector.recipe["best_epoch"]) == (4, 1)
+    assert vector.data_hash == data_hash(kept)
+    assert vector.versions["torch"] == version("torch")
+    assert (tmp_path / "progress.safetensors").exists()
+
+
+def test_rows_longer_than_the_models_context() -> None:
+    loaded, chat = tiny_loaded("gpt2"), tiny_chat()
+    long = type(ROWS[0])("a " * MAX_POSITIONS, "b", "c", "d")
+    with pytest.raises(InputError, match=f"row 1 needs .* but the model takes {MAX_POSITIONS}"):
+        encode_for(loaded, chat, [ROWS[0], long], CONFIG)
+
+
+def test_metrics_are_added_and_nothing_else_changes() -> None:
+    trained = train_vector(tiny_loaded(), tiny_chat(), ROWS[:2], [], 1, CONFIG)
+    measured = with_metrics(trained.vector, {"elicitation_recovery": 0.5})
+    assert measured.metrics == {"elicitation_recovery": 0.5}
+    assert {**measured.describe(), "metrics": {}} == trained.vector.describe()
+
+
+def test_versions_of_what_can_change_a_number() -> None:
+    assert set(versions()) >= {"python", "torch", "transformers", "pyvene", "numpy"}

@@ -1,0 +1,67 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from concept_das import tracking
+from concept_das.tracking import NoTracker, Tracker, open_tracker
+
+
+def test_off_writes_nothing(tmp_path: Path) -> None:
+    tracker = open_tracker("off", name="run", config={}, folder=tmp_path / "run")
+    assert isinstance(tracker, NoTracker)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.table("rows", ["a"], [[1]])
+    tracker.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Recorded(NoTracker):
+    def __init__(
+        self, project: str, name: str, config: Mapping[str, Any], folder: Path, mode: str
+    ) -> None:
+        self.arguments = (project, name, dict(config), folder, mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "netrc", "expected"),
+    [
+        ("auto", None, None, "offline"),
+        ("auto", "abc", None, "online"),
+        ("auto", "", None, "offline"),
+        ("auto", None, "machine api.wandb.ai login user password abc", "online"),
+        ("auto", None, "machine example.org login user password abc", "offline"),
+        ("online", None, None, "online"),
+        ("offline", "abc", None, "offline"),
+    ],
+)
+def test_which_mode_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Any, key: Any, netrc: Any, expected: str
+) -> None:
+    monkeypatch.setattr(tracking, "WandbTracker", Recorded)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    if netrc is not None:
+        (tmp_path / ".netrc").write_text(netrc)
+    tracker = open_tracker(mode, name="run", config={"seed": 1}, folder=tmp_path)
+    assert isinstance(tracker, Recorded)
+    assert tracker.arguments == ("concept-das", "run", {"seed": 1}, tmp_path, expected)
+
+
+def test_offline_keeps_the_run_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs/one"
+    tracker = open_tracker("offline", name="one", config={"seed": 1}, folder=folder)
+    assert isinstance(tracker, Tracker)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.table("rows", ["a", "b"], [[1, "x"]])
+    tracker.finish()
+    (written,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    assert written.stat().st_size > 0
+    assert not (tmp_path / "wandb").exists()
