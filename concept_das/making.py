@@ -172,7 +172,7 @@ def read_axbench(path: Path, concept_id: int) -> AxBenchConcept:
     """One concept of an AxBench training file (`input, output, output_concept, ...`).
 
     Raises:
-        InputError: if the file, a column or the concept is missing.
+        InputError: if the file, a column or the concept is missing, or a cell is not text.
     """
     frame = read_frame(path)
     for column in ("input", "output", "output_concept", "concept_genre", "concept_id"):
@@ -182,6 +182,10 @@ def read_axbench(path: Path, concept_id: int) -> AxBenchConcept:
     if rows.empty or concept_id < 0:
         known = sorted(set(frame["concept_id"]) - {-1})
         raise InputError(f"{path} has no concept {concept_id}; it has {known}")
+    for column in ("input", "output"):
+        for row, value in rows[column].items():
+            if not isinstance(value, str):
+                raise InputError(f"{path}, row {row}, column {column!r}: {value!r} is not text")
     return AxBenchConcept(
         concept=rows["output_concept"].iloc[0],
         genre=rows["concept_genre"].iloc[0],

@@ -79,7 +79,8 @@ class ClampIntervention(SourcelessIntervention, PartitionedSubspace):
             return moved
         if position_mask.shape[1] == 1:
             raise ValueError(
-                "a position_mask over one token cannot tell the prompt from new tokens; leave it out"
+                "a position_mask over one token cannot tell the prompt from new tokens; leave it "
+                "out"
             )
         repeats = base.shape[0] // position_mask.shape[0]  # several sequences per prompt, or beams
         position_mask = position_mask.repeat_interleave(repeats, dim=0)

@@ -29,7 +29,7 @@ from concept_das.methods import METHODS
 from concept_das.models import DTYPES, LoadedModel, load_model
 from concept_das.pipeline import versions
 from concept_das.sites import Site, find_site
-from concept_das.training import TrainingConfig, train_direction
+from concept_das.training import Losses, TrainingConfig, train_direction
 from concept_das.vectors import ModelIdentity, SteeringVector, write_atomically
 from interventions import DistributedInterchangeIntervention
 
@@ -65,9 +65,7 @@ def main(
         site = find_site(loaded.model, layer)
         attainable = attainable_gemm(DTYPES[dtype], loaded.device)
         for name, rows in sets.items():
-            release, engine = _steps(
-                loaded, find_site(loaded.model, layer), rows, batch_size, steps
-            )
+            release, engine = _steps(loaded, site, rows, batch_size, steps)
             for way, cost in (("release", release), ("engine", engine)):
                 fraction = cost.flops / cost.seconds / attainable
                 table.append(
@@ -101,11 +99,16 @@ def _steps(
     used = rows[: batch_size * steps]
     intervention = DistributedInterchangeIntervention(embed_dim=site.width).to(loaded.device)
     pad = pad_id_of(loaded.tokenizer)
-    options = {"batch_size": batch_size, "steps": steps, "device": loaded.device}
-    release = ReleaseLosses(loaded.model, site, intervention, pad)
-    before = median_step(release, intervention, used, **options)
+    device = loaded.device
+
+    def measured(losses: Losses) -> StepCost:
+        return median_step(
+            losses, intervention, used, batch_size=batch_size, steps=steps, device=device
+        )
+
+    release = measured(ReleaseLosses(loaded.model, site, intervention, pad))
     engine = ReplayLosses(loaded.model, site, intervention, METHODS["cdas"], "token", pad, used)
-    return before, median_step(engine, intervention, used, **options)
+    return release, measured(engine)
 
 
 def _concept(

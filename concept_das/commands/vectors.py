@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -173,7 +174,7 @@ def _converse(
     print("An empty line ends.", file=sys.stderr)
     pad = pad_id_of(loaded.tokenizer)
     streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    for line in iter(lambda: input("> ").strip(), ""):
+    for line in _typed_lines():
         batch = collate([Turn(chat.prompt(line))], pad, loaded.device)
         with steering(loaded.model, entry, positions=positions):
             loaded.model.generate(
@@ -184,6 +185,12 @@ def _converse(
                 pad_token_id=pad,
                 streamer=streamer,
             )
+
+
+def _typed_lines() -> Iterator[str]:
+    """What is typed, up to an empty line or the end of the input."""
+    with suppress(EOFError):
+        yield from iter(lambda: input("> ").strip(), "")
 
 
 def export(
