@@ -19,11 +19,14 @@ from concept_das.tracking import TrackingMode, open_tracker
 from concept_das.training import TrainingConfig
 from concept_das.vectors import SteeringVector, write_atomically
 
-INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 104, 24, 8, 64
+INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 
-# The paper's recipe for Gemma-2-2B (batch 8, learning rate 0.04, rank 1) with fewer epochs: on this
-# model the held-out loss is flat from the fourth on.
-RECIPE = TrainingConfig(epochs=5, max_response_tokens=NEW_TOKENS)
+# The paper's recipe for Gemma-2-2B (batch 8, linear decay) with two changes measured on this model:
+# four directions at half the learning rate carry more of the concept than one at 0.04, and the
+# held-out loss is flat from the fourth epoch on.
+RECIPE = TrainingConfig(rank=4, learning_rate=0.02, epochs=6, max_response_tokens=NEW_TOKENS)
+
+MULTIPLIERS = (0.5, 1.0, 1.25, 1.5, 2.0)
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ def run(
         chat,
         trained.vector,
         encode_for(loaded, chat, held, RECIPE),
+        multipliers=MULTIPLIERS,
         partial=out / "evaluation.partial.json",
     )
     metrics = headline(evaluation)

@@ -91,7 +91,14 @@ def _loss(axes: Axes, history: Sequence[dict[str, float]]) -> None:
     steps = pd.DataFrame([record for record in history if "loss" in record])
     epochs = pd.DataFrame([record for record in history if "heldout_loss" in record])
     for direction, colour in COLOURS.items():
-        axes.plot(steps["step"], steps[f"loss_{direction}"], ".", color=colour, alpha=0.4)
+        axes.plot(
+            steps["step"],
+            steps[f"loss_{direction}"],
+            ".",
+            color=colour,
+            alpha=0.4,
+            label=None if len(epochs) else direction,
+        )
         if len(epochs):
             axes.plot(epochs["step"], epochs[f"heldout_{direction}"], color=colour, label=direction)
     axes.set(xlabel="step", ylabel="JSD (nats)")

@@ -160,24 +160,25 @@ def train_direction(
         run = run_identity(model, site, rows, heldout, asdict(config))
         if checkpoint is not None:
             resume(checkpoint, state, weight, optimizer, run)
-        bar = tqdm(total=total, initial=state.step, desc=f"train {config.method}")
-        while state.epoch < config.epochs and not _is_stale(state, config):
-            order = np.random.default_rng([config.seed, state.epoch]).permutation(len(rows))
-            for chunk in batches(order.tolist(), config.batch_size):
-                for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * (1 - state.step / total)
-                record = _step(losses, [rows[i] for i in chunk], chunk, state, optimizer, config)
-                intervention.retract()
-                record["drift"] = subspace_distance(state.start, weight.detach())
-                state.step += 1
-                _report(state, record, bar, tracker)
-            state.epoch += 1
-            if heldout:
-                _report(state, heldout_loss(losses, heldout, config.batch_size), bar, tracker)
-            _keep_best(state, weight, config, bool(heldout))
-            if checkpoint is not None:
-                save(checkpoint, state, weight, optimizer, run)
-        bar.close()
+        with tqdm(total=total, initial=state.step, desc=f"train {config.method}") as bar:
+            while state.epoch < config.epochs and not _is_stale(state, config):
+                order = np.random.default_rng([config.seed, state.epoch]).permutation(len(rows))
+                for chunk in batches(order.tolist(), config.batch_size):
+                    for group in optimizer.param_groups:
+                        group["lr"] = config.learning_rate * (1 - state.step / total)
+                    record = _step(
+                        losses, [rows[i] for i in chunk], chunk, state, optimizer, config
+                    )
+                    intervention.retract()
+                    record["drift"] = subspace_distance(state.start, weight.detach())
+                    state.step += 1
+                    _report(state, record, bar, tracker)
+                state.epoch += 1
+                if heldout:
+                    _report(state, heldout_loss(losses, heldout, config.batch_size), bar, tracker)
+                _keep_best(state, weight, config, bool(heldout))
+                if checkpoint is not None:
+                    save(checkpoint, state, weight, optimizer, run)
     if _is_stale(state, config):
         log.info("stopped early after epoch %d; best was %d", state.epoch, state.best_epoch)
     return TrainingResult(state.best.cpu().clone(), state.history, state.best_epoch)

@@ -83,7 +83,7 @@ def test_no_prompts_no_answers() -> None:
 def test_answers_are_steered_inside_a_block(positions: str) -> None:
     model = tiny_model()
     plain = generate_responses(model, CHAT, PROMPTS, max_new_tokens=8)
-    with steer(model, random_vector(model), positions=positions):  # type: ignore[arg-type]
+    with steer(model, random_vector(model), positions=positions):
         steered = generate_responses(model, CHAT, PROMPTS, max_new_tokens=8, batch_size=2)
         assert steered == generate_responses(model, CHAT, PROMPTS, max_new_tokens=8, batch_size=5)
     assert steered != plain

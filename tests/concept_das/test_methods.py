@@ -21,26 +21,26 @@ MASK = torch.tensor([[True, True, True], [True, False, False]])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_each_name_stands_for_its_objective(reduction: str) -> None:
     expected = {
-        "cdas": elicit_loss(STUDENT, TEACHER, MASK, reduction),  # type: ignore[arg-type]
+        "cdas": elicit_loss(STUDENT, TEACHER, MASK, reduction),
         "kl_teacher_student": interchange_loss(
             STUDENT,
             TEACHER,
             MASK,
             reduction,
-            kl_teacher_student,  # type: ignore[arg-type]
+            kl_teacher_student,
         ),
         "kl_student_teacher": interchange_loss(
             STUDENT,
             TEACHER,
             MASK,
             reduction,
-            kl_student_teacher,  # type: ignore[arg-type]
+            kl_student_teacher,
         ),
-        "das": das_loss(STUDENT, LABELS, MASK, reduction),  # type: ignore[arg-type]
+        "das": das_loss(STUDENT, LABELS, MASK, reduction),
     }
     assert set(METHODS) == set(expected)
     for name, value in expected.items():
-        found = find_method(name).loss(STUDENT, TEACHER, LABELS, MASK, reduction)  # type: ignore[arg-type]
+        found = find_method(name).loss(STUDENT, TEACHER, LABELS, MASK, reduction)
         assert torch.equal(found, value)
     assert len({round(float(value), 6) for value in expected.values()}) == len(expected)
 
@@ -50,12 +50,12 @@ def test_each_name_stands_for_its_objective(reduction: str) -> None:
 def test_the_loss_per_token_is_the_same_loss(name: str, reduction: str) -> None:
     method = find_method(name)
     student = STUDENT.clone().requires_grad_()
-    loss = method.loss(student, TEACHER, LABELS, MASK, reduction)  # type: ignore[arg-type]
+    loss = method.loss(student, TEACHER, LABELS, MASK, reduction)
     (expected,) = torch.autograd.grad(loss, student)
     log_p, log_q = STUDENT[MASK].log_softmax(-1), TEACHER[MASK].log_softmax(-1)
     values, gradients = method.token_loss(log_p, log_q, LABELS[MASK])
     padded = torch.zeros(MASK.shape).masked_scatter(MASK, values)
-    torch.testing.assert_close(reduce_tokens(padded, MASK, reduction), loss.detach())  # type: ignore[arg-type]
+    torch.testing.assert_close(reduce_tokens(padded, MASK, reduction), loss.detach())
     weights = MASK / MASK.sum(1, keepdim=True) / len(MASK) if reduction == "sequence" else MASK / 4
     torch.testing.assert_close(gradients * weights[MASK].unsqueeze(-1), expected[MASK])
 

@@ -381,9 +381,9 @@ def test_beam_search(positions: Any, options: dict[str, int]) -> None:
 def test_several_samples_of_a_prompt() -> None:
     model = tiny_model()
     rows = [Steering(random_vector(model)), None]
-    with steer(model, rows), capture(model, rows[0].vector.site(model)) as seen:  # type: ignore[union-attr]
+    with steer(model, rows), capture(model, rows[0].vector.site(model)) as seen:
         samples = generated(model, PROMPTS[:2], do_sample=True, num_return_sequences=3)
-    hits = (coordinates(seen[-1], rows[0].vector.weight) - rows[0].target()).abs().amax(-1) < 1e-3  # type: ignore[union-attr]
+    hits = (coordinates(seen[-1], rows[0].vector.weight) - rows[0].target()).abs().amax(-1) < 1e-3
     assert hits.flatten().tolist() == [True] * 3 + [False] * 3
     assert len({tuple(sample) for sample in samples}) > 1
 
@@ -500,7 +500,7 @@ def test_an_unknown_mode() -> None:
     with (
         unchecked(),
         pytest.raises(InputError, match="unknown positions 'odd'; choose all, prompt or generated"),
-        steer(model, random_vector(model), positions="odd"),  # type: ignore[arg-type]
+        steer(model, random_vector(model), positions="odd"),
     ):
         raise AssertionError("entered")
     assert state_of(model) == state_of(tiny_model())

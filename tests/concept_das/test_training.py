@@ -131,7 +131,7 @@ def test_the_gradient_of_the_objective(
 
     def objective(weight: Tensor) -> Tensor:
         with torch.no_grad():
-            return sum(plain_loss(model, LAYER, weight, rows, d) for d in DIRECTIONS)  # type: ignore[return-value]
+            return sum(plain_loss(model, LAYER, weight, rows, d) for d in DIRECTIONS)
 
     for axis in torch.eye(WIDTH, dtype=torch.float64):
         move = step * axis.unsqueeze(0)

@@ -218,8 +218,8 @@ def test_targets_of_both_rules() -> None:
         ("suppress", "interpolate"): (positive, negative),
     }
     for (direction, rule), (at_0, at_1) in expected.items():
-        assert torch.equal(vector.target(direction, 0.0, rule), at_0)  # type: ignore[arg-type]
-        assert torch.equal(vector.target(direction, 1.0, rule), at_1)  # type: ignore[arg-type]
+        assert torch.equal(vector.target(direction, 0.0, rule), at_0)
+        assert torch.equal(vector.target(direction, 1.0, rule), at_1)
     assert torch.equal(vector.target("elicit", 1.5), 1.5 * positive)
     assert vector.target("elicit", 1.5, "interpolate").tolist() == [5.0, 5.0]
 
@@ -230,12 +230,12 @@ def test_unknown_directions_and_rules() -> None:
         unchecked(),
         pytest.raises(InputError, match="unknown direction 'up'; choose elicit or suppress"),
     ):
-        vector.target("up")  # type: ignore[arg-type]
+        vector.target("up")
     with (
         unchecked(),
         pytest.raises(InputError, match="unknown rule 'golden'; choose paper or interpolate"),
     ):
-        vector.target("elicit", 1.0, "golden")  # type: ignore[arg-type]
+        vector.target("elicit", 1.0, "golden")
 
 
 def test_the_description_can_be_read_by_people(saved: Path) -> None:

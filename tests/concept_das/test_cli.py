@@ -1,0 +1,408 @@
+import argparse
+import builtins
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from concept_das import cli
+from concept_das.cli import COMMANDS, build_parser, main
+from concept_das.data import read_quadruples, to_frame
+from concept_das.errors import TrainingError
+from concept_das.methods import METHODS
+from concept_das.vectors import SteeringVector
+from tests.concept_das.helpers import ROWS
+from tests.tiny import tiny_model, tiny_tokenizer
+
+MORE_ROWS = [
+    replace(
+        row, negative_input=f"{row.negative_input} {i}", positive_input=f"{row.positive_input} {i}"
+    )
+    for i in range(2)
+    for row in ROWS
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "rows.parquet"
+    to_frame(MORE_ROWS).to_parquet(path)
+    return path
+
+
+def training_options(model: Path, data: Path, out: Path) -> list[str]:
+    return [
+        *("train", "--model", str(model), "--device", "cpu", "--data", str(data)),
+        *("--out", str(out), "--layer", "-3", "--heldout", "3", "--epochs", "2"),
+        *("--batch_size", "4", "--max_response_tokens", "6", "--wandb", "off"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, model: Path, data: Path) -> Path:
+    """A finished training run."""
+    out = tmp_path_factory.mktemp("runs") / "one"
+    assert main(training_options(model, data, out)) == 0
+    return out
+
+
+def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every parser of the command line, with the words that lead to it."""
+
+    def below(words: str, parser: Any) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+        yield words, parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for word in action.choices:
+                    yield from below(f"{words} {word}".strip(), action._name_parser_map[word])
+
+    yield from below("", build_parser())
+
+
+def test_every_command_has_a_parser() -> None:
+    assert {words for words, _ in parsers()} == {"", "data", *COMMANDS}
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_option_has_help(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = dict(parsers())[words]
+    options = [action for action in parser._actions if action.option_strings]
+    assert len(options) > 1
+    for action in options:
+        assert action.help, f"{action.option_strings} of {words} has no help"
+    assert parser.description
+    with pytest.raises(SystemExit) as caught:
+        main([*words.split(), "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for action in options:
+        assert action.option_strings[-1] in text
+
+
+def test_the_program_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for words in COMMANDS:
+        assert words.split()[0] in text
+
+
+def test_training_leaves_a_run(run: Path, model: Path) -> None:
+    vector = SteeringVector.load(run / "vector", tiny_model())
+    assert vector.layer == 1
+    assert vector.model.name == str(model)
+    kept, held = read_quadruples(run / "train.parquet"), read_quadruples(run / "heldout.parquet")
+    assert (len(kept), len(held)) == (7, 3)
+    assert sorted(map(MORE_ROWS.index, kept + held)) == list(range(10))
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert sum("heldout_loss" in record for record in history) == 2
+    assert sum("gradient_norm" in record for record in history) == 4
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["layer"], config["heldout"], config["learning_rate"]) == (-3, 3, 0.04)
+
+
+def test_a_run_repeated_from_its_config(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    assert main(["train", "--config", str(run / "config.yaml"), "--out", str(out)]) == 0
+    first, second = SteeringVector.load(run / "vector"), SteeringVector.load(out / "vector")
+    for name in ("weight", "negative_factor", "positive_factor"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    assert first.describe() == second.describe()
+    configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (run, out)]
+    assert {**configs[0], "out": ""} == {**configs[1], "out": ""}
+
+
+def test_an_option_beside_a_config_wins(run: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "other")]
+    assert main([*arguments, "--rank", "2", "--engine", "pyvene"]) == 0
+    assert SteeringVector.load(tmp_path / "other/vector").rank == 2
+
+
+def test_options_with_dashes(run: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    arguments = [
+        word.replace("_", "-") if word.startswith("--") else word
+        for word in training_options(model, data, tmp_path / "dashes")
+    ]
+    assert "--max-response-tokens" in arguments
+    assert main([*arguments, "--source-token=-1"]) == 0
+    found = SteeringVector.load(tmp_path / "dashes/vector")
+    assert torch.equal(found.weight, SteeringVector.load(run / "vector").weight)
+
+
+def test_an_interrupted_run_goes_on(
+    run: Path, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out = tmp_path / "broken off"
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_: Any, **__: Any) -> Any:
+            raise KeyboardInterrupt
+
+        patch.setattr("concept_das.pipeline.measure_latents", interrupted)
+        assert main(training_options(model, data, out)) == 130
+    assert "interrupted; the same command goes on from here" in capsys.readouterr().err
+    assert (out / "progress/progress.safetensors").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("concept_das.training._step", None)  # no step is left to do
+        assert main(training_options(model, data, out)) == 0
+    found = SteeringVector.load(out / "vector")
+    assert torch.equal(found.weight, SteeringVector.load(run / "vector").weight)
+    assert (out / "history.jsonl").read_text() == (run / "history.jsonl").read_text()
+
+
+def test_evaluation_stands_beside_the_vector(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--vector", str(run / "vector"), "--multipliers", "[0.5, 1]"]
+    arguments += ["--device", "cpu", "--batch-size", "2"]
+    assert main(arguments) == 0
+    assert "elicitation_recovery" in capsys.readouterr().out
+    table = pd.read_csv(run / "evaluation.csv")
+    assert table["multiplier"].tolist() == [0.5, 1.0]
+    rows = pd.read_parquet(run / "rows.parquet")
+    assert (rows["kind"] == "heldout").sum() == 3 * 2 * 2
+    assert not list(run.glob("*.partial.json"))
+    vector = SteeringVector.load(run / "vector")
+    best = table["elicitation_recovery"].max()
+    assert vector.metrics["elicitation_recovery"] == pytest.approx(best)
+    other = [*arguments, "--data", str(run / "train.parquet"), "--out", str(tmp_path / "else")]
+    assert main(other) == 0
+    assert (pd.read_parquet(tmp_path / "else/rows.parquet")["kind"] == "heldout").sum() == 7 * 4
+
+
+def steer_options(run: Path, *more: str) -> list[str]:
+    return ["steer", "--vector", str(run / "vector"), "--device=cpu", "--max-new-tokens=5", *more]
+
+
+def test_steering_a_prompt(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(steer_options(run, "--prompt", "Hi", "--compare", "true")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "instruction: Hi"
+    assert any(line.startswith("    steered: ") for line in lines)
+    assert any(line.startswith("  unsteered: ") for line in lines)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_steering_a_file(run: Path, tmp_path: Path, suffix: str) -> None:
+    texts = ["Hi", "Name a fruit", "Hi"]
+    lines = texts if suffix == ".txt" else [json.dumps({"instruction": text}) for text in texts]
+    file, out = tmp_path / f"in{suffix}", tmp_path / "out.jsonl"
+    file.write_text("\n\n".join(lines) + "\n")
+    options = steer_options(run, "--file", str(file), "--out", str(out), "--direction=suppress")
+    assert main([*options, "--multiplier=3", "--rule=interpolate", "--compare=true"]) == 0
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [answer["instruction"] for answer in answers] == ["Hi", "Name a fruit"]
+    assert all(set(answer) == {"instruction", "steered", "unsteered"} for answer in answers)
+
+
+@pytest.mark.parametrize("end", ["empty line", "end of file"])
+def test_steering_from_the_terminal(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
+) -> None:
+    assert main(steer_options(run, "--prompt", "Hi there", "--multiplier=2.0")) == 0
+    expected = capsys.readouterr().out.split("steered: ", 1)[1].strip()
+    typed = iter(["Hi there", " Hi there ", ""] if end == "empty line" else ["Hi there"] * 2)
+    prompts = []
+
+    def read(prompt: str) -> str:
+        prompts.append(prompt)
+        try:
+            return next(typed)
+        except StopIteration as stop:
+            raise EOFError from stop
+
+    monkeypatch.setattr(builtins, "input", read)
+    assert main(steer_options(run, "--multiplier=2.0")) == 0
+    assert prompts == ["> "] * 3
+    assert capsys.readouterr().out.count(expected) >= 2
+
+
+def test_inspecting_a_row(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["inspect", "--model", str(model), "--device=cpu", "--data", str(data), "--row=2"]
+    assert main([*options, "--direction=suppress", "--max-response-tokens=3"]) == 0
+    text = capsys.readouterr().out
+    assert "base (suppress): the intervened run" in text
+    base, source = text.split("source: the untouched run")
+    assert base.count(" source ") == source.count(" source ") - 0 == 1
+    assert base.count(" response ") == 3
+
+
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(METHODS)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_making_and_checking_data(
+    model: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    out = tmp_path / f"rows{suffix}"
+    (tmp_path / "in.txt").write_text("Name a fruit\nHi\n\nSing\nHi\n")
+    options = ["--model", str(model), "--device", "cpu"]
+    make = ["data", "make", *options, "--concept", "Talk like a pirate", "--out", str(out)]
+    make += ["--instructions", str(tmp_path / "in.txt"), "--max-new-tokens=5", "--concept-id=4"]
+    with caplog.at_level(logging.INFO):
+        assert main(make) == 0
+    rows = read_quadruples(out)
+    assert f"{len(rows)} of 3 rows kept in {out}" in caplog.text
+    assert {row.negative_input for row in rows} <= {"Name a fruit", "Hi", "Sing"}
+    assert all(row.concept_id == 4 for row in rows)
+    assert not list(tmp_path.glob("*.partial.json"))
+    capsys.readouterr()
+    assert main(["data", "check", *options, "--data", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert f"{len(rows)} rows are usable" in text
+    assert f"{len(rows)} rows of concept 'Talk like a pirate'" in text
+
+
+def test_shipped_instructions_are_the_default(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    options = ["--model", str(model), "--device", "cpu", "--count=4", "--genre=math"]
+    options += ["--concept=Sing", "--max-new-tokens=5"]
+    assert main(["data", "make", *options, "--out", str(out)]) == 0
+    assert 1 <= len(read_quadruples(out)) <= 4
+
+
+def test_completing_an_axbench_file(model: Path, tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "input": ["Hi", "Sing"],
+            "output": ["Ahoy", "Yo-ho-ho"],
+            "output_concept": "pirates",
+            "concept_genre": "text",
+            "concept_id": 3,
+        }
+    )
+    frame.to_parquet(tmp_path / "train.parquet")
+    out = tmp_path / "rows.csv"
+    arguments = ["data", "axbench", "--model", str(model), "--device=cpu", "--max-new-tokens=5"]
+    arguments += ["--axbench", str(tmp_path / "train.parquet"), "--concept-id=3", "--out", str(out)]
+    assert main(arguments) == 0
+    for row in read_quadruples(out):
+        assert row.positive_output == {"Hi": "Ahoy", "Sing": "Yo-ho-ho"}[row.negative_input]
+        assert "Concept: pirates" in row.positive_input
+        assert row.concept_id == 3
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    (line,) = [line for line in error.splitlines() if line.startswith("concept-das: ")]
+    assert error.rstrip().endswith(line)  # one line, and nothing after it
+    return line.removeprefix("concept-das: ")
+
+
+def test_unusable_input_of_training(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = training_options(model, data, tmp_path / "run")
+    several = tmp_path / "several.parquet"
+    to_frame([replace(row, concept_id=i % 2) for i, row in enumerate(MORE_ROWS)]).to_parquet(
+        several
+    )
+    for more, message in (
+        (["--data", str(tmp_path / "none.csv")], "there is no file"),
+        (["--model", str(tmp_path / "none")], "cannot load model"),
+        (["--layer", "4"], "layer 4 is out of range"),
+        (["--heldout", "10"], "cannot hold out 10 of 10 rows"),
+        (["--heldout", "0", "--patience", "1"], "needs held-out rows"),
+        (["--method", "magic"], "unknown method 'magic'"),
+        (["--rank", "99"], "rank 99 exceeds"),
+        (["--source_token", "99"], "source_token 99 is outside the generation prompt"),
+        (["--data", str(several)], "holds concepts [0, 1]; choose one with --concept_id"),
+        (["--concept_id", "8"], "has no rows of concept 8"),
+        (["--device", "toaster"], "cannot use device 'toaster'"),
+        (["--device_map", "auto"], "give either device or device_map"),
+    ):
+        assert message in error_of([*options, *more], capsys)
+
+
+def test_a_failed_training(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise TrainingError("the elicit loss is nan at step 1")
+
+    monkeypatch.setattr("concept_das.training._step", failing)
+    assert "the elicit loss is nan" in error_of(training_options(model, data, tmp_path), capsys)
+
+
+def test_unusable_input_of_the_other_commands(
+    run: Path, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    tiny_model(seed=1).save_pretrained(other)
+    tiny_tokenizer().save_pretrained(other)
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"prompt": "Hi"}\n')
+    on = ["--model", str(model), "--device=cpu"]
+    make = ["data", "make", *on, "--concept=Sing", "--out", str(tmp_path / "rows.csv")]
+    for arguments, message in (
+        (steer_options(tmp_path, "--prompt=Hi"), "holds no vector.safetensors"),
+        (steer_options(run, "--prompt=Hi", f"--file={empty}"), "give either a prompt or a file"),
+        (steer_options(run, "--prompt=Hi", f"--model={other}"), "this vector belongs to"),
+        (steer_options(run, "--prompt="), "an instruction is empty"),
+        (steer_options(run, "--file", str(tmp_path / "none.txt")), "there is no file"),
+        (steer_options(run, "--file", str(empty)), "holds no instructions"),
+        (steer_options(run, "--file", str(broken)), "a line without an 'instruction' field"),
+        (
+            ["evaluate", "--vector", str(run / "vector"), "--data", str(tmp_path / "none.csv")],
+            "there is no file",
+        ),
+        (
+            ["evaluate", "--vector", str(run / "vector"), "--device=cpu", "--multipliers=[]"],
+            "give at least one multiplier",
+        ),
+        (["inspect", *on, "--data", str(data), "--row=10"], "row 10 is out of range"),
+        ([*make, "--out", str(tmp_path / "rows.xlsx")], "choose .parquet, .csv, .jsonl"),
+        ([*make, "--concept= "], "the concept is empty"),
+        ([*make, "--template=Sing"], "the template must hold"),
+        ([*make, "--count=9999"], "9999 instructions were asked for"),
+        (["data", "check", *on, "--data", str(broken)], "has no column 'negative_input'"),
+    ):
+        assert message in error_of(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["train", "--data=x", "--out=y", "--layer=one"],
+        ["train", "--data=x", "--out=y", "--layer=1", "--wings=2"],
+        ["steer", "--vector=v", "--direction=up"],
+        ["train", "--config=no-such-recipe"],
+    ],
+    ids=" ".join,
+)
+def test_unusable_options(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_module_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("sys.argv", ["concept-das", "methods"])
+    assert cli.main() == 0
+    assert "cdas" in capsys.readouterr().out
