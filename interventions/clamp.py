@@ -55,7 +55,7 @@ class ClampIntervention(SourcelessIntervention, PartitionedSubspace):
         base: Float[Tensor, "batch positions dim"],
         source: None = None,
         subspaces: Sequence[Sequence[int] | int] | None = None,
-        position_mask: Bool[Tensor, "batch prompt"] | None = None,
+        position_mask: Bool[Tensor, "prompts width"] | None = None,
         **_: Any,
     ) -> Float[Tensor, "batch positions dim"]:
         """Clamp the base's coordinates along the directions to the factor.

@@ -224,7 +224,7 @@ class TestFromPyvene:
 
     def test_several_concepts_need_rows(self, tmp_path):
         model = tiny_model()
-        options = {"low_rank_dimension": 3, "subspace_partition": [[0], [1, 2]]}
+        options = {"low_rank_dimension": 3, "subspace_partition": [[0, 1], [1, 3]]}
         trained = training_intervention(model, tmp_path, **options)
         with pytest.raises(InputError, match="rows of one concept"):
             from_pyvene(tmp_path, model, **FACTORS)
