@@ -26,7 +26,8 @@ def generate_responses(
 ) -> list[str]:
     """The model's answers, in the order of the prompts.
 
-    Prompts of similar length share a batch. Inside a `steer` block the answers are steered.
+    Prompts of similar length share a batch. Inside a `steer` block with one vector for all rows the
+    answers are steered; a list of vectors would not meet its rows.
 
     Args:
         temperature: 0 decodes greedily.

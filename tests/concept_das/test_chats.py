@@ -195,6 +195,15 @@ def test_logits_depend_on_neither_padding_nor_company(architecture: str) -> None
             torch.testing.assert_close(own, alone[turns.index(turn)], atol=2e-5, rtol=1e-4)
 
 
+def test_a_prompt_goes_straight_into_generate() -> None:
+    prompt = tiny_chat().prompt("Hi")
+    inputs = prompt.tensors()
+    assert inputs["input_ids"].tolist() == [list(prompt.ids)]
+    assert inputs["attention_mask"].tolist() == [[1] * len(prompt.ids)]
+    output = tiny_model().generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert output[0, : len(prompt.ids)].tolist() == list(prompt.ids)
+
+
 def test_an_id_for_padding_is_always_found() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = None

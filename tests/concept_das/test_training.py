@@ -112,6 +112,14 @@ def test_the_losses_of_the_other_methods(method: str, reduction: str, engine: An
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
 
+def in_double(architecture: str) -> PreTrainedModel:
+    """A tiny model in float64 with attention written out: GPT-2's other one fails in 4.45."""
+    model = tiny_model(architecture)
+    plain = type(model)._from_config(model.config, attn_implementation="eager")
+    plain.load_state_dict(model.state_dict())
+    return plain.double().eval()
+
+
 # Llama's norms compute in float32 whatever the model's precision, so differences are coarse there.
 @pytest.mark.parametrize(
     ("architecture", "step", "tolerance"), [("gpt2", 1e-5, 1e-7), ("llama", 1e-3, 1e-3)]
@@ -120,7 +128,7 @@ def test_the_losses_of_the_other_methods(method: str, reduction: str, engine: An
 def test_the_gradient_of_the_objective(
     architecture: str, step: float, tolerance: float, engine: Any
 ) -> None:
-    model, rows = tiny_model(architecture).double(), encoded_rows(2)
+    model, rows = in_double(architecture), encoded_rows(2)
     intervention = intervention_of().double()
     losses = losses_of(model, intervention, rows, engine)
     for direction in DIRECTIONS:
