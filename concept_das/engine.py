@@ -31,8 +31,8 @@ from transformers import DynamicCache, PreTrainedModel
 from concept_das.chats import Batch, Turn
 from concept_das.data import DIRECTIONS, Direction, EncodedQuadruple, Interchange
 from concept_das.methods import Method
-from concept_das.scoring import batches, collate_for
-from concept_das.sites import Site, capture, hidden_states_at
+from concept_das.scoring import batches, collate_for, stack_responses
+from concept_das.sites import Site, capture, decoder_of, hidden_states_at
 from interventions import DistributedInterchangeIntervention
 from objectives import reduce_tokens
 from objectives.projected import Projection, projected_loss
@@ -121,10 +121,7 @@ class ReplayLosses:
             self.method.token_loss,
             self.chunk,
         )
-        per_row = values.split([len(response) for response in responses])
-        padded = nn.utils.rnn.pad_sequence(list(per_row), batch_first=True)
-        lengths = torch.tensor([len(row) for row in per_row], device=values.device)
-        mask = torch.arange(padded.shape[1], device=values.device) < lengths.unsqueeze(1)
+        padded, mask = stack_responses(values.split([len(response) for response in responses]))
         return reduce_tokens(padded, mask, self.reduction)
 
     def _interchanged(
@@ -260,12 +257,6 @@ def _layers_of(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
         yield from ((layer.keys, layer.values) for layer in cache.layers)
     else:
         yield from zip(cache.key_cache, cache.value_cache, strict=True)
-
-
-def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """The part of the model below the head: blocks and final norm."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    return decoder if isinstance(decoder, nn.Module) else model.base_model
 
 
 def final_states(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch positions dim"]:

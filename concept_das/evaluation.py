@@ -139,19 +139,21 @@ class _Measurement:
             pairs: list[Interchange] = [getattr(row, direction) for _, row in chunk]
             teacher = self._logits([pair.source for pair in pairs])
             plain = self._logits([pair.base for pair in pairs])
+            responses = [pair.base.response for pair in pairs]
+            ll_teacher = list(map(mean_log_likelihood, teacher, responses))
+            ll_base = list(map(mean_log_likelihood, plain, responses))
             for multiplier in self.multipliers:
                 with self._steered(direction, multiplier):
                     steered = self._logits([pair.base for pair in pairs])
                 for i, (number, _) in enumerate(chunk):
-                    response = pairs[i].base.response
                     yield {
                         "kind": "heldout",
                         "row": number,
                         "direction": direction,
                         "multiplier": multiplier,
-                        "ll_base": mean_log_likelihood(plain[i], response),
-                        "ll_teacher": mean_log_likelihood(teacher[i], response),
-                        "ll_steered": mean_log_likelihood(steered[i], response),
+                        "ll_base": ll_base[i],
+                        "ll_teacher": ll_teacher[i],
+                        "ll_steered": mean_log_likelihood(steered[i], responses[i]),
                         "jsd": float(jensen_shannon(steered[i], teacher[i]).mean()),
                     }
 

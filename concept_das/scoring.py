@@ -43,9 +43,9 @@ def response_logits(model: PreTrainedModel, batch: Batch) -> list[Float[Tensor, 
 
 
 def stack_responses(
-    per_row: Sequence[Float[Tensor, "_ vocab"]],
-) -> tuple[Float[Tensor, "batch longest vocab"], Bool[Tensor, "batch longest"]]:
-    """Pad per-row logits to one tensor, with the mask the objectives take."""
+    per_row: Sequence[Float[Tensor, "_ *rest"]],
+) -> tuple[Float[Tensor, "batch longest *rest"], Bool[Tensor, "batch longest"]]:
+    """Pad per-row logits, or losses, to one tensor, with the mask the objectives take."""
     padded = nn.utils.rnn.pad_sequence(list(per_row), batch_first=True)
     lengths = torch.tensor([len(row) for row in per_row], device=padded.device)
     mask = torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1)

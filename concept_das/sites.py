@@ -67,10 +67,15 @@ def find_site(model: PreTrainedModel, layer: int) -> Site:
     return Site(layer, f"{name}[{layer}]", config.hidden_size, n_layers)
 
 
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """The part of the model below the head: blocks and final norm."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    return decoder if isinstance(decoder, nn.Module) else model.base_model
+
+
 def _block_list_name(model: PreTrainedModel, n_layers: int) -> str:
     """Name of the outermost `ModuleList` with one entry per decoder block."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    inside = {id(module) for module in decoder.modules()} if decoder is not None else set()
+    inside = {id(module) for module in decoder_of(model).modules()}
     names = [
         name
         for name, module in model.named_modules()

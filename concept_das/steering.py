@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data import Direction
 from concept_das.errors import InputError
-from concept_das.sites import Site, hidden_of, replace_hidden
+from concept_das.sites import Site, decoder_of, hidden_of, replace_hidden
 from concept_das.vectors import Rule, SteeringVector
 from interventions import set_coordinates
 
@@ -184,8 +184,7 @@ class _PositionSelection:
     @contextmanager
     def watching(self, model: PreTrainedModel) -> Iterator[None]:
         """Read positions and masks off every call of the model's decoder."""
-        decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-        decoder = decoder if isinstance(decoder, nn.Module) else model.base_model
+        decoder = decoder_of(model)
         signature = inspect.signature(decoder.forward)
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

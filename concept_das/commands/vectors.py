@@ -11,7 +11,7 @@ import pandas as pd
 from transformers import TextStreamer
 
 from concept_das import exports
-from concept_das.chats import ChatFormat, Turn, collate, pad_id_of
+from concept_das.chats import ChatFormat, pad_id_of
 from concept_das.commands.rows import read_instructions
 from concept_das.data import Direction, read_quadruples
 from concept_das.errors import InputError
@@ -175,11 +175,10 @@ def _converse(
     pad = pad_id_of(loaded.tokenizer)
     streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
     for line in _typed_lines():
-        batch = collate([Turn(chat.prompt(line))], pad, loaded.device)
+        prompt = chat.prompt(line).tensors(loaded.device)
         with steering(loaded.model, entry, positions=positions):
             loaded.model.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
+                **prompt,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=pad,
