@@ -7,16 +7,20 @@ from concept_das.data import Quadruple, read_quadruples, split_quadruples
 from concept_das.errors import InputError, TrainingError, VectorMismatchError
 from concept_das.evaluation import Evaluation, evaluate
 from concept_das.generation import generate_responses
+from concept_das.losses import EngineOptions
 from concept_das.making import make_quadruples, shipped_instructions
 from concept_das.models import LoadedModel, load_model
-from concept_das.pipeline import train_vector
+from concept_das.pipeline import ConceptRows, train_vector, train_vectors
+from concept_das.recipe import TrainingConfig
 from concept_das.sites import Site, find_site
 from concept_das.steering import Steering, steer
-from concept_das.training import TrainingConfig, train_direction
+from concept_das.training import train_direction, train_directions
 from concept_das.vectors import SteeringVector
 
 __all__ = [
     "ChatFormat",
+    "ConceptRows",
+    "EngineOptions",
     "Evaluation",
     "InputError",
     "LoadedModel",
@@ -37,5 +41,7 @@ __all__ = [
     "split_quadruples",
     "steer",
     "train_direction",
+    "train_directions",
     "train_vector",
+    "train_vectors",
 ]

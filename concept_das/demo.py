@@ -13,10 +13,10 @@ from concept_das.generation import generate_responses
 from concept_das.making import make_quadruples, shipped_instructions
 from concept_das.models import LoadedModel
 from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
+from concept_das.recipe import TrainingConfig
 from concept_das.report import Sample, write_report
 from concept_das.steering import steer
 from concept_das.tracking import TrackingMode, open_tracker
-from concept_das.training import TrainingConfig
 from concept_das.vectors import SteeringVector, write_atomically
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48

@@ -7,16 +7,16 @@ asked to match.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import objectives
 from concept_das.errors import InputError
 from objectives import projected
 from objectives.projected import TokenLoss
-from objectives.reduction import Reduction
 
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Reduction], Tensor]
+# (student logits `[tokens, vocab]`, teacher logits, labels `[tokens]`) -> one loss per token
+PlainTokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,40 +25,36 @@ class Method:
 
     Attributes:
         summary: one line for people.
-        loss: `(student_logits, teacher_logits, labels, mask, reduction) -> scalar`, with logits
-            `[batch, response, vocab]` and labels and mask `[batch, response]`.
-        token_loss: the same loss per token with its gradient, for the engine.
+        token_loss: the loss of each response token, from logits.
+        token_loss_with_gradient: the same from log-probabilities, with its gradient in closed form,
+            for the engine.
+        has_teacher: whether the loss looks at the teacher's distribution.
     """
 
     name: str
     summary: str
-    loss: Loss
-    token_loss: TokenLoss
+    token_loss: PlainTokenLoss
+    token_loss_with_gradient: TokenLoss
+    has_teacher: bool = True
 
 
-def _matching(divergence: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    def loss(
-        student_logits: Float[Tensor, "batch response vocab"],
-        teacher_logits: Float[Tensor, "batch response vocab"],
-        labels: Int[Tensor, "batch response"],
-        mask: Bool[Tensor, "batch response"],
-        reduction: Reduction,
-    ) -> Float[Tensor, ""]:
-        return objectives.interchange_loss(
-            student_logits, teacher_logits, mask, reduction, divergence
-        )
+def _matching(divergence: Callable[[Tensor, Tensor], Tensor]) -> PlainTokenLoss:
+    def token_loss(
+        student: Float[Tensor, "tokens vocab"],
+        teacher: Float[Tensor, "tokens vocab"],
+        labels: Int[Tensor, "tokens"],
+    ) -> Float[Tensor, "tokens"]:
+        return divergence(student, teacher)
 
-    return loss
+    return token_loss
 
 
-def _das(
-    student_logits: Float[Tensor, "batch response vocab"],
-    teacher_logits: Float[Tensor, "batch response vocab"],
-    labels: Int[Tensor, "batch response"],
-    mask: Bool[Tensor, "batch response"],
-    reduction: Reduction,
-) -> Float[Tensor, ""]:
-    return objectives.das_loss(student_logits, labels, mask, reduction)
+def _cross_entropy(
+    student: Float[Tensor, "tokens vocab"],
+    teacher: Float[Tensor, "tokens vocab"],
+    labels: Int[Tensor, "tokens"],
+) -> Float[Tensor, "tokens"]:
+    return objectives.token_cross_entropy(student, labels)
 
 
 METHODS = {
@@ -85,8 +81,9 @@ METHODS = {
         Method(
             "das",
             "baseline: cross-entropy on the source's response text",
-            _das,
+            _cross_entropy,
             projected.cross_entropy_with_gradient,
+            has_teacher=False,
         ),
     )
 }

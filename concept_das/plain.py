@@ -5,7 +5,7 @@ pyvene can hook.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pyvene as pv
 import torch
@@ -14,56 +14,67 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.chats import Batch
-from concept_das.data import Direction, EncodedQuadruple, Interchange
+from concept_das.data import Interchange
 from concept_das.methods import Method
-from concept_das.scoring import collate_for, response_labels, stack_responses
+from concept_das.scoring import collate_for
 from concept_das.sites import Site, capture
 from interventions import DistributedInterchangeIntervention
-from objectives.reduction import Reduction
 
 
 class PyveneLosses:
-    """Losses of one intervention at one site, computed through `pyvene.IntervenableModel`."""
+    """Losses of one intervention per site, computed through `pyvene.IntervenableModel`."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        site: Site,
-        intervention: DistributedInterchangeIntervention,
+        sites: Sequence[Site],
+        interventions: Sequence[DistributedInterchangeIntervention],
         method: Method,
-        reduction: Reduction,
         pad_id: int,
     ) -> None:
         self.model = model
-        self.site = site
+        self.sites = list(sites)
+        self.interventions = list(interventions)
         self.method = method
-        self.reduction = reduction
         self.pad_id = pad_id
         self.intervenable = pv.IntervenableModel(
-            {"component": site.component, "intervention": intervention}, model
+            [
+                {"component": site.component, "intervention": intervention}
+                for site, intervention in zip(sites, interventions, strict=True)
+            ],
+            model,
         )
 
-    def loss(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> Float[Tensor, ""]:
-        """The method's loss of a batch in one direction, with its graph."""
-        pairs: list[Interchange] = [getattr(row, direction) for row in rows]
+    def token_losses(
+        self, pairs: Sequence[Interchange], parts: Sequence[int]
+    ) -> list[Float[Tensor, "_"]]:
+        """One loss per response token of each pair, with its graph to the directions.
+
+        Args:
+            parts: which concept's directions each pair uses.
+        """
         base = collate_for(self.model, [pair.base for pair in pairs], self.pad_id)
         source = collate_for(self.model, [pair.source for pair in pairs], self.pad_id)
-        teacher_logits, source_states = self._teacher(source)
-        student_logits, mask = stack_responses(self._student(base, source_states))
-        labels = response_labels(base.rows, student_logits.device)
-        teacher, _mask = stack_responses(teacher_logits)
-        return self.method.loss(student_logits, teacher, labels, mask, self.reduction)
+        teacher, source_states = self._teacher(source)
+        student = self._student(base, source_states, parts)
+        labels = torch.tensor([token for pair in pairs for token in pair.base.response])
+        values = self.method.token_loss(student, teacher.detach(), labels.to(student.device))
+        return list(values.split([len(pair.base.response) for pair in pairs]))
 
     @torch.no_grad()
-    def _teacher(self, source: Batch) -> tuple[list[Tensor], Float[Tensor, "batch 1 dim"]]:
-        """The untouched run: its response logits, and its hidden state at the source token."""
-        with capture(self.model, self.site) as seen:
+    def _teacher(self, source: Batch) -> tuple[Tensor, list[Float[Tensor, "batch 1 dim"]]]:
+        """The untouched run: its response logits, and its states at the source token."""
+        with ExitStack() as stack:
+            seen = [stack.enter_context(capture(self.model, site)) for site in self.sites]
             logits = self.model(**source.model_inputs(), use_cache=False).logits
-        index = torch.tensor(source.source_positions(), device=seen[0].device)
-        states = seen[0][torch.arange(len(index), device=index.device), index]
-        return _at_responses(logits, source), states.unsqueeze(1)
+        where = torch.tensor(source.source_positions())
+        rows = torch.arange(len(where))
+        states = [hidden[rows, where].unsqueeze(1) for (hidden,) in seen]
+        return logits[source.response_mask.to(logits.device)], states
 
-    def _student(self, base: Batch, source_states: Tensor) -> list[Tensor]:
+    def _student(
+        self, base: Batch, source_states: Sequence[Tensor], parts: Sequence[int]
+    ) -> Float[Tensor, "tokens vocab"]:
         """The intervened run's response logits.
 
         Rows are right-padded and share the template prefix, so every row is intervened on at the
@@ -71,15 +82,28 @@ class PyveneLosses:
         """
         prefix = base.rows[0].prompt.prefix_length
         positions = list(range(prefix, base.input_ids.shape[1]))
-        key = self.intervenable.sorted_keys[0]
+        keys = self.intervenable.sorted_keys
+        index = [self._index_of(self.intervenable.interventions[key]) for key in keys]
         with _keeping_hooks(self.model):
             _, output = self.intervenable(
                 base.model_inputs(),
-                source_representations={key: source_states},
-                unit_locations={"sources->base": (None, [[positions] * len(base.rows)])},
+                source_representations={
+                    key: source_states[i] for key, i in zip(keys, index, strict=True)
+                },
+                unit_locations={
+                    "sources->base": (None, [[positions] * len(base.rows)] * len(keys))
+                },
+                subspaces=[subspaces_of(self.interventions[i], parts) for i in index],
                 use_cache=False,
             )
-        return _at_responses(output.logits, base)
+        logits = output.logits
+        assert isinstance(logits, Tensor)
+        return logits[base.response_mask.to(logits.device)]
+
+    def _index_of(self, found: object) -> int:
+        """Which of our interventions pyvene keeps under a key; it orders them its own way."""
+        held = found[0] if isinstance(found, (tuple, list)) else found
+        return next(i for i, own in enumerate(self.interventions) if own is held)
 
 
 @contextmanager
@@ -97,9 +121,8 @@ def _keeping_hooks(model: nn.Module) -> Iterator[None]:
             module._forward_pre_hooks.update(pre_hooks)
 
 
-def _at_responses(logits: Tensor, batch: Batch) -> list[Tensor]:
-    """Each row's logits at the positions that predict its response."""
-    return [
-        row_logits[row_mask.to(logits.device)]
-        for row_logits, row_mask in zip(logits, batch.response_mask, strict=True)
-    ]
+def subspaces_of(
+    intervention: DistributedInterchangeIntervention, parts: Sequence[int]
+) -> list[list[int]] | None:
+    """`parts` in pyvene's words; None for an intervention that holds one concept."""
+    return None if intervention.subspace_partition is None else [[part] for part in parts]

@@ -21,6 +21,8 @@ from concept_das.errors import InputError
 from concept_das.sites import Site
 from concept_das.vectors import ModelIdentity, write_atomically
 
+RunIdentity = dict[str, Any]
+
 log = logging.getLogger(__name__)
 
 
@@ -39,11 +41,11 @@ class Progress:
 
 def run_identity(
     model: PreTrainedModel,
-    site: Site,
+    sites: Sequence[Site],
     rows: Sequence[EncodedQuadruple],
     heldout: Sequence[EncodedQuadruple],
     options: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> RunIdentity:
     """What must be the same for saved progress to be of this run."""
     ids = [
         [turn.ids for pair in (row.elicit, row.suppress) for turn in (pair.base, pair.source)]
@@ -51,7 +53,7 @@ def run_identity(
     ]
     data = hashlib.sha256(json.dumps([len(rows), ids]).encode()).hexdigest()
     fingerprint = ModelIdentity.of(model).fingerprint
-    return {**options, "layer": site.layer, "data": data, "model": fingerprint}
+    return {**options, "layers": [site.layer for site in sites], "data": data, "model": fingerprint}
 
 
 def save(
@@ -59,7 +61,7 @@ def save(
     state: Progress,
     weight: Tensor,
     optimizer: torch.optim.Optimizer,
-    run: dict[str, Any],
+    run: RunIdentity,
 ) -> None:
     """Write progress as one safetensors file, the numbers in its header."""
     moments = optimizer.state[weight]
@@ -91,7 +93,7 @@ def resume(
     state: Progress,
     weight: Tensor,
     optimizer: torch.optim.Optimizer,
-    run: dict[str, Any],
+    run: RunIdentity,
 ) -> None:
     """Continue from saved progress, if there is any of this run.
 

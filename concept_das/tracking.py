@@ -12,8 +12,8 @@ TrackingMode = Literal["auto", "online", "offline", "off"]
 class Tracker(Protocol):
     """Takes measurements; logging off is an object, not an `if`."""
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Record values at a step."""
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
+        """Record values at a step, or at the next one."""
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Record a table."""
@@ -25,7 +25,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Records nothing."""
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
         """Drop the values."""
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -54,8 +54,8 @@ class WandbTracker:
             settings=wandb.Settings(silent=True),
         )
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Record values at a step."""
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
+        """Record values at a step, or at the next one."""
         self._run.log(dict(values), step=step)
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -65,6 +65,24 @@ class WandbTracker:
     def finish(self) -> None:
         """Flush and close."""
         self._run.finish()
+
+
+class PrefixedTracker:
+    """One of several trainings that share a run: its names are prefixed, its steps are its own."""
+
+    def __init__(self, run: Tracker, prefix: str) -> None:
+        self._run, self._prefix = run, prefix
+
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
+        """Record values; the shared run counts on, as the trainings' steps overlap."""
+        self._run.log({f"{self._prefix}/{name}": value for name, value in values.items()}, None)
+
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Record a table."""
+        self._run.table(f"{self._prefix}/{name}", columns, rows)
+
+    def finish(self) -> None:
+        """The shared run is closed by its owner."""
 
 
 def open_tracker(

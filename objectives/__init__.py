@@ -4,14 +4,15 @@ Nothing here knows about models, tokenizers or interventions: every function tak
 already been picked at the response positions, and returns a tensor.
 """
 
-from objectives.das import das_loss
+from objectives.das import das_loss, token_cross_entropy
 from objectives.divergences import (
     jensen_shannon,
     kl_student_teacher,
     kl_teacher_student,
+    log_probabilities,
 )
 from objectives.interchange import elicit_loss, interchange_loss, suppress_loss
-from objectives.reduction import REDUCTIONS, reduce_tokens
+from objectives.reduction import REDUCTIONS, reduce_tokens, token_weights
 
 __all__ = [
     "REDUCTIONS",
@@ -21,6 +22,9 @@ __all__ = [
     "jensen_shannon",
     "kl_student_teacher",
     "kl_teacher_student",
+    "log_probabilities",
     "reduce_tokens",
     "suppress_loss",
+    "token_cross_entropy",
+    "token_weights",
 ]

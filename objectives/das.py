@@ -8,6 +8,14 @@ from objectives.divergences import log_probabilities
 from objectives.reduction import Reduction, reduce_tokens
 
 
+def token_cross_entropy(
+    student_logits: Float[Tensor, "*batch vocab"], labels: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """-log p[label], in nats, one value per position."""
+    log_p = log_probabilities(student_logits)
+    return -torch.gather(log_p, -1, labels.unsqueeze(-1)).squeeze(-1)
+
+
 def das_loss(
     student_logits: Float[Tensor, "batch response vocab"],
     labels: Int[Tensor, "batch response"],
@@ -25,6 +33,4 @@ def das_loss(
         mask: true where a response token is.
         reduction: see `reduce_tokens`.
     """
-    log_p = log_probabilities(student_logits)
-    nll = -torch.gather(log_p, -1, labels.unsqueeze(-1)).squeeze(-1)
-    return reduce_tokens(nll, mask, reduction)
+    return reduce_tokens(token_cross_entropy(student_logits, labels), mask, reduction)

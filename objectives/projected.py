@@ -4,6 +4,9 @@ A token's loss depends on its own hidden state only. So the vocabulary projectio
 gradient with respect to the hidden state are computed together, a few tokens at a time, and the
 gradient is kept instead of the logits: memory grows with tokens x width, not tokens x vocabulary.
 Any reduction or outer loss composes with the result through autograd.
+
+Liger's fused linear JSD does the same on CUDA, but returns one scalar over all tokens: neither the
+mean per sequence nor several concepts in a batch can be had from it, nor Gemma-2's softcap.
 """
 
 from collections.abc import Callable
@@ -19,6 +22,9 @@ from objectives.divergences import LN_2, log_probabilities
 # (student log-probabilities, teacher log-probabilities or None, labels) ->
 # (loss per token, gradient with respect to the student's logits); may overwrite its inputs.
 TokenLoss = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
+
+# Log-probabilities `[part, vocab]` of a part of the tokens, in at least float32.
+Teacher = Callable[[slice], Tensor]
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class _ProjectedLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        teacher: Tensor | None,
+        teacher: Teacher | None,
         labels: Tensor,
         projection: Projection,
         token_loss: TokenLoss,
@@ -124,11 +130,9 @@ class _ProjectedLoss(torch.autograd.Function):
     ) -> Tensor:
         values, gradients = [], []
         for start in range(0, len(hidden), chunk):
-            part = slice(start, start + chunk)
+            part = slice(start, min(start + chunk, len(hidden)))
             logits = projection.logits(hidden[part])
-            log_q = None
-            if teacher is not None:
-                log_q = log_probabilities(projection.logits(teacher[part]))
+            log_q = None if teacher is None else teacher(part)
             value, gradient = token_loss(log_probabilities(logits), log_q, labels[part])
             values.append(value)
             if hidden.requires_grad:
@@ -144,9 +148,14 @@ class _ProjectedLoss(torch.autograd.Function):
         return gradient.to(per_token.dtype), None, None, None, None, None
 
 
+def projected_teacher(hidden: Float[Tensor, "tokens dim"], projection: Projection) -> Teacher:
+    """A teacher from its final hidden states, projected when asked for."""
+    return lambda part: log_probabilities(projection.logits(hidden[part]))
+
+
 def projected_loss(
     hidden: Float[Tensor, "tokens dim"],
-    teacher: Float[Tensor, "tokens dim"] | None,
+    teacher: Teacher | None,
     labels: Int[Tensor, "tokens"],
     projection: Projection,
     token_loss: TokenLoss,
@@ -156,7 +165,8 @@ def projected_loss(
 
     Args:
         hidden: the student's states after the final norm; gradients flow to them.
-        teacher: the teacher's states for the same tokens, or None where the loss needs none.
+        teacher: gives the teacher's log-probabilities of a part of the same tokens; None where the
+            loss needs none.
         labels: target ids, for the losses that use them.
         projection: the model's head.
         token_loss: one of the `..._with_gradient` functions of this module.

@@ -1,5 +1,6 @@
 """From one value per response token to one scalar."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from jaxtyping import Bool, Float
@@ -36,4 +37,25 @@ def reduce_tokens(
         return (kept.sum(dim=1) / lengths).mean()
     if reduction == "token":
         return kept.sum() / lengths.sum()
+    raise ValueError(f"unknown reduction {reduction!r}; choose one of {', '.join(REDUCTIONS)}")
+
+
+def token_weights(lengths: Sequence[int], reduction: Reduction = "sequence") -> list[float]:
+    """What each token of a response counts for in `reduce_tokens`, per response.
+
+    So a batch can be computed in parts: the sum over responses of weight x (sum over tokens) is the
+    reduced loss.
+
+    Args:
+        lengths: tokens of each response of the batch.
+
+    Raises:
+        ValueError: if a response has no tokens, or the reduction is unknown.
+    """
+    if min(lengths) < 1:
+        raise ValueError(f"row {lengths.index(0)} of the batch has an empty response; drop it")
+    if reduction == "sequence":
+        return [1 / (length * len(lengths)) for length in lengths]
+    if reduction == "token":
+        return [1 / sum(lengths)] * len(lengths)
     raise ValueError(f"unknown reduction {reduction!r}; choose one of {', '.join(REDUCTIONS)}")

@@ -1,14 +1,16 @@
 """`python -m benchmarks.speed --refusal REFUSAL.parquet --axbench AXBENCH.parquet`.
 
 Compares the engine with the authors' way on plain pyvene, in one process and on the same rows:
-training steps in float32 and bfloat16, a whole concept, and steered generation. Prints a table and
-writes `speed.json`; every ratio is of two medians of one run.
+training steps in float32 and bfloat16, a whole concept, several concepts at once, steered
+generation, and how a step's cost grows. Prints a table and writes `speed.json`, `steps.csv`,
+`growth.csv` and `growth.png`; every ratio is of two medians of one run.
 """
 
 import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,19 +21,19 @@ from jsonargparse import auto_cli
 
 from benchmarks.measure import attainable_gemm
 from benchmarks.speed.generation import generation_cost
-from benchmarks.speed.release_loop import ReleaseLosses
+from benchmarks.speed.growth import growth, plot_growth
 from benchmarks.speed.rows import axbench_rows, refusal_rows
-from benchmarks.speed.steps import StepCost, median_step
+from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from concept_das.chats import ChatFormat, pad_id_of
+from concept_das.concept_run import TrainingTask
 from concept_das.data import EncodedQuadruple, read_quadruples
-from concept_das.engine import ReplayLosses
-from concept_das.methods import METHODS
+from concept_das.losses import EngineOptions
 from concept_das.models import DTYPES, LoadedModel, load_model
 from concept_das.pipeline import versions
-from concept_das.sites import Site, find_site
-from concept_das.training import Losses, TrainingConfig, train_direction
+from concept_das.recipe import TrainingConfig
+from concept_das.sites import find_site
+from concept_das.training import train_directions
 from concept_das.vectors import ModelIdentity, SteeringVector, write_atomically
-from interventions import DistributedInterchangeIntervention
 
 
 def main(
@@ -42,9 +44,10 @@ def main(
     batch_size: int = 8,
     steps: int = 5,
     epochs: int = 10,
+    batch_tokens: int = 2048,
     out: Path = Path("results/speed"),
 ) -> None:
-    """Measure and write `speed.json` and `speed.csv`.
+    """Measure and write the figures and plots.
 
     Args:
         refusal: quadruples with short responses (the release's refusal pairs).
@@ -52,90 +55,125 @@ def main(
         model: hub id, local folder or smollm2-135m.
         layer: decoder block, 0-based.
         batch_size: quadruples per step.
-        steps: steps timed, after as many to warm up.
+        steps: steps timed of each way.
         epochs: passes over the rows for the cost of a concept.
+        batch_tokens: tokens of one forward and backward pass of the engine.
         out: folder for the results.
     """
     figures: dict[str, Any] = {}
     table = []
-    for dtype in DTYPES:
+    options = EngineOptions(batch_tokens=batch_tokens)
+    for dtype in reversed(DTYPES):  # float32 last: the rest is measured in it
         loaded = load_model(model, dtype=dtype)
         chat = ChatFormat.of(loaded.tokenizer)
-        sets = {"refusal": refusal_rows(refusal, chat), "axbench": axbench_rows(axbench, chat)}
-        site = find_site(loaded.model, layer)
+        concepts = [axbench_rows(axbench, chat, number) for number in (3, 0, 1, 2, 4, 5, 6, 7)]
         attainable = attainable_gemm(DTYPES[dtype], loaded.device)
-        for name, rows in sets.items():
-            release, engine = _steps(loaded, site, rows, batch_size, steps)
-            for way, cost in (("release", release), ("engine", engine)):
+        figures[f"attainable_gflops_{dtype}"] = attainable / 1e9
+        for name, rows in {"refusal": refusal_rows(refusal, chat), "axbench": concepts[0]}.items():
+            used = rows[: batch_size * steps]
+            ways = {
+                "release": release_step(loaded, layer),
+                "engine": engine_step(loaded, layer, used, options),
+            }
+            costs = compare_steps(
+                ways, used, batch_size=batch_size, repeats=steps, device=loaded.device
+            )
+            for way, cost in costs.items():
                 fraction = cost.flops / cost.seconds / attainable
                 table.append(
                     {"rows": name, "dtype": dtype, "way": way, **asdict(cost), "gemm": fraction}
                 )
-            figures[f"train_step_ratio_{name}_{dtype}"] = release.seconds / engine.seconds
-            figures[f"step_memory_ratio_{name}_{dtype}"] = release.peak_bytes / engine.peak_bytes
+            release, engine = costs["release"], costs["engine"]
+            key = f"{name}_{dtype}"
+            figures[f"train_step_ratio_{key}"] = release.seconds / engine.seconds
+            figures[f"step_memory_ratio_{key}"] = release.peak_bytes / engine.peak_bytes
+            figures[f"loss_relative_error_{key}"] = abs(engine.loss / release.loss - 1)
+            print(pd.DataFrame(table[-2:]).round(3).to_string(index=False), flush=True)
         figures[f"train_step_ratio_{dtype}"] = figures[f"train_step_ratio_axbench_{dtype}"]
-        if dtype == "float32":
-            figures["gemm_fraction"] = table[-1]["gemm"]
-            release_step = table[-2]["seconds"]
-            figures |= _concept(loaded, layer, sets["axbench"], batch_size, epochs, release_step)
-            figures |= _generation(loaded, chat, layer, refusal)
+    figures["gemm_fraction"] = table[-1]["gemm"]
+    figures |= _concept(loaded, layer, concepts[0], batch_size, epochs, table[-2]["seconds"])
+    figures |= _together(loaded, layer, [rows[:16] for rows in concepts])
+    figures |= _same_direction(loaded, layer, refusal_rows(refusal, chat)[:32])
+    figures |= _generation(loaded, chat, layer, refusal)
+    curves = growth(loaded, layer, concepts, options)
+    write_atomically(out / "growth.csv", curves.to_csv(index=False).encode())
+    plot_growth(curves, out / "growth.png")
     frame = pd.DataFrame(table)
     print(frame.round(3).to_string(index=False))
     print(json.dumps(figures, indent=2))
-    write_atomically(out / "speed.csv", frame.to_csv(index=False).encode())
+    write_atomically(out / "steps.csv", frame.to_csv(index=False).encode())
     command = "python -m benchmarks.speed " + " ".join(sys.argv[1:])
     record = {**figures, "command": command, "cores": torch.get_num_threads(), **versions()}
     write_atomically(out / "speed.json", json.dumps(record, indent=2).encode())
 
 
-def _steps(
-    loaded: LoadedModel,
-    site: Site,
-    rows: list[EncodedQuadruple],
-    batch_size: int,
-    steps: int,
-) -> tuple[StepCost, StepCost]:
-    """The release's way and the engine on the same batches."""
-    used = rows[: batch_size * steps]
-    intervention = DistributedInterchangeIntervention(embed_dim=site.width).to(loaded.device)
-    pad = pad_id_of(loaded.tokenizer)
-    device = loaded.device
-
-    def measured(losses: Losses) -> StepCost:
-        return median_step(
-            losses, intervention, used, batch_size=batch_size, steps=steps, device=device
-        )
-
-    release = measured(ReleaseLosses(loaded.model, site, intervention, pad))
-    engine = ReplayLosses(loaded.model, site, intervention, METHODS["cdas"], "token", pad, used)
-    return release, measured(engine)
-
-
 def _concept(
     loaded: LoadedModel,
     layer: int,
-    rows: list[EncodedQuadruple],
+    rows: Sequence[EncodedQuadruple],
     batch_size: int,
     epochs: int,
-    release_step: float,
+    release_seconds: float,
 ) -> dict[str, float]:
     """A whole training run by the engine, caching included, against the release's steps."""
     config = TrainingConfig(epochs=epochs, batch_size=batch_size)
-    start = time.perf_counter()
-    train_direction(
-        loaded.model,
-        find_site(loaded.model, layer),
-        rows,
-        config,
-        pad_id=pad_id_of(loaded.tokenizer),
-    )
-    seconds = time.perf_counter() - start
-    count = epochs * -(-len(rows) // batch_size)
+    seconds = _train(loaded, layer, [rows], config, EngineOptions())[0]
+    release = release_seconds * epochs * -(-len(rows) // batch_size)
     return {
         "concept_seconds": seconds,
-        "concept_seconds_release": release_step * count,
-        "train_concept_ratio": release_step * count / seconds,
+        "concept_seconds_release": release,
+        "train_concept_ratio": release / seconds,
     }
+
+
+def _together(
+    loaded: LoadedModel, layer: int, concepts: Sequence[Sequence[EncodedQuadruple]]
+) -> dict[str, float]:
+    """Several concepts in one run against one after the other: same directions, less time."""
+    config = TrainingConfig(epochs=2)
+    alone, apart = _train(loaded, layer, concepts, config, EngineOptions(together=1))
+    together, joint = _train(loaded, layer, concepts, config, EngineOptions(together=len(concepts)))
+    return {
+        "concepts_together": len(concepts),
+        "together_seconds_per_concept": together / len(concepts),
+        "alone_seconds_per_concept": alone / len(concepts),
+        "together_smallest_cosine": float(torch.cosine_similarity(apart, joint, dim=1).min()),
+    }
+
+
+def _same_direction(
+    loaded: LoadedModel, layer: int, rows: Sequence[EncodedQuadruple]
+) -> dict[str, float]:
+    """A run by the engine and by plain pyvene, from the same start."""
+    config = TrainingConfig(epochs=5)
+    engine, found = _train(loaded, layer, [rows], config, EngineOptions())
+    plain, expected = _train(loaded, layer, [rows], config, EngineOptions("pyvene"))
+    return {
+        "direction_cosine": float(torch.cosine_similarity(found, expected, dim=1)),
+        "run_seconds_engine": engine,
+        "run_seconds_pyvene": plain,
+    }
+
+
+def _train(
+    loaded: LoadedModel,
+    layer: int,
+    concepts: Sequence[Sequence[EncodedQuadruple]],
+    config: TrainingConfig,
+    options: EngineOptions,
+) -> tuple[float, torch.Tensor]:
+    """Seconds of a run, and each concept's direction, `[concepts, dim]`."""
+    start = time.perf_counter()
+    results = train_directions(
+        loaded.model,
+        [find_site(loaded.model, layer)],
+        [TrainingTask(rows) for rows in concepts],
+        config,
+        pad_id=pad_id_of(loaded.tokenizer),
+        engine=options,
+    )
+    seconds = time.perf_counter() - start
+    return seconds, torch.cat([result.weight for result in results])
 
 
 def _generation(

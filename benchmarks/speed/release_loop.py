@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.data import Direction, EncodedQuadruple
+from concept_das.data import DIRECTIONS, EncodedQuadruple, Interchange
 from concept_das.scoring import collate_for
 from concept_das.sites import Site
 from interventions import DistributedInterchangeIntervention
 from objectives import elicit_loss
 
 
-class ReleaseLosses:
-    """One intervention's losses; token-pooled, as the release computes them."""
+class ReleaseLoop:
+    """Steps of one intervention; token-pooled, as the release reduces."""
 
     def __init__(
         self,
@@ -35,9 +35,16 @@ class ReleaseLosses:
             {"component": site.component, "intervention": intervention}, model
         )
 
-    def loss(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> Tensor:
-        """JSD of a batch in one direction, with its graph."""
-        pairs = [getattr(row, direction) for row in rows]
+    def step(self, rows: Sequence[EncodedQuadruple]) -> float:
+        """Forward and backward of a batch, one direction after the other; the loss."""
+        total = 0.0
+        for direction in DIRECTIONS:
+            loss = self._loss([getattr(row, direction) for row in rows])
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _loss(self, pairs: Sequence[Interchange]) -> Tensor:
         base = collate_for(self.model, [pair.base for pair in pairs], self.pad_id)
         source = collate_for(self.model, [pair.source for pair in pairs], self.pad_id)
         positions = list(range(pairs[0].base.prompt.prefix_length, base.input_ids.shape[1]))

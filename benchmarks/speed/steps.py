@@ -3,15 +3,24 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import Cost, cost_of
-from concept_das.data import DIRECTIONS, EncodedQuadruple
+from benchmarks.measure import cost_of
+from benchmarks.speed.release_loop import ReleaseLoop
+from concept_das.chats import pad_id_of
+from concept_das.data import EncodedQuadruple
+from concept_das.losses import EngineOptions, sum_losses, terms_of
+from concept_das.models import LoadedModel
+from concept_das.recipe import TrainingConfig
 from concept_das.scoring import batches
-from concept_das.training import Losses
-from interventions import DistributedInterchangeIntervention
+from concept_das.sites import find_site
+from concept_das.training import build_interventions, build_losses
+
+# Forward and backward of a batch, both directions; gives the loss.
+Step = Callable[[Sequence[EncodedQuadruple]], float]
 
 
 @dataclass(frozen=True)
@@ -22,50 +31,84 @@ class StepCost:
         seconds: per step, both directions, forward and backward.
         peak_bytes: largest growth of memory in a step.
         flops: of matrix products in one step.
+        loss: of the first batch, to see that both ways compute the same.
     """
 
     seconds: float
     peak_bytes: int
     flops: int
+    loss: float
 
 
-def one_step(
-    losses: Losses,
-    intervention: DistributedInterchangeIntervention,
+def engine_step(
+    loaded: LoadedModel,
+    layer: int,
     rows: Sequence[EncodedQuadruple],
-) -> None:
-    """Both directions, forward and backward; the optimizer's share is nothing."""
-    intervention.zero_grad()
-    for direction in DIRECTIONS:
-        losses.loss(rows, direction).backward()
+    options: EngineOptions,
+    rank: int = 1,
+) -> Step:
+    """The engine's step, with everything that is constant about the rows cached."""
+    site = find_site(loaded.model, layer)
+    loaded.model.requires_grad_(False)
+    torch.manual_seed(0)
+    interventions = build_interventions([site.width], rank, 1, loaded.device)
+    config = TrainingConfig(reduction="token")
+    pad = pad_id_of(loaded.tokenizer)
+    losses = build_losses(loaded.model, [site], interventions, config, pad, rows, options)
+
+    def step(batch: Sequence[EncodedQuadruple]) -> float:
+        interventions[0].zero_grad()
+        terms = terms_of(batch, config.reduction)
+        sums = sum_losses(losses, terms, options.batch_tokens, backward=True)
+        return sum(sums[0].values())
+
+    return step
 
 
-def median_step(
-    losses: Losses,
-    intervention: DistributedInterchangeIntervention,
+def release_step(loaded: LoadedModel, layer: int) -> Step:
+    """The release's step, from the same first direction."""
+    site = find_site(loaded.model, layer)
+    loaded.model.requires_grad_(False)
+    torch.manual_seed(0)
+    (intervention,) = build_interventions([site.width], 1, 1, loaded.device)
+    loop = ReleaseLoop(loaded.model, site, intervention, pad_id_of(loaded.tokenizer))
+
+    def step(batch: Sequence[EncodedQuadruple]) -> float:
+        intervention.zero_grad()
+        return loop.step(batch)
+
+    return step
+
+
+def compare_steps(
+    steps: dict[str, Step],
     rows: Sequence[EncodedQuadruple],
     *,
     batch_size: int,
-    steps: int,
+    repeats: int,
     device: torch.device,
-) -> StepCost:
-    """Median cost of a step. Every batch is run once before, which also fills caches."""
-    chunks = list(batches(rows, batch_size))[:steps]
+) -> dict[str, StepCost]:
+    """Median cost of each way's step, the ways taking turns so that a busy machine slows all alike.
+
+    Args:
+        repeats: batches to time; the first is run once before, untimed.
+    """
+    chunks = list(batches(rows, batch_size))[:repeats]
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    peaks: dict[str, list[int]] = {name: [] for name in steps}
+    first: dict[str, tuple[int, float]] = {}
+    for name, step in steps.items():
+        with FlopCounterMode(display=False) as counter:
+            loss = step(chunks[0])
+        first[name] = counter.get_total_flops(), loss
     for chunk in chunks:
-        one_step(losses, intervention, chunk)
-    costs: list[Cost] = [cost_of(_step(losses, intervention, chunk), device) for chunk in chunks]
-    with FlopCounterMode(display=False) as counter:
-        one_step(losses, intervention, chunks[0])
-    return StepCost(
-        statistics.median(cost.seconds for cost in costs),
-        int(statistics.median(cost.peak_bytes for cost in costs)),
-        counter.get_total_flops(),
-    )
-
-
-def _step(
-    losses: Losses,
-    intervention: DistributedInterchangeIntervention,
-    chunk: Sequence[EncodedQuadruple],
-) -> Callable[[], None]:
-    return lambda: one_step(losses, intervention, chunk)
+        for name, step in steps.items():
+            cost = cost_of(partial(step, chunk), device)
+            seconds[name].append(cost.seconds)
+            peaks[name].append(cost.peak_bytes)
+    return {
+        name: StepCost(
+            statistics.median(seconds[name]), int(statistics.median(peaks[name])), *first[name]
+        )
+        for name in steps
+    }

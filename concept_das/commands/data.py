@@ -18,7 +18,7 @@ from concept_das.making import (
 )
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.pipeline import encode_for
-from concept_das.training import TrainingConfig
+from concept_das.recipe import TrainingConfig
 
 
 def data_make(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import concept_das.demo
 from concept_das.commands.rows import write_rows
-from concept_das.data import read_quadruples, split_quadruples
-from concept_das.errors import InputError
+from concept_das.data import Quadruple, read_quadruples, split_quadruples
+from concept_das.losses import EngineOptions
 from concept_das.methods import METHODS
 from concept_das.options import ChatOptions, ModelOptions
-from concept_das.pipeline import train_vector
-from concept_das.tracking import TrackingMode, open_tracker
-from concept_das.training import Engine, TrainingConfig
+from concept_das.pipeline import ConceptRows, train_vectors
+from concept_das.recipe import TrainingConfig
+from concept_das.tracking import PrefixedTracker, TrackingMode, open_tracker
 from concept_das.vectors import write_atomically
 
 log = logging.getLogger(__name__)
@@ -27,63 +27,55 @@ def train(
     loading: ModelOptions,
     chat: ChatOptions,
     training: TrainingConfig,
+    engine: EngineOptions,
     heldout: int = 16,
     concept_id: int | None = None,
-    engine: Engine = "auto",
     wandb: TrackingMode = "auto",
 ) -> None:
-    """Train a steering vector and measure its factors.
+    """Train a steering vector, or one per concept of the data, and measure the factors.
 
     Args:
         data: .parquet, .csv, .jsonl or .json file, or hub id of a data set.
-        out: folder of the run. An interrupted run goes on when the command is given again.
+        out: folder of the run. An interrupted run goes on when the command is given again. Where
+            the data hold several concepts, each gets a folder inside, concept-ID.
         layer: decoder block whose output is intervened on, 0-based; negative counts from the end.
-        heldout: number of rows held out, chosen by the seed; they are kept in the run's folder.
+        heldout: number of rows held out per concept, chosen by the seed; they are kept in the run's
+            folder.
         concept_id: use only this concept's rows.
-        engine: auto (replay cached hidden states where the model allows it) or pyvene (run the
-            whole model every step); same result.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
     rows = read_quadruples(data, concept_id=concept_id)
-    concepts = sorted({row.concept_id for row in rows})
-    if len(concepts) > 1:
-        raise InputError(f"{data} holds concepts {concepts}; choose one with --concept_id")
-    kept, held = split_quadruples(rows, heldout, training.seed)
+    by_concept: dict[int, list[Quadruple]] = {}
+    for row in rows:
+        by_concept.setdefault(row.concept_id, []).append(row)
+    several = len(by_concept) > 1
+    folders = {number: out / f"concept-{number}" if several else out for number in by_concept}
+    splits = {
+        number: split_quadruples(of_concept, heldout, training.seed)
+        for number, of_concept in by_concept.items()
+    }
     loaded = loading.load()
     chat_format = chat.of(loaded)
-    write_rows(out / "train.parquet", kept)
-    if held:
-        write_rows(out / "heldout.parquet", held)
-    tracker = open_tracker(
-        wandb,
-        name=out.name,
-        config={
-            "data": data,
-            "layer": layer,
-            **asdict(loading),
-            **asdict(chat),
-            **asdict(training),
-        },
-        folder=out,
-    )
+    options = {"data": data, "layer": layer, **asdict(loading), **asdict(chat), **asdict(training)}
+    run = open_tracker(wandb, name=out.name, config=options, folder=out)
+    concepts = []
+    for number, (kept, held) in splits.items():
+        folder = folders[number]
+        write_rows(folder / "train.parquet", kept)
+        if held:
+            write_rows(folder / "heldout.parquet", held)
+        tracker = PrefixedTracker(run, folder.name) if several else run
+        concepts.append(ConceptRows(kept, held, folder / "progress", tracker))
     try:
-        trained = train_vector(
-            loaded,
-            chat_format,
-            kept,
-            held,
-            layer,
-            training,
-            tracker=tracker,
-            checkpoint=out / "progress",
-            engine=engine,
-        )
+        trained = train_vectors(loaded, chat_format, concepts, layer, training, engine=engine)
     finally:
-        tracker.finish()
-    trained.vector.save(out / "vector")
-    history = "\n".join(json.dumps(record) for record in trained.training.history)
-    write_atomically(out / "history.jsonl", f"{history}\n".encode())
-    log.info("vector saved in %s; now: concept-das evaluate --vector %s", *[out / "vector"] * 2)
+        run.finish()
+    for folder, one in zip(folders.values(), trained, strict=True):
+        one.vector.save(folder / "vector")
+        history = "\n".join(json.dumps(record) for record in one.training.history)
+        write_atomically(folder / "history.jsonl", f"{history}\n".encode())
+        log.info("vector saved in %s", folder / "vector")
+    log.info("now: concept-das evaluate --vector %s", next(iter(folders.values())) / "vector")
 
 
 def methods() -> None:

@@ -21,9 +21,9 @@ from concept_das.generation import generate_responses
 from concept_das.models import LoadedModel
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.pipeline import encode_for, with_metrics
+from concept_das.recipe import TrainingConfig
 from concept_das.steering import Positions, Steering
 from concept_das.steering import steer as steering
-from concept_das.training import TrainingConfig
 from concept_das.vectors import Rule, SteeringVector, write_atomically
 
 log = logging.getLogger(__name__)

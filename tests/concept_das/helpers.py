@@ -11,11 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.chats import ChatFormat, Turn
-from concept_das.data import EncodedQuadruple, Interchange, Quadruple, encode_quadruples
+from concept_das.data import Direction, EncodedQuadruple, Interchange, Quadruple, encode_quadruples
+from concept_das.losses import Losses, terms_of
 from concept_das.models import LoadedModel
 from concept_das.sites import find_site
 from concept_das.vectors import ModelIdentity, SteeringVector
 from interventions import orthonormal_rows
+from objectives.reduction import Reduction
 from tests.tiny import TINY_ARCHITECTURES, WIDTH, tiny_model, tiny_tokenizer
 
 PAD = 2
@@ -144,6 +146,19 @@ def plain_loss(
     pairs = [getattr(row, direction) for row in rows]
     values = [plain_jsd(*plain_interchange(model, layer, weight, pair)).mean() for pair in pairs]
     return torch.stack(values).mean()
+
+
+def loss_of(
+    losses: Losses,
+    rows: Sequence[EncodedQuadruple],
+    direction: Direction,
+    reduction: Reduction = "sequence",
+    part: int = 0,
+) -> Tensor:
+    """An engine's loss of a batch in one direction, with its graph."""
+    terms = [t for t in terms_of(rows, reduction, part=part) if t.direction == direction]
+    values = losses.token_losses([t.pair for t in terms], [t.part for t in terms])
+    return sum(value.sum() * t.weight for value, t in zip(values, terms, strict=True))
 
 
 # On the planted model these differ in one thing: how much of the text are exclamation marks.

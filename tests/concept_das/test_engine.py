@@ -3,14 +3,19 @@
 import pytest
 import torch
 
+from concept_das.cache import CacheBudget
 from concept_das.chats import ChatFormat
 from concept_das.data import EncodedQuadruple, Quadruple, encode_quadruples
-from concept_das.engine import ReplayError, ReplayLosses, projection_of
+from concept_das.engine import ReplayLosses
+from concept_das.losses import EngineOptions, sum_losses, terms_of
 from concept_das.methods import METHODS
 from concept_das.plain import PyveneLosses
+from concept_das.recipe import TrainingConfig
+from concept_das.replay import ReplayError, projection_of
 from concept_das.sites import find_site
-from concept_das.training import TrainingConfig, build_losses, train_direction
+from concept_das.training import build_interventions, build_losses, train_direction
 from interventions import DistributedInterchangeIntervention
+from tests.concept_das.helpers import loss_of
 from tests.tiny import TINY_ARCHITECTURES, tiny_model, tiny_tokenizer
 
 PAD = 0
@@ -29,9 +34,13 @@ def rows() -> list[EncodedQuadruple]:
     )
 
 
-def _loss_and_gradient(losses, intervention, rows, direction):
+def _pairs(rows):
+    return [pair for row in rows for pair in (row.elicit, row.suppress)]
+
+
+def _loss_and_gradient(losses, intervention, rows, direction, reduction="sequence"):
     intervention.zero_grad()
-    loss = losses.loss(rows, direction)
+    loss = loss_of(losses, rows, direction, reduction)
     loss.backward()
     return loss.detach(), intervention.weight.grad.clone()
 
@@ -42,13 +51,65 @@ def test_equals_pyvene_on_every_architecture(name, layer, rows):
     model = tiny_model(name)
     site = find_site(model, layer)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width, low_rank_dimension=2)
-    arguments = (model, site, intervention, METHODS["cdas"], "sequence", PAD)
-    plain, engine = PyveneLosses(*arguments), ReplayLosses(*arguments, rows)
+    arguments = (model, [site], [intervention], METHODS["cdas"], PAD)
+    plain, engine = PyveneLosses(*arguments), ReplayLosses(*arguments, _pairs(rows))
     for direction in ("elicit", "suppress"):
         expected, expected_gradient = _loss_and_gradient(plain, intervention, rows, direction)
         found, gradient = _loss_and_gradient(engine, intervention, rows, direction)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", TINY_ARCHITECTURES)
+def test_several_sites_and_concepts_equal_pyvene(name, rows):
+    """Three sites; each row of the batch uses its own concept's two directions at each of them."""
+    model = tiny_model(name)
+    sites = [find_site(model, layer) for layer in (0, 1, 2)]
+    interventions = build_interventions([sites[0].width] * 3, 2, 3, torch.device("cpu"))
+    arguments = (model, sites, interventions, METHODS["cdas"], PAD)
+    pairs, parts = _pairs(rows), [2, 0, 1, 0, 0, 2, 1, 1]
+    found = {}
+    for losses in (PyveneLosses(*arguments), ReplayLosses(*arguments, pairs)):
+        for intervention in interventions:
+            intervention.zero_grad()
+        values = torch.cat(losses.token_losses(pairs, parts))
+        values.sum().backward()
+        gradient = torch.stack([intervention.weight.grad for intervention in interventions])
+        found[type(losses)] = values.detach(), gradient
+    (expected, expected_gradient), (values, gradient) = found.values()
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-6)
+    assert (gradient.abs().amax(dim=2) > 1e-5).all()
+
+
+@pytest.mark.parametrize("gigabytes", [None, 0.0])
+def test_where_the_cache_is_changes_nothing(gigabytes, rows, tmp_path):
+    model = tiny_model("gemma2")
+    site = find_site(model, 1)
+    intervention = DistributedInterchangeIntervention(embed_dim=site.width)
+    arguments = (model, [site], [intervention], METHODS["cdas"], PAD)
+    budget = CacheBudget(torch.device("cpu"), gigabytes, tmp_path)
+    losses = ReplayLosses(*arguments, _pairs(rows), budget=budget)
+    assert losses.keeps_logits == (gigabytes is None)
+    assert bool(list(tmp_path.iterdir())) == (gigabytes == 0.0)
+    found = _loss_and_gradient(losses, intervention, rows, "suppress")
+    expected = _loss_and_gradient(PyveneLosses(*arguments), intervention, rows, "suppress")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_how_rows_are_packed_changes_only_rounding(rows):
+    model = tiny_model("llama")
+    site = find_site(model, 1)
+    intervention = DistributedInterchangeIntervention(embed_dim=site.width)
+    arguments = (model, [site], [intervention], METHODS["cdas"], PAD)
+    losses = ReplayLosses(*arguments, _pairs(rows), batch_tokens=1)
+    found = []
+    for budget in (1, 150, 10_000):
+        intervention.zero_grad()
+        sums = sum_losses(losses, terms_of(rows, "sequence"), budget, backward=True)
+        found.append((torch.tensor(list(sums[0].values())), intervention.weight.grad.clone()))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -57,9 +118,10 @@ def test_equals_pyvene_for_every_method(method, reduction, rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    arguments = (model, site, intervention, METHODS[method], reduction, PAD)
-    expected = _loss_and_gradient(PyveneLosses(*arguments), intervention, rows, "elicit")
-    found = _loss_and_gradient(ReplayLosses(*arguments, rows), intervention, rows, "elicit")
+    arguments = (model, [site], [intervention], METHODS[method], PAD)
+    work = (intervention, rows, "elicit", reduction)
+    expected = _loss_and_gradient(PyveneLosses(*arguments), *work)
+    found = _loss_and_gradient(ReplayLosses(*arguments, _pairs(rows)), *work)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -68,7 +130,9 @@ def test_a_whole_run_ends_in_the_same_direction(rows):
     site = find_site(model, 1)
     config = TrainingConfig(epochs=3, batch_size=2)
     found, expected = (
-        train_direction(model, site, rows, config, pad_id=PAD, heldout=rows[:1], engine=engine)
+        train_direction(
+            model, site, rows, config, pad_id=PAD, heldout=rows[:1], engine=EngineOptions(engine)
+        )
         for engine in ("auto", "pyvene")
     )
     cosine = torch.cosine_similarity(found.weight, expected.weight).abs()
@@ -83,8 +147,8 @@ def test_the_model_is_left_as_it_was(rows):
     ids = torch.tensor([rows[0].elicit.base.ids])
     before = model(input_ids=ids).logits
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(model, site, intervention, METHODS["cdas"], "token", PAD, rows)
-    losses.loss(rows, "elicit").backward()
+    losses = ReplayLosses(model, [site], [intervention], METHODS["cdas"], PAD, _pairs(rows))
+    loss_of(losses, rows, "elicit").backward()
     assert torch.equal(model(input_ids=ids).logits, before)
     assert not any("forward" in vars(module) for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
@@ -94,13 +158,13 @@ def test_constants_are_computed_once(rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(model, site, intervention, METHODS["cdas"], "token", PAD, rows)
-    first = losses.loss(rows, "suppress")
+    losses = ReplayLosses(model, [site], [intervention], METHODS["cdas"], PAD, _pairs(rows))
+    first = loss_of(losses, rows, "suppress")
     calls = []
     site.blocks_below(model)[0].register_forward_pre_hook(lambda *_: calls.append(1))
     embedding_calls = []
     model.get_input_embeddings().register_forward_pre_hook(lambda *_: embedding_calls.append(1))
-    assert torch.equal(losses.loss(rows, "suppress"), first)
+    assert torch.equal(loss_of(losses, rows, "suppress"), first)
     assert not embedding_calls  # the replay starts from hidden states
 
 
@@ -118,6 +182,6 @@ def test_a_model_that_does_something_else_falls_back_to_pyvene(rows, caplog):
         projection_of(model)
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = build_losses(model, site, intervention, TrainingConfig(), PAD, rows)
+    losses = build_losses(model, [site], [intervention], TrainingConfig(), PAD, rows)
     assert isinstance(losses, PyveneLosses)
     assert "cannot be replayed" in caplog.text

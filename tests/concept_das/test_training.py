@@ -9,18 +9,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das import training
-from concept_das.data import DIRECTIONS, EncodedQuadruple
+from concept_das.concept_run import TrainingResult, TrainingTask, subspace_distance
+from concept_das.data import DIRECTIONS, EncodedQuadruple, Interchange
 from concept_das.errors import InputError, TrainingError
+from concept_das.losses import EngineOptions, Losses
 from concept_das.methods import METHODS
+from concept_das.recipe import TrainingConfig
 from concept_das.sites import find_site
 from concept_das.tracking import NoTracker
 from concept_das.training import (
-    TrainingConfig,
-    TrainingResult,
     build_losses,
     heldout_loss,
-    subspace_distance,
     train_direction,
+    train_directions,
 )
 from interventions import DistributedInterchangeIntervention, orthonormal_rows
 from tests.concept_das.helpers import (
@@ -29,6 +30,7 @@ from tests.concept_das.helpers import (
     PLANTED_ROWS,
     ROWS,
     encoded_rows,
+    loss_of,
     plain_interchange,
     plain_loss,
     planted_model,
@@ -51,10 +53,12 @@ def losses_of(
     rows: Sequence[EncodedQuadruple],
     engine: Any = "pyvene",
     **options: Any,
-) -> training.Losses:
+) -> Losses:
     model.requires_grad_(False)
     config = TrainingConfig(**options)
-    return build_losses(model, find_site(model, LAYER), intervention, config, PAD, rows, engine)
+    site = find_site(model, LAYER)
+    chosen = EngineOptions(engine)
+    return build_losses(model, [site], [intervention], config, PAD, rows, chosen)
 
 
 def train(
@@ -62,9 +66,18 @@ def train(
     config: TrainingConfig,
     rows: Sequence[EncodedQuadruple] = encoded_rows(),
     layer: int = LAYER,
+    engine: Any = "auto",
     **options: Any,
 ) -> TrainingResult:
-    return train_direction(model, find_site(model, layer), rows, config, pad_id=PAD, **options)
+    return train_direction(
+        model,
+        find_site(model, layer),
+        rows,
+        config,
+        pad_id=PAD,
+        engine=EngineOptions(engine),
+        **options,
+    )
 
 
 @EVERY_ARCHITECTURE
@@ -77,7 +90,7 @@ def test_the_loss_is_the_papers(architecture: str, engine: Any, rank: int) -> No
     for direction in DIRECTIONS:
         expected = plain_loss(model, LAYER, intervention.weight.detach(), rows, direction)
         assert float(expected) > 0.01
-        found = losses.loss(rows, direction)
+        found = loss_of(losses, rows, direction)
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -108,7 +121,7 @@ def test_the_losses_of_the_other_methods(method: str, reduction: str, engine: An
         ]
         mean = torch.stack([value.mean() for value in values]).mean()
         expected = mean if reduction == "sequence" else torch.cat(values).mean()
-        found = losses.loss(rows, direction)
+        found = loss_of(losses, rows, direction, reduction)
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -132,7 +145,7 @@ def test_the_gradient_of_the_objective(
     intervention = intervention_of().double()
     losses = losses_of(model, intervention, rows, engine)
     for direction in DIRECTIONS:
-        losses.loss(rows, direction).backward()
+        loss_of(losses, rows, direction).backward()
     gradient = intervention.weight.grad
     assert gradient is not None
     weight = intervention.weight.detach()
@@ -153,22 +166,22 @@ def test_a_loss_does_not_depend_on_the_company(engine: Any) -> None:
     model, rows = tiny_model("qwen2"), encoded_rows()
     losses = losses_of(model, intervention_of(), rows, engine)
     for direction in DIRECTIONS:
-        together = losses.loss(rows, direction)
-        alone = torch.stack([losses.loss([row], direction) for row in rows])
+        together = loss_of(losses, rows, direction)
+        alone = torch.stack([loss_of(losses, [row], direction) for row in rows])
         torch.testing.assert_close(alone.mean(), together, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(losses.loss(rows[::-1], direction), together)
+        torch.testing.assert_close(loss_of(losses, rows[::-1], direction), together)
 
 
 @BOTH_ENGINES
 def test_the_heldout_loss_weighs_rows_and_not_batches(engine: Any) -> None:
     model, rows, intervention = tiny_model(), encoded_rows(), intervention_of()
     losses = losses_of(model, intervention, rows, engine)
-    found = heldout_loss(losses, rows, 3)  # batches of three and two
+    budget = 3 * max(len(row.suppress.base.ids) for row in rows)  # several batches
+    found = heldout_loss(losses, rows, TrainingConfig(), budget)
     expected = {
-        f"heldout_{d}": float(plain_loss(model, LAYER, intervention.weight.detach(), rows, d))
+        d: float(plain_loss(model, LAYER, intervention.weight.detach(), rows, d))
         for d in DIRECTIONS
     }
-    expected["heldout_loss"] = sum(expected.values())
     assert found == pytest.approx(expected, rel=1e-4)
 
 
@@ -220,27 +233,93 @@ def test_the_learning_rate_falls_to_zero() -> None:
 
 def test_every_row_is_seen_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[EncodedQuadruple]] = []
+    rows = encoded_rows()
+    row_of = {row.elicit: row for row in rows}
 
     class Recording:
         def __init__(self, weight: Tensor) -> None:
             self.weight = weight
 
-        def loss(self, rows: Sequence[EncodedQuadruple], direction: str) -> Tensor:
-            if direction == "elicit":
-                seen.append(list(rows))
-            return self.weight.pow(2).sum()
+        def token_losses(self, pairs: Sequence[Interchange], parts: Sequence[int]) -> list[Tensor]:
+            seen.append([row_of[pair] for pair in pairs if pair in row_of])
+            assert len(seen[-1]) * 2 == len(pairs)  # both directions
+            return [self.weight.pow(2).sum().expand(len(pair.base.response)) for pair in pairs]
 
     monkeypatch.setattr(
         training,
         "build_losses",
-        lambda model, site, intervention, *_: Recording(intervention.weight),
+        lambda model, sites, interventions, *_: Recording(interventions[0].weight),
     )
-    rows = encoded_rows()
     train(tiny_model(), TrainingConfig(epochs=3, batch_size=2), rows)
     assert [len(batch) for batch in seen] == [2, 2, 1] * 3
     orders = [[rows.index(row) for batch in seen[i : i + 3] for row in batch] for i in (0, 3, 6)]
     assert all(sorted(order) == list(range(len(rows))) for order in orders)
     assert orders[0] != orders[1]
+
+
+def several_tasks(**options: Any) -> list[TrainingTask]:
+    """Concepts of different sizes, so that one is finished while another still trains."""
+    rows = encoded_rows()
+    return [
+        TrainingTask(rows[:2], rows[3:], "small", **options),
+        TrainingTask(rows, (), "all", **options),
+        TrainingTask(rows[1:4], rows[:1], "some", **options),
+    ]
+
+
+@BOTH_ENGINES
+@pytest.mark.parametrize("rank", [1, 2])
+def test_concepts_trained_together_end_as_if_alone(engine: Any, rank: int) -> None:
+    model, config = tiny_model(), TrainingConfig(epochs=3, batch_size=2, rank=rank)
+    site = find_site(model, LAYER)
+
+    def trained(together: int) -> list[TrainingResult]:
+        options = EngineOptions(engine, together=together)
+        return train_directions(model, [site], several_tasks(), config, pad_id=PAD, engine=options)
+
+    alone = trained(1)
+    for together in (2, 8):
+        for found, expected in zip(trained(together), alone, strict=True):
+            overlap = torch.linalg.matrix_norm(found.weight @ expected.weight.T) ** 2 / rank
+            assert float(overlap) > 0.9999
+            assert len(found.history) == len(expected.history)
+            for ours, theirs in zip(found.history, expected.history, strict=True):
+                assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+
+
+def test_several_concepts_are_resumed_each_where_it_was(tmp_path: Path) -> None:
+    model, config = tiny_model(), TrainingConfig(epochs=3, batch_size=2)
+    site = find_site(model, LAYER)
+
+    def tasks(at: int) -> list[TrainingTask]:
+        trackers = [NoTracker(), InterruptingTracker(at), NoTracker()]
+        return [
+            replace(task, tracker=tracker, checkpoint=tmp_path / task.name)
+            for task, tracker in zip(several_tasks(), trackers, strict=True)
+        ]
+
+    expected = train_directions(model, [site], several_tasks(), config, pad_id=PAD)
+    with pytest.raises(_Stop):
+        train_directions(model, [site], tasks(5), config, pad_id=PAD)
+    resumed = train_directions(model, [site], tasks(99), config, pad_id=PAD)
+    for found, result in zip(resumed, expected, strict=True):
+        assert float(torch.cosine_similarity(found.weight, result.weight)) > 0.9999
+        assert [r["step"] for r in found.history] == [r["step"] for r in result.history]
+
+
+def test_several_sites_have_directions_of_their_own() -> None:
+    model, config = tiny_model(), TrainingConfig(epochs=2, batch_size=3, rank=2)
+    sites = [find_site(model, layer) for layer in (2, 0)]
+    task = TrainingTask(encoded_rows())
+    found, expected = (
+        train_directions(model, sites, [task], config, pad_id=PAD, engine=EngineOptions(engine))[0]
+        for engine in ("auto", "pyvene")
+    )
+    assert found.weights.shape == (2, 2, WIDTH)  # from the lowest block up
+    torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=1e-3)
+    assert not torch.allclose(found.weights[0], found.weights[1], atol=0.1)
+    with pytest.raises(ValueError, match="the run has 2 sites; use weights"):
+        _ = found.weight
 
 
 def test_the_seed_decides_everything() -> None:
@@ -320,7 +399,7 @@ def with_row(i: int, text: str) -> list[EncodedQuadruple]:
         ({"rows": encoded_rows()[::-1]}, "data"),
         ({"rows": with_row(4, "A mile")}, "data"),
         ({"heldout": encoded_rows(1)}, "data"),
-        ({"layer": 2}, "layer"),
+        ({"layer": 2}, "layers"),
         ({"model": tiny_model(seed=1)}, "model"),
     ],
     ids=str,
@@ -349,9 +428,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[Tenso
     """Held-out losses from a list; returns the weights they were asked for."""
     weights: list[Tensor] = []
 
-    def measured(losses: Any, rows: Any, batch_size: int) -> dict[str, float]:
-        weights.append(losses.intervention.weight.detach().clone())
-        return {"heldout_loss": values[len(weights) - 1]}
+    def measured(losses: Any, *_: Any) -> dict[str, float]:
+        weights.append(losses.interventions[0].weight.detach().clone())
+        return {"elicit": values[len(weights) - 1], "suppress": 0.0}
 
     monkeypatch.setattr(training, "heldout_loss", measured)
     return weights
@@ -404,9 +483,7 @@ def test_nan_in_the_weights_of_the_model(engine: Any) -> None:
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight[5, 5] = float("nan")
-    message = (
-        r"the elicit loss is nan at step 1 \(epoch 1\), training rows \[\d, \d\]; load the model in"
-    )
+    message = r"the (elicit|suppress) loss is nan at step 1 \(epoch 1\), training row \d; load"
     with pytest.raises(TrainingError, match=message):
         train(model, TrainingConfig(batch_size=2), engine=engine)
 
@@ -416,7 +493,7 @@ def test_nan_in_one_row_names_the_row(engine: Any) -> None:
     model, rows = tiny_model(), with_row(3, "~")
     with torch.no_grad():
         model.get_input_embeddings().weight[rows[3].elicit.base.response[0]] = float("nan")
-    with pytest.raises(TrainingError, match=r"\(epoch 1\), training rows \[3\]"):
+    with pytest.raises(TrainingError, match=r"\(epoch 1\), training row 3;"):
         train(model, TrainingConfig(batch_size=1), rows, engine=engine)
 
 

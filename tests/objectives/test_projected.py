@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from objectives import das_loss, jensen_shannon, kl_student_teacher, kl_teacher_student, projected
-from objectives.projected import Projection, projected_loss
+from objectives.projected import Projection, projected_loss, projected_teacher
 
 TOKENS, WIDTH, VOCAB = 7, 5, 23
 
@@ -47,7 +47,9 @@ def test_values_and_gradients_equal_autograd(case, head, chunk):
 
     expected = plain(projection.logits(student), projection.logits(teacher), labels)
     (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), student)
-    found = projected_loss(student, teacher, labels, projection, closed, chunk)
+    found = projected_loss(
+        student, projected_teacher(teacher, projection), labels, projection, closed, chunk
+    )
     (gradient,) = torch.autograd.grad((found * weights).sum(), student)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-7, atol=1e-10)
@@ -80,7 +82,11 @@ def test_an_outer_function_of_the_tokens_composes():
     closed, plain = CASES["jsd"]
     expected = outer(plain(projection.logits(student), projection.logits(teacher), labels))
     (expected_gradient,) = torch.autograd.grad(expected, student)
-    found = outer(projected_loss(student, teacher, labels, projection, closed, chunk=4))
+    found = outer(
+        projected_loss(
+            student, projected_teacher(teacher, projection), labels, projection, closed, chunk=4
+        )
+    )
     (gradient,) = torch.autograd.grad(found, student)
     torch.testing.assert_close(gradient, expected_gradient)
 
@@ -91,7 +97,11 @@ def test_underflow_of_both_probabilities_stays_finite():
     teacher = torch.tensor([[0.0, 1.0, -1.0, -1.0]])
     for closed, _ in CASES.values():
         value = projected_loss(
-            student, teacher, torch.zeros(1, dtype=torch.long), projection, closed
+            student,
+            projected_teacher(teacher, projection),
+            torch.zeros(1, dtype=torch.long),
+            projection,
+            closed,
         )
         (gradient,) = torch.autograd.grad(value.sum(), student)
         assert torch.isfinite(value).all()
@@ -111,7 +121,7 @@ def test_memory_does_not_hold_all_logits():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         projected_loss(
             student,
-            torch.randn(64, WIDTH, dtype=torch.float64),
+            projected_teacher(torch.randn(64, WIDTH, dtype=torch.float64), projection),
             torch.zeros(64, dtype=torch.long),
             projection,
             projected.jensen_shannon_with_gradient,

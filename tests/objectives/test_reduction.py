@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from objectives import REDUCTIONS, reduce_tokens
+from objectives import REDUCTIONS, reduce_tokens, token_weights
 
 VALUES = torch.tensor([[1.0, 2.0, 6.0], [5.0, 7.0, 9.0]])
 MASK = torch.tensor([[True, True, True], [True, False, False]])
@@ -57,3 +57,22 @@ def test_an_unknown_reduction_is_an_error_that_lists_the_known_ones() -> None:
     unchecked = inspect.unwrap(reduce_tokens)  # else the tests' type checker objects first
     with pytest.raises(ValueError, match="unknown reduction 'mean'; choose one of sequence, token"):
         unchecked(VALUES, MASK, "mean")
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_token_weights_give_the_same_reduction_in_parts(reduction: str) -> None:
+    lengths = [3, 1, 5]
+    values = torch.randn(3, 5, dtype=torch.float64)
+    mask = torch.arange(5) < torch.tensor(lengths).unsqueeze(1)
+    weights = token_weights(lengths, reduction)
+    parts = sum(
+        w * values[i, :n].sum() for i, (w, n) in enumerate(zip(weights, lengths, strict=True))
+    )
+    torch.testing.assert_close(parts, reduce_tokens(values, mask, reduction))
+
+
+def test_token_weights_refuse_what_reduce_tokens_refuses() -> None:
+    with pytest.raises(ValueError, match="row 1 of the batch has an empty response"):
+        token_weights([2, 0])
+    with pytest.raises(ValueError, match="unknown reduction 'sum'"):
+        inspect.unwrap(token_weights)([2], "sum")

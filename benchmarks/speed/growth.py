@@ -1,0 +1,193 @@
+"""How the cost of a step grows with tokens, depth, vocabulary, rows and concepts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.measure import cost_of
+from benchmarks.speed.steps import Step, compare_steps, engine_step, release_step
+from concept_das.chats import pad_id_of
+from concept_das.data import EncodedQuadruple, Interchange
+from concept_das.losses import EngineOptions, sum_losses, terms_of
+from concept_das.models import LoadedModel
+from concept_das.recipe import TrainingConfig
+from concept_das.sites import find_site
+from concept_das.training import build_interventions, build_losses
+
+TOKENS = (16, 32, 64, 128)
+ROWS = (2, 4, 8, 16)
+CONCEPTS = (1, 2, 4, 8)
+VOCABULARIES = (49_152, 128_256, 256_000)
+
+AXES = {
+    "tokens": "response tokens per row",
+    "layer": "layer of the site",
+    "rows": "rows per step",
+    "concepts": "concepts in a step",
+    "vocabulary": "vocabulary (width 64, 4 blocks)",
+}
+
+
+def growth(
+    loaded: LoadedModel,
+    layer: int,
+    concepts: Sequence[Sequence[EncodedQuadruple]],
+    options: EngineOptions,
+) -> pd.DataFrame:
+    """One row per point: `axis, value, way, seconds, peak_bytes`; seconds are per concept.
+
+    Args:
+        concepts: rows of several concepts; the first one's are used where one is enough.
+    """
+    points = [
+        *_by_tokens(loaded, layer, concepts[0][:16], options),
+        *_by_layer(loaded, concepts[0][:16], options),
+        *_by_rows(loaded, layer, concepts[0], options),
+        *_by_concepts(loaded, layer, concepts, options),
+        *_by_vocabulary(loaded, concepts[0][:16], options),
+    ]
+    return pd.DataFrame(points)
+
+
+def _points(
+    axis: str,
+    value: int,
+    steps: dict[str, Step],
+    rows: Sequence[EncodedQuadruple],
+    loaded: LoadedModel,
+    batch_size: int = 8,
+) -> Iterator[dict[str, Any]]:
+    costs = compare_steps(steps, rows, batch_size=batch_size, repeats=2, device=loaded.device)
+    for way, cost in costs.items():
+        yield {
+            "axis": axis,
+            "value": value,
+            "way": way,
+            "seconds": cost.seconds,
+            "peak_bytes": cost.peak_bytes,
+        }
+
+
+def _by_tokens(
+    loaded: LoadedModel, layer: int, rows: Sequence[EncodedQuadruple], options: EngineOptions
+) -> Iterator[dict[str, Any]]:
+    for tokens in TOKENS:
+        short = [_cut(row, tokens) for row in rows]
+        steps = {
+            "release": release_step(loaded, layer),
+            "engine": engine_step(loaded, layer, short, options),
+        }
+        yield from _points("tokens", tokens, steps, short, loaded)
+
+
+def _cut(row: EncodedQuadruple, tokens: int) -> EncodedQuadruple:
+    def cut(pair: Interchange) -> Interchange:
+        response = pair.base.response[:tokens]
+        return Interchange(
+            pair.base.prompt.with_response(response), pair.source.prompt.with_response(response)
+        )
+
+    return EncodedQuadruple(cut(row.elicit), cut(row.suppress))
+
+
+def _by_layer(
+    loaded: LoadedModel, rows: Sequence[EncodedQuadruple], options: EngineOptions
+) -> Iterator[dict[str, Any]]:
+    n_layers = find_site(loaded.model, 0).n_layers
+    for layer in sorted({0, n_layers // 4, n_layers // 2, 3 * n_layers // 4, n_layers - 1}):
+        steps = {"engine": engine_step(loaded, layer, rows, options)}
+        yield from _points("layer", layer, steps, rows, loaded)
+
+
+def _by_rows(
+    loaded: LoadedModel, layer: int, rows: Sequence[EncodedQuadruple], options: EngineOptions
+) -> Iterator[dict[str, Any]]:
+    for count in ROWS:
+        used = rows[: 2 * count]
+        steps = {"engine": engine_step(loaded, layer, used, options)}
+        yield from _points("rows", count, steps, used, loaded, count)
+
+
+def _by_concepts(
+    loaded: LoadedModel,
+    layer: int,
+    concepts: Sequence[Sequence[EncodedQuadruple]],
+    options: EngineOptions,
+) -> Iterator[dict[str, Any]]:
+    """A batch of eight rows of each concept in one step; seconds per concept."""
+    site = find_site(loaded.model, layer)
+    for count in CONCEPTS:
+        used = [rows[:8] for rows in concepts[:count]]
+        interventions = build_interventions([site.width], 1, count, loaded.device)
+        losses = build_losses(
+            loaded.model,
+            [site],
+            interventions,
+            TrainingConfig(),
+            pad_id_of(loaded.tokenizer),
+            [row for rows in used for row in rows],
+            options,
+        )
+        terms = [t for part, rows in enumerate(used) for t in terms_of(rows, "token", part=part)]
+
+        def step(terms: Any = terms, losses: Any = losses) -> None:
+            sum_losses(losses, terms, options.batch_tokens, backward=True)
+
+        step()
+        cost = min((cost_of(step, loaded.device) for _ in range(2)), key=lambda c: c.seconds)
+        yield {
+            "axis": "concepts",
+            "value": count,
+            "way": "engine",
+            "seconds": cost.seconds / count,
+            "peak_bytes": cost.peak_bytes,
+        }
+
+
+def _by_vocabulary(
+    loaded: LoadedModel, rows: Sequence[EncodedQuadruple], options: EngineOptions
+) -> Iterator[dict[str, Any]]:
+    for vocabulary in VOCABULARIES:
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+        )
+        torch.manual_seed(0)
+        small = replace(loaded, model=LlamaForCausalLM(config).to(loaded.device).eval())
+        steps = {
+            "release": release_step(small, 2),
+            # Kept logits would grow with the vocabulary; they belong to the cache, not the step.
+            "engine": engine_step(small, 2, rows, replace(options, cache_gb=0.1)),
+        }
+        yield from _points("vocabulary", vocabulary, steps, rows, loaded)
+
+
+def plot_growth(frame: pd.DataFrame, path: Path) -> None:
+    """Seconds and peak memory against each quantity."""
+    figure, axes = plt.subplots(2, len(AXES), figsize=(3.2 * len(AXES), 5.6), squeeze=False)
+    for column, (axis, label) in enumerate(AXES.items()):
+        of_axis = frame[frame["axis"] == axis]
+        for way, points in of_axis.groupby("way"):
+            axes[0, column].plot(points["value"], points["seconds"], "o-", label=way)
+            axes[1, column].plot(points["value"], points["peak_bytes"] / 2**30, "o-", label=way)
+        for row in axes[:, column]:
+            row.set_ylim(bottom=0)
+        axes[1, column].set_xlabel(label)
+        axes[0, column].legend(frameon=False)
+    axes[0, 0].set_ylabel("seconds per step and concept")
+    axes[1, 0].set_ylabel("peak memory of a step, GiB")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,117 @@
+"""Where cached hidden states live: on the model's device, in memory, or in a mapped file."""
+
+import logging
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import psutil
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from concept_das.errors import InputError
+
+GIGABYTE = 1024**3
+
+log = logging.getLogger(__name__)
+
+
+class CacheBudget:
+    """Memory that caches may take, on the model's device and beside it.
+
+    What fits neither goes to a file in `folder`. Without a limit given, half of what is free now.
+
+    Args:
+        device: where the model runs.
+        limit_gb: gigabytes of memory in all; None for half of what is free.
+        folder: for mapped files; the system's temporary folder if None.
+
+    Raises:
+        InputError: if the limit is negative or the folder does not exist.
+    """
+
+    def __init__(
+        self, device: torch.device, limit_gb: float | None = None, folder: Path | None = None
+    ) -> None:
+        if limit_gb is not None and limit_gb < 0:
+            raise InputError(f"the cache's limit is {limit_gb} GB; give 0 or more")
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"there is no folder {folder} for the cache; make it first")
+        self.device = device
+        self.folder = folder
+        self.free: dict[torch.device, int] = {}
+        if device.type == "cuda":
+            self.free[device] = torch.cuda.mem_get_info(device)[0] // 2
+        self.free[torch.device("cpu")] = psutil.virtual_memory().available // 2
+        self.limit = sum(self.free.values()) if limit_gb is None else int(limit_gb * GIGABYTE)
+
+    def place(self, size: int) -> torch.device | None:
+        """Where `size` bytes fit, nearest the model first; None if only a file is left."""
+        for device, free in self.free.items():
+            if size <= min(free, self.limit):
+                return device
+        return None
+
+    def store(self, what: str, lengths: Sequence[int], width: int, dtype: torch.dtype) -> "Store":
+        """Room for entries of `[length, width]`, and a line in the log that says where.
+
+        Args:
+            what: what is kept, for the log.
+        """
+        total = sum(lengths)
+        size = total * width * dtype.itemsize
+        device = self.place(size)
+        if device is None:
+            data = self._mapped(total, width, dtype)
+            where = f"a file in {self.folder or tempfile.gettempdir()}"
+        else:
+            self.free[device] -= size
+            self.limit -= size
+            data = torch.empty(total, width, dtype=dtype, device=device)
+            where = "memory" if device.type == "cpu" else str(device)
+        log.info("cache: %s, %s in %s", what, _readable(size), where)
+        return Store(data, [0, *accumulate(lengths)], self.device)
+
+    def _mapped(self, total: int, width: int, dtype: torch.dtype) -> Tensor:
+        folder = Path(tempfile.mkdtemp(prefix="concept-das-", dir=self.folder))
+        data = torch.from_file(
+            str(folder / "states.bin"), shared=True, size=total * width, dtype=dtype
+        ).view(total, width)
+        weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
+        return data
+
+
+@dataclass(frozen=True)
+class Store:
+    """Entries of different lengths, one after the other.
+
+    Attributes:
+        data: `[tokens, width]` of all entries.
+        starts: where each entry begins, and the end.
+        device: where entries are wanted.
+    """
+
+    data: Float[Tensor, "tokens width"]
+    starts: list[int]
+    device: torch.device
+
+    def put(self, entry: int, values: Float[Tensor, "_ width"]) -> None:
+        """Fill an entry."""
+        self.data[self.starts[entry] : self.starts[entry + 1]] = values
+
+    def get(self, entry: int) -> Float[Tensor, "_ width"]:
+        """An entry, on the device it is wanted on."""
+        return self.data[self.starts[entry] : self.starts[entry + 1]].to(self.device)
+
+
+def _readable(size: int) -> str:
+    amount, unit = float(size), "B"
+    for larger in ("KB", "MB", "GB"):
+        if amount >= 1024:
+            amount, unit = amount / 1024, larger
+    return f"{amount:.3g} {unit}"

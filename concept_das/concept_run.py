@@ -1,0 +1,214 @@
+"""One concept's way through training: its directions, optimizer, order of rows, best epoch."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from concept_das.data import Direction, EncodedQuadruple
+from concept_das.errors import TrainingError
+from concept_das.progress import Progress, RunIdentity, resume, save
+from concept_das.recipe import TrainingConfig
+from concept_das.tracking import NoTracker, Tracker
+from interventions import DistributedInterchangeIntervention, orthonormal_rows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """A concept to train.
+
+    Attributes:
+        rows: encoded training quadruples.
+        heldout: rows for the held-out loss, computed once an epoch; needed for early stopping.
+        name: of the concept, for messages where several are trained.
+        checkpoint: folder to save progress in after every epoch. If it already holds progress of
+            the same run, training goes on from there and ends with the same direction.
+        tracker: where the numbers of every step go.
+    """
+
+    rows: Sequence[EncodedQuadruple]
+    heldout: Sequence[EncodedQuadruple] = ()
+    name: str = ""
+    checkpoint: Path | None = None
+    tracker: Tracker = field(default_factory=NoTracker)
+
+
+@dataclass
+class TrainingResult:
+    """Trained directions and how they came about.
+
+    Attributes:
+        weights: `[sites, rank, dim]` float32; orthonormal rows at each site.
+        history: one record per step (`loss_elicit`, `loss_suppress`, `gradient_norm`, ...) and per
+            epoch (`heldout_elicit`, `heldout_suppress`).
+        best_epoch: the epoch the weights are from, counted from 1.
+    """
+
+    weights: Float[Tensor, "sites rank dim"]
+    history: list[dict[str, float]]
+    best_epoch: int
+
+    @property
+    def weight(self) -> Float[Tensor, "rank dim"]:
+        """The directions of a run at one site."""
+        if len(self.weights) > 1:
+            raise ValueError(f"the run has {len(self.weights)} sites; use weights")
+        return self.weights[0]
+
+
+class ConceptRun:
+    """The state of one concept's training; a step's gradient comes from outside.
+
+    Attributes:
+        weights: `[sites, rank, dim]`, float32.
+        state: what changes, saved after each epoch.
+        total: number of steps of the whole run.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        config: TrainingConfig,
+        widths: Sequence[int],
+        device: torch.device,
+        identity: RunIdentity,
+    ) -> None:
+        self.task = task
+        self.config = config
+        self.identity = identity
+        torch.manual_seed(config.seed)
+        start = [
+            DistributedInterchangeIntervention(embed_dim=width, low_rank_dimension=config.rank)
+            for width in widths
+        ]
+        weights = torch.stack([intervention.weight.detach() for intervention in start])
+        self.weights = torch.nn.Parameter(weights.to(device))
+        self.optimizer = torch.optim.AdamW(
+            [self.weights], config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.steps_per_epoch = math.ceil(len(task.rows) / config.batch_size)
+        self.total = config.epochs * self.steps_per_epoch
+        weights = self.weights.detach()
+        self.state = Progress(start=weights.clone(), best=weights.clone())
+        if task.checkpoint is not None:
+            resume(task.checkpoint, self.state, self.weights, self.optimizer, identity)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the held-out loss stopped falling."""
+        return self.state.epoch >= self.config.epochs or self._is_stale()
+
+    def batch(self) -> list[int]:
+        """The next step's rows; which, depends on seed, epoch and step alone."""
+        order = np.random.default_rng([self.config.seed, self.state.epoch])
+        start = self.state.step % self.steps_per_epoch * self.config.batch_size
+        rows = order.permutation(len(self.task.rows))[start : start + self.config.batch_size]
+        chosen: list[int] = rows.tolist()
+        return chosen
+
+    def step(
+        self, gradient: Float[Tensor, "sites rank dim"], losses: Mapping[Direction, float]
+    ) -> None:
+        """One AdamW step, and back to orthonormal rows.
+
+        Raises:
+            TrainingError: if the gradient or the directions cannot be used.
+        """
+        rate = self.config.learning_rate * (1 - self.state.step / self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.weights.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_([self.weights], self.config.gradient_clip)
+        if not bool(torch.isfinite(norm)):
+            raise TrainingError(
+                f"the gradient is NaN or Inf {self.where()}; load the model in float32"
+            )
+        self.optimizer.step()
+        try:
+            with torch.no_grad():
+                for site in self.weights:
+                    site.copy_(orthonormal_rows(site))
+        except ValueError as error:
+            raise TrainingError(f"{error} ({self.where()})") from error
+        self.state.step += 1
+        self.record(
+            {
+                "loss": sum(losses.values()),
+                **{f"loss_{direction}": value for direction, value in losses.items()},
+                "gradient_norm": float(norm),
+                "learning_rate": rate,
+                "drift": max(
+                    subspace_distance(*pair)
+                    for pair in zip(self.state.start, self.weights.detach(), strict=True)
+                ),
+            }
+        )
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the epoch's last step was just done."""
+        return self.state.step % self.steps_per_epoch == 0
+
+    def end_epoch(self, heldout: Mapping[Direction, float] | None) -> None:
+        """Note the held-out loss, keep the best directions, save progress.
+
+        Args:
+            heldout: per direction; None if there are no held-out rows.
+        """
+        self.state.epoch += 1
+        loss = -math.inf
+        if heldout is not None:
+            loss = sum(heldout.values())
+            means = {f"heldout_{direction}": value for direction, value in heldout.items()}
+            self.record({"heldout_loss": loss, **means})
+        if not self.config.patience or loss < self.state.best_loss:
+            self.state.best = self.weights.detach().clone()
+            self.state.best_epoch = self.state.epoch
+            self.state.best_loss = loss
+        if self.task.checkpoint is not None:
+            save(self.task.checkpoint, self.state, self.weights, self.optimizer, self.identity)
+
+    def record(self, values: Mapping[str, float]) -> None:
+        """Add to the history and the tracker."""
+        numbers = {"step": float(self.state.step), "epoch": float(self.state.epoch), **values}
+        self.state.history.append(numbers)
+        self.task.tracker.log(numbers, self.state.step)
+
+    def result(self) -> TrainingResult:
+        """What the run came to."""
+        if self._is_stale():
+            log.info(
+                "%sstopped early after epoch %d; best was %d",
+                f"{self.task.name}: " if self.task.name else "",
+                self.state.epoch,
+                self.state.best_epoch,
+            )
+        return TrainingResult(
+            self.state.best.cpu().clone(), self.state.history, self.state.best_epoch
+        )
+
+    def where(self) -> str:
+        """The current step, for messages."""
+        of = f" of {self.task.name}" if self.task.name else ""
+        return f"at step {self.state.step + 1} (epoch {self.state.epoch + 1}){of}"
+
+    def _is_stale(self) -> bool:
+        waited = self.state.epoch - self.state.best_epoch
+        return bool(self.config.patience) and waited >= self.config.patience
+
+
+def subspace_distance(first: Float[Tensor, "rank dim"], second: Float[Tensor, "rank dim"]) -> float:
+    """Distance of two orthonormal sets: 0 for the same subspace, 1 for orthogonal ones.
+
+    sqrt(1 - |A B^T|_F^2 / rank); the sine of the angle at rank 1.
+    """
+    overlap = float((first @ second.T).pow(2).sum()) / first.shape[0]
+    return math.sqrt(max(0.0, 1.0 - overlap))

@@ -1,0 +1,58 @@
+"""The hyper-parameters of training."""
+
+from dataclasses import dataclass
+
+from concept_das.errors import InputError
+from concept_das.methods import find_method
+from objectives import REDUCTIONS
+from objectives.reduction import Reduction
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Hyper-parameters. The defaults are the paper's for Gemma-2-2B-it on AxBench.
+
+    Attributes:
+        method: name of the objective; `concept-das methods` lists them.
+        rank: number of directions (1 in the paper).
+        learning_rate: AdamW, decayed linearly to 0 without warm-up (0.04; the release's configs use
+            0.02 to 0.08 depending on the model).
+        epochs: passes over the training rows (18).
+        batch_size: quadruples per step; each is used in both directions (8).
+        max_response_tokens: responses are cut to this many tokens (128).
+        gradient_clip: largest gradient norm (1.0).
+        weight_decay: AdamW's (0).
+        reduction: `sequence` averages over each response's tokens first, as the paper writes it;
+            `token` pools the batch's tokens, as the authors' code does.
+        seed: of the initial direction and of the order of rows (42).
+        patience: stop after this many epochs without a better held-out loss and keep the best
+            direction; 0 trains all epochs and keeps the last.
+    """
+
+    method: str = "cdas"
+    rank: int = 1
+    learning_rate: float = 0.04
+    epochs: int = 18
+    batch_size: int = 8
+    max_response_tokens: int = 128
+    gradient_clip: float = 1.0
+    weight_decay: float = 0.0
+    reduction: Reduction = "sequence"
+    seed: int = 42
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        find_method(self.method)
+        for name in ("rank", "epochs", "batch_size", "max_response_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("patience", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.reduction not in REDUCTIONS:
+            raise InputError(
+                f"unknown reduction {self.reduction!r}; choose one of {', '.join(REDUCTIONS)}"
+            )

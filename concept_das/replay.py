@@ -1,0 +1,258 @@
+"""Running only the blocks above a site, from hidden states that are already there.
+
+The upper blocks are run by the model's own forward, with the blocks up to the site made to pass
+through, so masks, rotary embeddings, sliding windows and norms are the model's. The template prefix
+is the same for all rows and never intervened on: its keys and values are computed once.
+
+`Replay` compares a few rows with the untouched model first and raises `ReplayError` where they
+differ, so no architecture is replayed on trust.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from concept_das.chats import Batch, Turn
+from concept_das.scoring import collate_for
+from concept_das.sites import Site, decoder_of, hidden_of, hidden_states_at, replace_hidden
+from objectives.projected import Projection
+
+# (index of the site, its hidden states from the template prefix's end on) -> the edited ones.
+Edit = Callable[[int, Float[Tensor, "batch positions dim"]], Float[Tensor, "batch positions dim"]]
+
+
+class ReplayError(Exception):
+    """The model's upper blocks cannot be replayed with the same result."""
+
+
+class Replay:
+    """The blocks above the lowest of some sites, as a function of that site's hidden states.
+
+    Attributes:
+        sites: from the lowest block to the highest; edits may happen at each.
+        projection: the model's head.
+        shared: number of leading tokens whose keys and values are shared by all rows and which are
+            not replayed; the template prefix, or 0 where the model takes no such cache.
+
+    Raises:
+        ReplayError: at construction, if a few rows come out otherwise than in the untouched model.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, sites: Sequence[Site], pad_id: int, probe: Sequence[Turn]
+    ) -> None:
+        if list(sites) != sorted(sites, key=lambda site: site.layer):
+            raise ValueError("give the sites from the lowest block to the highest")
+        self.model = model
+        self.sites = list(sites)
+        self.pad_id = pad_id
+        self.projection = projection_of(model)
+        self.as_tensor = _blocks_return_tensors(model, sites[0], probe[0], pad_id)
+        try:
+            self.prefix = _prefix_cache(model, probe[0])
+            self._check(probe)
+        except ReplayError:  # some models of transformers 4 take no plain cache
+            self.prefix = []
+            self._check(probe)
+
+    @property
+    def shared(self) -> int:
+        """See the class."""
+        return self.prefix[0][0].shape[-2] if self.prefix else 0
+
+    @torch.no_grad()
+    def states(self, turns: Sequence[Turn]) -> Iterator[Float[Tensor, "positions dim"]]:
+        """Each row's untouched states at the lowest site, without the shared tokens."""
+        batch = collate_for(self.model, turns, self.pad_id)
+        states = hidden_states_at(self.model, self.sites[0], **batch.model_inputs())
+        for row, turn in zip(states, turns, strict=True):
+            yield row[self.shared : len(turn.ids)]
+
+    def responses(
+        self,
+        turns: Sequence[Turn],
+        states: Sequence[Float[Tensor, "_ dim"]],
+        edit: Edit | None = None,
+    ) -> list[Float[Tensor, "_ dim"]]:
+        """Final hidden states that predict each row's response.
+
+        Args:
+            states: the rows' states as `states` gives them; gradients flow through the edit only.
+            edit: changes the sites' hidden states; none for an untouched run.
+        """
+        padded = nn.utils.rnn.pad_sequence(list(states), batch_first=True)
+        protected = turns[0].prompt.prefix_length - self.shared
+
+        def edited(index: int, hidden: Tensor) -> Tensor:
+            assert edit is not None
+            moved = edit(index, hidden[:, protected:])
+            return torch.cat([hidden[:, :protected], moved], dim=1) if protected else moved
+
+        with ExitStack() as stack:
+            if edit is not None:
+                for index, site in enumerate(self.sites[1:], start=1):
+                    stack.enter_context(_editing(self.model, site, index, edited))
+                padded = edited(0, padded)
+            hidden = self._above(turns, padded)
+        found = []
+        for row, turn in zip(hidden, turns, strict=True):
+            start = len(turn.prompt.ids) - 1 - self.shared
+            found.append(row[start : start + len(turn.response)])
+        return found
+
+    def _above(
+        self, turns: Sequence[Turn], states: Float[Tensor, "batch positions dim"]
+    ) -> Float[Tensor, "batch positions dim"]:
+        """Final hidden states of every position."""
+        shared, width = self.shared, states.shape[1]
+        lengths = torch.tensor([len(turn.ids) for turn in turns], device=states.device)
+        positions = torch.arange(shared, shared + width, device=states.device)
+        mask = torch.arange(shared + width, device=states.device) < lengths.unsqueeze(1)
+        with _starting_above(self.model, self.sites[0], states, self.as_tensor):
+            output = decoder_of(self.model)(
+                inputs_embeds=states.detach(),
+                attention_mask=mask.long(),
+                position_ids=positions.expand(len(turns), -1),
+                past_key_values=_expanded(self.prefix, len(turns)),
+                use_cache=False,
+            )
+        hidden = output.last_hidden_state
+        assert isinstance(hidden, Tensor)
+        return hidden
+
+    @torch.no_grad()
+    def _check(self, probe: Sequence[Turn]) -> None:
+        """Replay a few rows without an edit and compare with the untouched model."""
+        batch = collate_for(self.model, probe, self.pad_id)
+        expected = self.model(**batch.model_inputs(), use_cache=False).logits
+        try:
+            found = self.responses(probe, list(self.states(probe)))
+        except Exception as error:  # whatever an unknown architecture raises
+            raise ReplayError(f"{type(error).__name__}: {error}") from error
+        tolerance = 1e-3 if self.projection.weight.dtype == torch.float32 else 0.1
+        for i, hidden in enumerate(found):
+            wanted = expected[i][batch.response_mask[i].to(expected.device)].float()
+            logits = self.projection.logits(hidden).float().to(wanted.device)
+            error_size = float((logits - wanted).abs().max())
+            if not error_size <= tolerance * max(1.0, float(wanted.abs().max())):
+                raise ReplayError(
+                    f"logits differ by {error_size:.2g} on {len(probe[i].ids)} tokens"
+                )
+
+
+def final_states(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch positions dim"]:
+    """Hidden states after the final norm, of the whole model."""
+    hidden = decoder_of(model)(**batch.model_inputs(), use_cache=False).last_hidden_state
+    assert isinstance(hidden, Tensor)
+    return hidden
+
+
+def projection_of(model: PreTrainedModel) -> Projection:
+    """The model's head as the losses need it.
+
+    Raises:
+        ReplayError: if the head is not a plain linear layer.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        raise ReplayError(f"the head is a {type(head).__name__}")
+    config = model.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    return Projection(
+        head.weight, head.bias, scale, getattr(config, "final_logit_softcapping", None)
+    )
+
+
+def _blocks_return_tensors(model: PreTrainedModel, site: Site, turn: Turn, pad_id: int) -> bool:
+    outputs: list[Any] = []
+    handle = site.module(model).register_forward_hook(lambda _m, _a, output: outputs.append(output))
+    try:
+        with torch.no_grad():
+            decoder_of(model)(**collate_for(model, [turn], pad_id).model_inputs(), use_cache=False)
+    finally:
+        handle.remove()
+    return isinstance(outputs[0], Tensor)
+
+
+def _prefix_cache(model: PreTrainedModel, turn: Turn) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of the template prefix, per block; nothing if there is no prefix."""
+    length = turn.prompt.prefix_length
+    if length == 0:
+        return []
+    device = model.get_input_embeddings().weight.device
+    cache = DynamicCache()
+    try:
+        with torch.no_grad():
+            ids = torch.tensor([turn.prompt.ids[:length]], device=device)
+            decoder_of(model)(input_ids=ids, past_key_values=cache, use_cache=True)
+        return list(_layers_of(cache))
+    except Exception as error:  # whatever an unknown architecture raises
+        raise ReplayError(f"{type(error).__name__}: {error}") from error
+
+
+def _layers_of(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys and values per block; transformers renamed where they are kept."""
+    if hasattr(cache, "layers"):
+        yield from ((layer.keys, layer.values) for layer in cache.layers)
+    else:
+        yield from zip(cache.key_cache, cache.value_cache, strict=True)
+
+
+def _expanded(prefix: Sequence[tuple[Tensor, Tensor]], batch: int) -> DynamicCache | None:
+    """A fresh cache that holds the prefix for every row of a batch."""
+    if not prefix:
+        return None
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(prefix):
+        cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), index)
+    return cache
+
+
+@contextmanager
+def _editing(
+    model: nn.Module, site: Site, index: int, edit: Callable[[int, Tensor], Tensor]
+) -> Iterator[None]:
+    """Edit a higher site's hidden states inside the block."""
+
+    def apply(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return replace_hidden(output, edit(index, hidden_of(output)))
+
+    handle = site.module(model).register_forward_hook(apply)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _starting_above(
+    model: PreTrainedModel, site: Site, states: Tensor, as_tensor: bool
+) -> Iterator[None]:
+    """Make the blocks up to the site hand on `states` instead of computing anything.
+
+    Args:
+        as_tensor: whether a block returns its hidden states as a tensor (transformers 5) or as the
+            first item of a tuple.
+    """
+    blocks = site.blocks_below(model)
+    passed = states if as_tensor else (states,)
+
+    def skip(*_args: Any, **_kwargs: Any) -> Any:
+        return passed
+
+    wrapped = [vars(block).get("forward") for block in blocks]  # accelerate puts its own there
+    for block in blocks:
+        block.forward = skip
+    try:
+        yield
+    finally:
+        for block, own in zip(blocks, wrapped, strict=True):
+            del block.forward
+            if own is not None:
+                block.forward = own
