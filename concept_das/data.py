@@ -174,7 +174,8 @@ def split_quadruples(
         InputError: if no training row would be left.
     """
     if not 0 <= heldout < len(rows):
-        raise InputError(f"cannot hold out {heldout} of {len(rows)} rows; some must train")
+        of = f" of concept {rows[0].concept_id}" if rows else ""
+        raise InputError(f"cannot hold out {heldout} of {len(rows)} rows{of}; some must train")
     order = np.random.default_rng(seed).permutation(len(rows))
     held = set(order[:heldout].tolist())
     return (

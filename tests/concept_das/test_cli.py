@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on(
     assert "interrupted; the same command goes on from here" in capsys.readouterr().err
     assert (out / "progress/progress.safetensors").exists()
     with monkeypatch.context() as patch:
-        patch.setattr("concept_das.training._step", None)  # no step is left to do
+        patch.setattr("concept_das.training.sum_losses", None)  # no step is left to do
         assert main(training_options(model, data, out)) == 0
     found = SteeringVector.load(out / "vector")
     assert torch.equal(found.weight, SteeringVector.load(run / "vector").weight)
@@ -321,12 +321,15 @@ def test_unusable_input_of_training(
         (["--data", str(tmp_path / "none.csv")], "there is no file"),
         (["--model", str(tmp_path / "none")], "cannot load model"),
         (["--layer", "4"], "layer 4 is out of range"),
-        (["--heldout", "10"], "cannot hold out 10 of 10 rows"),
+        (["--heldout", "10"], "cannot hold out 10 of 10 rows of concept 3"),
         (["--heldout", "0", "--patience", "1"], "needs held-out rows"),
         (["--method", "magic"], "unknown method 'magic'"),
         (["--rank", "99"], "rank 99 exceeds"),
         (["--source_token", "99"], "source_token 99 is outside the generation prompt"),
-        (["--data", str(several)], "holds concepts [0, 1]; choose one with --concept_id"),
+        (
+            ["--data", str(several), "--heldout", "5"],
+            "cannot hold out 5 of 5 rows of concept 0; some must train",
+        ),
         (["--concept_id", "8"], "has no rows of concept 8"),
         (["--device", "toaster"], "cannot use device 'toaster'"),
         (["--device_map", "auto"], "give either device or device_map"),
@@ -340,7 +343,7 @@ def test_a_failed_training(
     def failing(*_: Any, **__: Any) -> Any:
         raise TrainingError("the elicit loss is nan at step 1")
 
-    monkeypatch.setattr("concept_das.training._step", failing)
+    monkeypatch.setattr("concept_das.training.sum_losses", failing)
     assert "the elicit loss is nan" in error_of(training_options(model, data, tmp_path), capsys)
 
 
@@ -406,3 +409,22 @@ def test_the_module_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: Any) -
     monkeypatch.setattr("sys.argv", ["concept-das", "methods"])
     assert cli.main() == 0
     assert "cdas" in capsys.readouterr().out
+
+
+def test_several_concepts_are_trained_in_one_run(tmp_path: Path, model: Path) -> None:
+    rows = MORE_ROWS + [replace(row, concept_id=9, concept="Captain") for row in MORE_ROWS[2:]]
+    to_frame(rows).to_parquet(tmp_path / "rows.parquet")
+    options = training_options(model, tmp_path / "rows.parquet", tmp_path / "all")
+    assert main([*options, "--together", "2"]) == 0
+    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == [
+        "concept-3",
+        "concept-9",
+        "config.yaml",
+    ]
+    alone = training_options(model, tmp_path / "rows.parquet", tmp_path / "one")
+    assert main([*alone, "--concept_id", "9"]) == 0
+    together = SteeringVector.load(tmp_path / "all" / "concept-9" / "vector")
+    single = SteeringVector.load(tmp_path / "one" / "vector")
+    assert (together.concept, together.data_hash) == ("Captain", single.data_hash)
+    torch.testing.assert_close(together.weight, single.weight, rtol=0, atol=1e-3)
+    assert len(read_quadruples(tmp_path / "all" / "concept-9" / "heldout.parquet")) == 3

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from concept_das.cache import CacheBudget
 from concept_das.chats import ChatFormat
@@ -185,3 +187,51 @@ def test_a_model_that_does_something_else_falls_back_to_pyvene(rows, caplog):
     losses = build_losses(model, [site], [intervention], TrainingConfig(), PAD, rows)
     assert isinstance(losses, PyveneLosses)
     assert "cannot be replayed" in caplog.text
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Notes the size of the largest tensor that any operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        # Transposing the head's weight makes no new one.
+        if (
+            isinstance(result, torch.Tensor)
+            and not result._is_view()
+            and "view" not in str(function)
+        ):
+            self.size = max(self.size, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_a_steps_memory_does_not_grow_with_the_vocabulary(rows, monkeypatch, keep_logits):
+    monkeypatch.setattr("concept_das.engine.CHUNK_LOGITS", {"cpu": 200_000})
+    sizes = []
+    for vocabulary in (20_000, 100_000):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocabulary,
+                hidden_size=2,
+                intermediate_size=4,
+                num_hidden_layers=2,
+                num_attention_heads=1,
+            )
+        ).eval()
+        model.requires_grad_(False)
+        site = find_site(model, 0)
+        interventions = build_interventions([2], 1, 1, torch.device("cpu"))
+        budget = CacheBudget(torch.device("cpu"), None if keep_logits else 1e-4)
+        losses = ReplayLosses(
+            model, [site], interventions, METHODS["cdas"], PAD, _pairs(rows), budget=budget
+        )
+        assert losses.keeps_logits == keep_logits
+        with _LargestTensor() as largest:
+            sum_losses(losses, terms_of(rows, "sequence"), 10_000, backward=True)
+        sizes.append(largest.size)
+    assert sizes == [200_000, 200_000]

@@ -97,7 +97,7 @@ def test_the_demo_from_nothing_to_a_report(
         raise AssertionError("the data and the training were there already")
 
     monkeypatch.setattr(demo, "make_quadruples", forbidden)
-    monkeypatch.setattr("concept_das.training._step", forbidden)
+    monkeypatch.setattr("concept_das.training.sum_losses", forbidden)
     demo.run(loaded, tmp_path / "demo", concept="Talk like a pirate", layer=1)
     again = json.loads((tmp_path / "demo/metrics.json").read_text())
     assert {**again, "seconds": 0} == {**metrics, "seconds": 0}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from concept_das import tracking
-from concept_das.tracking import NoTracker, Tracker, open_tracker
+from concept_das.tracking import NoTracker, PrefixedTracker, Tracker, open_tracker
 
 
 def test_off_writes_nothing(tmp_path: Path) -> None:
@@ -65,3 +65,25 @@ def test_offline_keeps_the_run_in_its_folder(
     (written,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     assert written.stat().st_size > 0
     assert not (tmp_path / "wandb").exists()
+
+
+def test_trainings_that_share_a_run_keep_their_names_apart() -> None:
+    logged: list[tuple[dict[str, float], int | None]] = []
+    tables: list[str] = []
+
+    class Shared(NoTracker):
+        def log(self, values: Mapping[str, float], step: int | None) -> None:
+            logged.append((dict(values), step))
+
+        def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+            tables.append(name)
+
+    run = Shared()
+    for name in ("concept-3", "concept-9"):
+        PrefixedTracker(run, name).log({"step": 1.0, "loss": 0.5}, 1)
+    PrefixedTracker(run, "concept-3").table("rows", [], [])
+    assert logged == [
+        ({"concept-3/step": 1.0, "concept-3/loss": 0.5}, None),
+        ({"concept-9/step": 1.0, "concept-9/loss": 0.5}, None),
+    ]
+    assert tables == ["concept-3/rows"]

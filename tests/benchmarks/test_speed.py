@@ -1,0 +1,83 @@
+"""The yardstick of the speed benchmark computes what the engine computes."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks.measure import attainable_gemm, cost_of
+from benchmarks.speed.generation import generation_cost
+from benchmarks.speed.growth import AXES, plot_growth
+from benchmarks.speed.rows import axbench_rows
+from benchmarks.speed.steps import compare_steps, engine_step, release_step
+from concept_das.losses import EngineOptions
+from tests.concept_das.helpers import encoded_rows, random_vector, tiny_chat, tiny_loaded
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_both_ways_have_the_same_loss_and_the_engine_less_work(architecture: str) -> None:
+    loaded, rows = tiny_loaded(architecture), encoded_rows()
+    ways = {
+        "release": release_step(loaded, 2),
+        "engine": engine_step(loaded, 2, rows, EngineOptions()),
+    }
+    costs = compare_steps(ways, rows, batch_size=2, repeats=2, device=CPU)
+    assert costs["engine"].loss == pytest.approx(costs["release"].loss, rel=1e-4)
+    assert 0 < costs["engine"].flops < costs["release"].flops / 3
+    assert all(cost.seconds > 0 for cost in costs.values())
+
+
+def test_steered_generation_is_the_same_text_in_all_ways() -> None:
+    loaded = tiny_loaded()
+    prompts = [tiny_chat().prompt(text) for text in ("Hi", "Name a tree")]
+    vector = random_vector(loaded.model)
+    cost = generation_cost(loaded, vector, prompts, new_tokens=6, repeats=1)
+    assert cost.same_tokens
+    assert min(cost.unsteered, cost.steered, cost.uncached) > 0
+
+
+def test_memory_of_a_call_is_what_it_holds() -> None:
+    held: list[torch.Tensor] = []
+    cost = cost_of(lambda: held.append(torch.ones(2**24)), CPU)
+    assert cost.peak_bytes == pytest.approx(4 * 2**24, rel=0.2)
+
+
+def test_the_rate_of_the_machine_is_positive() -> None:
+    assert attainable_gemm(torch.float32, CPU, 64) > 1e6
+
+
+def test_axbench_rows_stand_in_the_next_answer_for_the_neutral_one(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "input": ["Name a tree", "Sing"],
+            "output": ["oak", "la"],
+            "output_concept": ["trees", "trees"],
+            "concept_genre": ["text", "text"],
+            "concept_id": [3, 3],
+            "category": ["positive", "positive"],
+        }
+    )
+    frame.to_parquet(tmp_path / "axbench.parquet")
+    rows = axbench_rows(tmp_path / "axbench.parquet", tiny_chat())
+    chat = tiny_chat()
+    assert [row.elicit.base.response for row in rows] == [chat.text_ids("oak"), chat.text_ids("la")]
+    assert [row.suppress.base.response for row in rows] == [
+        chat.text_ids("la"),
+        chat.text_ids("oak"),
+    ]
+
+
+def test_the_plot_has_every_axis(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        [
+            {"axis": axis, "value": value, "way": way, "seconds": 1.0, "peak_bytes": 2**30}
+            for axis in AXES
+            for value in (1, 2)
+            for way in ("release", "engine")
+        ]
+    )
+    plot_growth(frame, tmp_path / "plots" / "growth.png")
+    assert (tmp_path / "plots" / "growth.png").read_bytes().startswith(b"\x89PNG")
