@@ -1,7 +1,7 @@
 """The paper's training recipe: learn directions whose interchange carries a concept both ways."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -119,44 +119,61 @@ def _train_together(
         interventions = build_interventions(widths, config.rank, len(runs), device)
         rows = [row for run in active.values() for row in (*run.task.rows, *run.task.heldout)]
         losses = build_losses(model, sites, interventions, config, pad_id, rows, engine)
-    bar = tqdm(
+    with tqdm(
         total=sum(run.total for run in runs),
         initial=sum(run.total if run.finished else run.state.step for run in runs),
         desc=f"train {config.method}",
-    )
-    while active:
-        terms: list[Term] = []
-        for part, run in active.items():
-            _write(interventions, part, run.weights)
-            chosen = run.batch()
-            batch = [run.task.rows[i] for i in chosen]
-            terms += terms_of(batch, config.reduction, part=part, numbers=chosen)
-        for intervention in interventions:
-            intervention.zero_grad()
-        try:
-            sums = sum_losses(losses, terms, engine.batch_tokens, backward=True)
-        except NotFiniteError as error:
-            raise TrainingError(
-                f"the {error.term.direction} loss is {error.loss} "
-                f"{runs[error.term.part].where()}, training row {error.term.row}; load the model "
-                "in float32 or inspect this row"
-            ) from error
-        for part, run in active.items():
-            run.step(_gradient(interventions, part, config.rank), sums[part])
-            bar.update()
-            if run.at_epoch_end:
-                _write(interventions, part, run.weights)
-                run.end_epoch(
-                    heldout_loss(losses, run.task.heldout, config, engine.batch_tokens, part)
-                    if run.task.heldout
-                    else None
-                )
-        shown = [run.state.history[-1] for run in active.values()]
-        name = "heldout_loss" if "heldout_loss" in shown[0] else "loss"
-        bar.set_postfix({name: f"{sum(r.get(name, 0.0) for r in shown) / len(shown):.4f}"})
-        active = {part: run for part, run in active.items() if not run.finished}
-    bar.close()
+    ) as bar:
+        while active:
+            _step(losses, interventions, active, config, engine.batch_tokens)
+            bar.update(len(active))
+            for part, run in active.items():
+                if run.at_epoch_end:
+                    rows = run.task.heldout
+                    _write(interventions, part, run.weights)
+                    run.end_epoch(
+                        heldout_loss(losses, rows, config, engine.batch_tokens, part)
+                        if rows
+                        else None
+                    )
+            bar.set_postfix_str(_summary([run.state.history[-1] for run in active.values()]))
+            active = {part: run for part, run in active.items() if not run.finished}
     return [run.result() for run in runs]
+
+
+def _step(
+    losses: Losses,
+    interventions: Sequence[DistributedInterchangeIntervention],
+    runs: Mapping[int, ConceptRun],
+    config: TrainingConfig,
+    batch_tokens: int,
+) -> None:
+    """One optimizer step of every concept, over both directions."""
+    terms: list[Term] = []
+    for part, run in runs.items():
+        _write(interventions, part, run.weights)
+        chosen = run.batch()
+        batch = [run.task.rows[i] for i in chosen]
+        terms += terms_of(batch, config.reduction, part=part, numbers=chosen)
+    for intervention in interventions:
+        intervention.zero_grad()
+    try:
+        sums = sum_losses(losses, terms, batch_tokens, backward=True)
+    except NotFiniteError as error:
+        term = error.term
+        raise TrainingError(
+            f"the {term.direction} loss is {error.loss} {runs[term.part].where()}, training row "
+            f"{term.row}; load the model in float32 or inspect this row"
+        ) from error
+    for part, run in runs.items():
+        run.step(_gradient(interventions, part, config.rank), sums[part])
+
+
+def _summary(records: Sequence[Mapping[str, float]]) -> str:
+    """The mean loss of the concepts' latest records, for the progress bar."""
+    name = "heldout_loss" if "heldout_loss" in records[0] else "loss"
+    values = [record[name] for record in records if name in record]
+    return f"{name.replace('_', ' ')} {sum(values) / len(values):.4f}"
 
 
 def build_interventions(
