@@ -129,11 +129,11 @@ def _train_together(
             bar.update(len(active))
             for part, run in active.items():
                 if run.at_epoch_end:
-                    rows = run.task.heldout
                     _write(interventions, part, run.weights)
+                    held = run.task.heldout
                     run.end_epoch(
-                        heldout_loss(losses, rows, config, engine.batch_tokens, part)
-                        if rows
+                        heldout_loss(losses, held, config, engine.batch_tokens, part)
+                        if held
                         else None
                     )
             bar.set_postfix_str(_summary([run.state.history[-1] for run in active.values()]))
