@@ -14,11 +14,11 @@ works without it. On several layers at once, by string paths::
 What pyreft 0.1.0's `LoreftIntervention` does, measured with torch 2.13:
 
 - Train it **without weight decay**. R is stored as Householder vectors whose diagonal, -1, is read
-  through an integer cast: a single AdamW step with torch's default weight decay moves it to -0.999,
-  the cast makes that 0, and R is zero from then on.
+  through an integer cast: a single AdamW step with torch's default weight decay moves it towards 0,
+  the cast makes it 0, and R is zero from then on.
 - Its `load_state_dict` restores R exactly, but completes it with columns that are orthogonal to
   another, random R: as soon as the loaded intervention is trained further, R is no longer
-  orthonormal (off by 0.15 after one step). `loreft_intervention` has neither fault.
+  orthonormal (off by 0.15 after one step, at width 16). `loreft_intervention` has neither fault.
 - `pyreft.ReftModel.load` fails for string paths, where pyvene passes no `embed_dim` (pyreft #125).
   Read the saved state with `LoreftTensors.from_pyreft` instead.
 - W and b are bfloat16 unless told otherwise, and its forward needs the hidden states in the same

@@ -79,10 +79,10 @@ def pdas_loss(
 
     The winner is the source's response and the loser the base's, both after the base prompt and
     under the interchange from the source prompt; the references are the untouched model on the
-    *base* prompt (authors' code). The scale has RePS's sign, see `preference_scale`: what was found
-    of the CDAS paper names RePS as the model of this loss and gives no other sign. The authors'
-    beta is not used by their code and left out. PDAS with DPO is `dpo_loss`, with the references
-    on the *source* prompt (authors' code).
+    *base* prompt (authors' code). The scale has the sign of the RePS paper's formula, see
+    `preference_scale` (inferred: the CDAS paper's own formula was not found, and the authors' code
+    has the sign reversed). Their beta is not used by their code and left out. PDAS with DPO is
+    `dpo_loss`, with the references on the *source* prompt (authors' code).
 
     Args:
         winner, loser, winner_length, loser_length, gamma: see `scaled_simpo_loss`.
