@@ -9,6 +9,7 @@ from pyvene.models.interventions import SourcelessIntervention
 from torch import Tensor
 
 from interventions.partition import PartitionedSubspace
+from interventions.positions import edit_where
 from interventions.subspace import set_coordinates
 
 
@@ -75,18 +76,7 @@ class ClampIntervention(SourcelessIntervention, PartitionedSubspace):
         weight, rows = self.select(subspaces, base.shape[0])
         target = self.factor if rows is None else self._targets(rows, weight.shape[1])
         moved = set_coordinates(base, weight, target)
-        if position_mask is None or base.shape[1] < position_mask.shape[1]:
-            return moved
-        if position_mask.shape[1] == 1:
-            raise ValueError(
-                "a position_mask over one token cannot tell the prompt from new tokens; leave it "
-                "out"
-            )
-        repeats = base.shape[0] // position_mask.shape[0]  # several sequences per prompt, or beams
-        position_mask = position_mask.repeat_interleave(repeats, dim=0)
-        grown = base.shape[1] - position_mask.shape[1]
-        mask = torch.nn.functional.pad(position_mask, (0, grown), value=True)
-        return torch.where(mask.unsqueeze(-1).to(base.device), moved, base)
+        return edit_where(position_mask, moved, base)
 
     def _targets(self, rows: list[list[int]], rank: int) -> Float[Tensor, "batch 1 rank"]:
         target = self.factor.new_zeros(len(rows), 1, rank)

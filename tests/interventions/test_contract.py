@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 
 from concept_das.sites import Site, find_site, hidden_states_at, replace_hidden
 from interventions import (
+    AdditiveIntervention,
     ClampIntervention,
     DistributedInterchangeIntervention,
+    NullOutIntervention,
     orthonormal_rows,
 )
 from tests.tiny import ALL_ARCHITECTURES, TINY_ARCHITECTURES, WIDTH, tiny_model
@@ -55,6 +57,22 @@ def clamp_by_hand(weight: Tensor, base: Tensor, _source: Tensor) -> Tensor:
     return moved
 
 
+def add_by_hand(weight: Tensor, base: Tensor, _source: Tensor) -> Tensor:
+    moved = base.clone()
+    for direction, factor in zip(weight, FACTOR, strict=True):
+        moved += factor * direction
+    return moved
+
+
+def null_by_hand(weight: Tensor, base: Tensor, _source: Tensor) -> Tensor:
+    moved = base.clone()
+    for direction in weight:
+        amount = torch.dot(direction, base)
+        if amount > 0:
+            moved -= amount / torch.dot(direction, direction) * direction
+    return moved
+
+
 CASES = {
     "interchange": Case(
         lambda: DistributedInterchangeIntervention(embed_dim=WIDTH, low_rank_dimension=RANK),
@@ -65,6 +83,18 @@ CASES = {
         lambda: ClampIntervention(weight=orthonormal_rows(torch.randn(RANK, WIDTH)), factor=FACTOR),
         uses_source=False,
         expected=clamp_by_hand,
+    ),
+    "additive": Case(
+        lambda: AdditiveIntervention(
+            weight=orthonormal_rows(torch.randn(RANK, WIDTH)), factor=FACTOR
+        ),
+        uses_source=False,
+        expected=add_by_hand,
+    ),
+    "null_out": Case(
+        lambda: NullOutIntervention(embed_dim=WIDTH, low_rank_dimension=RANK),
+        uses_source=False,
+        expected=null_by_hand,
     ),
 }
 
@@ -260,7 +290,9 @@ def test_leaves_no_trace_on_the_model(case: Case, architecture: str) -> None:
 def test_gradients_go_to_the_directions_and_not_to_the_model(case: Case, architecture: str) -> None:
     bench = Bench.of(case, architecture)
     bench.intervention.weight.requires_grad_(True)
-    torch.log_softmax(bench.run([[2, 3]] * 2, [[4]] * 2), -1)[..., 5].sum().backward()
+    # At many positions: nulling out acts only where a direction is present.
+    positions = [list(range(1, 9))] * 2
+    torch.log_softmax(bench.run(positions, [[4]] * 2), -1)[..., 5].sum().backward()
     assert bool((bench.intervention.weight.grad.abs().sum(dim=1) > 0).all())
     assert all(parameter.grad is None for parameter in bench.model.parameters())
 

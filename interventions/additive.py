@@ -1,0 +1,202 @@
+"""Adding a direction to hidden states, and taking it out: how vectors other than CDAS's steer.
+
+Lang., BiPO and RePS train `h + factor * w`, and DiffMean steers by it. RePS trains suppression on
+the same w with the direction nulled out. None of the three that are trained holds the length of w
+fixed: it is learned, and the factors of the papers are in units of it. DiffMean's direction has
+unit length.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from pyvene.models.interventions import SourcelessIntervention
+from torch import Tensor
+
+from interventions.partition import PartitionedSubspace
+from interventions.positions import edit_where
+from interventions.subspace import coordinates
+
+# Below any squared length that a direction has; keeps a direction of zeros from dividing by zero.
+_TINY = 1e-12
+
+
+def add_direction(
+    hidden: Float[Tensor, "*batch positions dim"],
+    weight: Float[Tensor, "*rows rank dim"],
+    factor: Float[Tensor, "*factors rank"],
+) -> Float[Tensor, "*batch positions dim"]:
+    """h + sum_r factor_r w_r: move along the directions, wherever the hidden state is.
+
+    Args:
+        hidden: hidden states, any floating dtype.
+        weight: directions of any length, `[rank, dim]` or one set per batch row
+            `[batch, rank, dim]`.
+        factor: multiples of the directions, `[rank]` or `[batch, 1, rank]`.
+
+    Returns:
+        The moved hidden states in the dtype of `hidden`; the arithmetic is in the weight's.
+    """
+    return (hidden + torch.atleast_2d(factor).to(weight.dtype) @ weight).to(hidden.dtype)
+
+
+def null_out(
+    hidden: Float[Tensor, "*batch positions dim"],
+    weight: Float[Tensor, "*rows rank dim"],
+) -> Float[Tensor, "*batch positions dim"]:
+    """h - relu(w . h) w / |w|^2: remove what points along the direction, keep what points against.
+
+    RePS's suppression in training, as AxBench's code has it without the trainable bias that it
+    adds to the latent and to every factor. Independent of the length of w, and exact for several
+    directions only if they are orthogonal. A direction of zeros has no effect.
+
+    Args:
+        hidden, weight: as for `add_direction`.
+
+    Returns:
+        The hidden states with `w . h <= 0`, in the dtype of `hidden`.
+    """
+    latent = torch.relu(coordinates(hidden, weight))
+    scale = weight.square().sum(dim=-1).clamp_min(_TINY).unsqueeze(-2)
+    return (hidden - (latent / scale) @ weight).to(hidden.dtype)
+
+
+class _Directions(SourcelessIntervention, PartitionedSubspace):
+    """A trainable stack of directions that needs no source.
+
+    Args:
+        embed_dim, low_rank_dimension, subspace_partition: see `interventions.partition`.
+        weight: the directions `[rank, dim]`, kept at their length; random unit ones if not given.
+    """
+
+    def __init__(self, weight: Tensor | None = None, **kwargs: Any) -> None:
+        if weight is not None:
+            rank, width = weight.shape
+            kwargs = {**kwargs, "embed_dim": width, "low_rank_dimension": rank}
+        super().__init__(**kwargs)
+        if weight is not None:
+            self.weight.data.copy_(weight)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}(rank={self.weight.shape[0]})"
+
+
+class AdditiveIntervention(_Directions):
+    """Add a direction, times a factor: h + factor * w. Needs no source.
+
+    ::
+
+        intervention = AdditiveIntervention(embed_dim=576)
+        model = pv.IntervenableModel(
+            {"component": "model.layers[15].output", "intervention": intervention}, model
+        )
+        _, output = model(
+            batch, unit_locations={"base": [positions]},
+            intervention_additional_kwargs={"row_factors": torch.tensor([2.0, 10.0])},
+        )
+
+    The length of w is free, as Lang., BiPO and RePS want it. For a direction of unit length call
+    `retract()` after each optimizer step. The direction is float32 whatever the model's precision.
+
+    Args:
+        embed_dim, low_rank_dimension, subspace_partition: see `interventions.partition`.
+        weight: the directions `[rank, dim]`, kept at their length; random unit ones if not given.
+            BiPO begins at zero (its paper).
+        factor: a multiple for each direction, `[rank]`; ones if not given.
+    """
+
+    def __init__(
+        self, weight: Tensor | None = None, factor: Tensor | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(weight, **kwargs)
+        rank = self.weight.shape[0]
+        if factor is not None and factor.shape != (rank,):
+            raise ValueError(f"factor has shape {tuple(factor.shape)}; expected ({rank},)")
+        self.factor: Tensor
+        self.register_buffer(
+            "factor", torch.ones(rank) if factor is None else factor.detach().float().clone()
+        )
+
+    def forward(
+        self,
+        base: Float[Tensor, "batch positions dim"],
+        source: None = None,
+        subspaces: Sequence[Sequence[int] | int] | None = None,
+        position_mask: Bool[Tensor, "prompts width"] | None = None,
+        row_factors: Float[Tensor, "prompts"] | None = None,
+        **_: Any,
+    ) -> Float[Tensor, "batch positions dim"]:
+        """Add the directions to the base.
+
+        Args:
+            base: hidden states to change.
+            source: unused; pyvene passes None.
+            subspaces: which directions each batch row uses; all of them if None.
+            position_mask: true at the prompt positions to change, see
+                `interventions.positions.edit_where`.
+            row_factors: one factor per batch row in place of the saved one, for all its
+                directions: the factors that Lang. and RePS draw, BiPO's sign.
+
+        Returns:
+            The moved hidden states, same shape and dtype as `base`.
+        """
+        self._check_width(base)
+        weight, rows = self.select(subspaces, base.shape[0])
+        if row_factors is not None:
+            repeats = base.shape[0] // row_factors.shape[0]  # several sequences per prompt
+            column = row_factors.to(weight).repeat_interleave(repeats)[:, None, None]
+            factor = column.expand(-1, 1, weight.shape[-2])
+        else:
+            factor = self.factor if rows is None else self._factors_of(rows, weight.shape[1])
+        return edit_where(position_mask, add_direction(base, weight, factor), base)
+
+    def _factors_of(self, rows: list[list[int]], rank: int) -> Float[Tensor, "batch 1 rank"]:
+        factor = self.factor.new_zeros(len(rows), 1, rank)
+        for i, chosen in enumerate(rows):
+            factor[i, 0, : len(chosen)] = self.factor[chosen]
+        return factor
+
+    def _unsized_buffers(self, saved_weight: Tensor) -> dict[str, Tensor]:
+        factor = self.factor.new_zeros(saved_weight.shape[0])
+        known = {} if factor.shape == self.factor.shape else {"factor": factor}
+        return {**super()._unsized_buffers(saved_weight), **known}
+
+
+class NullOutIntervention(_Directions):
+    """Take a direction out of the hidden states where it is present: see `null_out`.
+
+    RePS trains one direction both ways, by sharing the parameter::
+
+        add = AdditiveIntervention(embed_dim=576)
+        null = NullOutIntervention(embed_dim=576)
+        null.weight = add.weight
+
+    Args:
+        embed_dim, low_rank_dimension, subspace_partition: see `interventions.partition`.
+        weight: the directions `[rank, dim]`; random if not given.
+    """
+
+    def forward(
+        self,
+        base: Float[Tensor, "batch positions dim"],
+        source: None = None,
+        subspaces: Sequence[Sequence[int] | int] | None = None,
+        position_mask: Bool[Tensor, "prompts width"] | None = None,
+        **_: Any,
+    ) -> Float[Tensor, "batch positions dim"]:
+        """Take the directions out of the base.
+
+        Args:
+            base: hidden states to change.
+            source: unused; pyvene passes None.
+            subspaces: which directions each batch row uses; all of them if None.
+            position_mask: true at the prompt positions to change, see
+                `interventions.positions.edit_where`.
+
+        Returns:
+            The hidden states without the directions, same shape and dtype as `base`.
+        """
+        self._check_width(base)
+        weight, _rows = self.select(subspaces, base.shape[0])
+        return edit_where(position_mask, null_out(base, weight), base)
