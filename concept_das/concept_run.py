@@ -16,7 +16,7 @@ from concept_das.errors import TrainingError
 from concept_das.progress import Progress, RunIdentity, resume, save
 from concept_das.recipe import TrainingConfig
 from concept_das.tracking import NoTracker, Tracker
-from interventions import DistributedInterchangeIntervention, orthonormal_rows
+from interventions import DistributedInterchangeIntervention
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,10 @@ class TrainingResult:
 
 
 class ConceptRun:
-    """The state of one concept's training; a step's gradient comes from outside.
+    """The state of one concept's training; the gradients come from outside.
 
     Attributes:
-        weights: `[sites, rank, dim]`, float32.
+        interventions: one per site, from the lowest block to the highest.
         state: what changes, saved after each epoch.
         total: number of steps of the whole run.
     """
@@ -85,21 +85,21 @@ class ConceptRun:
         self.config = config
         self.identity = identity
         torch.manual_seed(config.seed)
-        start = [
-            DistributedInterchangeIntervention(embed_dim=width, low_rank_dimension=config.rank)
+        self.interventions = [
+            DistributedInterchangeIntervention(embed_dim=width, low_rank_dimension=config.rank).to(
+                device
+            )
             for width in widths
         ]
-        weights = torch.stack([intervention.weight.detach() for intervention in start])
-        self.weights = torch.nn.Parameter(weights.to(device))
+        self.parameters = [intervention.weight for intervention in self.interventions]
         self.optimizer = torch.optim.AdamW(
-            [self.weights], config.learning_rate, weight_decay=config.weight_decay
+            self.parameters, config.learning_rate, weight_decay=config.weight_decay
         )
         self.steps_per_epoch = math.ceil(len(task.rows) / config.batch_size)
         self.total = config.epochs * self.steps_per_epoch
-        weights = self.weights.detach()
-        self.state = Progress(start=weights.clone(), best=weights.clone())
+        self.state = Progress(start=self._weights(), best=self._weights())
         if task.checkpoint is not None:
-            resume(task.checkpoint, self.state, self.weights, self.optimizer, identity)
+            resume(task.checkpoint, self.state, self.parameters, self.optimizer, identity)
 
     @property
     def finished(self) -> bool:
@@ -114,10 +114,8 @@ class ConceptRun:
         chosen: list[int] = rows.tolist()
         return chosen
 
-    def step(
-        self, gradient: Float[Tensor, "sites rank dim"], losses: Mapping[Direction, float]
-    ) -> None:
-        """One AdamW step, and back to orthonormal rows.
+    def step(self, losses: Mapping[Direction, float]) -> None:
+        """One AdamW step with the gradients that are there, and back to orthonormal rows.
 
         Raises:
             TrainingError: if the gradient or the directions cannot be used.
@@ -125,17 +123,16 @@ class ConceptRun:
         rate = self.config.learning_rate * (1 - self.state.step / self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.weights.grad = gradient
-        norm = torch.nn.utils.clip_grad_norm_([self.weights], self.config.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         if not bool(torch.isfinite(norm)):
             raise TrainingError(
                 f"the gradient is NaN or Inf {self.where()}; load the model in float32"
             )
         self.optimizer.step()
+        self.optimizer.zero_grad()
         try:
-            with torch.no_grad():
-                for site in self.weights:
-                    site.copy_(orthonormal_rows(site))
+            for intervention in self.interventions:
+                intervention.retract()
         except ValueError as error:
             raise TrainingError(f"{error} ({self.where()})") from error
         self.state.step += 1
@@ -147,7 +144,7 @@ class ConceptRun:
                 "learning_rate": rate,
                 "drift": max(
                     subspace_distance(*pair)
-                    for pair in zip(self.state.start, self.weights.detach(), strict=True)
+                    for pair in zip(self.state.start, self._weights(), strict=True)
                 ),
             }
         )
@@ -170,11 +167,11 @@ class ConceptRun:
             means = {f"heldout_{direction}": value for direction, value in heldout.items()}
             self.record({"heldout_loss": loss, **means})
         if not self.config.patience or loss < self.state.best_loss:
-            self.state.best = self.weights.detach().clone()
+            self.state.best = self._weights()
             self.state.best_epoch = self.state.epoch
             self.state.best_loss = loss
         if self.task.checkpoint is not None:
-            save(self.task.checkpoint, self.state, self.weights, self.optimizer, self.identity)
+            save(self.task.checkpoint, self.state, self.parameters, self.optimizer, self.identity)
 
     def record(self, values: Mapping[str, float]) -> None:
         """Add to the history and the tracker."""
@@ -192,13 +189,16 @@ class ConceptRun:
                 self.state.best_epoch,
             )
         return TrainingResult(
-            self.state.best.cpu().clone(), self.state.history, self.state.best_epoch
+            torch.stack(self.state.best).cpu(), self.state.history, self.state.best_epoch
         )
 
     def where(self) -> str:
         """The current step, for messages."""
         of = f" of {self.task.name}" if self.task.name else ""
         return f"at step {self.state.step + 1} (epoch {self.state.epoch + 1}){of}"
+
+    def _weights(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters]
 
     def _is_stale(self) -> bool:
         waited = self.state.epoch - self.state.best_epoch

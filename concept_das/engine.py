@@ -24,9 +24,9 @@ from transformers import PreTrainedModel
 
 from concept_das.cache import CacheBudget
 from concept_das.data import Interchange
+from concept_das.losses import spans
 from concept_das.methods import Method
 from concept_das.packing import by_token_budget
-from concept_das.plain import subspaces_of
 from concept_das.replay import Replay, final_states
 from concept_das.scoring import collate_for
 from concept_das.sites import Site, capture
@@ -40,11 +40,11 @@ CHUNK_LOGITS = {"cpu": 2**22, "mps": 2**24, "cuda": 2**26}
 
 
 class ReplayLosses:
-    """Losses of one intervention per site, replayed from cached hidden states.
+    """Losses of several concepts' interventions, replayed from cached hidden states.
 
     Args:
         sites: from the lowest block to the highest.
-        interventions: one per site.
+        interventions: for each concept, one per site.
         pairs: everything that losses will be asked for.
         batch_tokens: tokens of one forward pass while the cache is filled.
 
@@ -56,7 +56,7 @@ class ReplayLosses:
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
-        interventions: Sequence[DistributedInterchangeIntervention],
+        interventions: Sequence[Sequence[DistributedInterchangeIntervention]],
         method: Method,
         pad_id: int,
         pairs: Sequence[Interchange],
@@ -65,7 +65,7 @@ class ReplayLosses:
         budget: CacheBudget | None = None,
     ) -> None:
         self.model = model
-        self.interventions = list(interventions)
+        self.interventions = interventions
         self.method = method
         self.replay = Replay(model, sites, pad_id, [pair.base for pair in pairs[:2]])
         pairs = list(dict.fromkeys(pairs))
@@ -99,15 +99,18 @@ class ReplayLosses:
         """One loss per response token of each pair, with its graph to the directions.
 
         Args:
-            parts: which concept's directions each pair uses.
+            parts: which concept's interventions each pair uses; best those of a concept together.
         """
         entries = [self.entry[pair] for pair in pairs]
         sources = torch.stack([self.source.get(entry) for entry in entries], dim=1)
 
         def interchange(index: int, hidden: Tensor) -> Tensor:
-            intervention = self.interventions[index]
             source = sources[index].to(hidden.device)
-            return intervention(hidden, source, subspaces_of(intervention, parts))
+            moved = [
+                self.interventions[part][index](hidden[rows], source[rows])
+                for part, rows in spans(parts)
+            ]
+            return torch.cat(moved)
 
         turns = [pair.base for pair in pairs]
         states = [self.base.get(entry) for entry in entries]

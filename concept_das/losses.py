@@ -6,9 +6,10 @@ of tokens, and their weighted losses added up.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -66,7 +67,7 @@ class Losses(Protocol):
         """One loss per response token of each pair, with its graph to the directions.
 
         Args:
-            parts: which concept's directions each pair uses.
+            parts: which concept's interventions each pair uses; best those of a concept together.
         """
 
 
@@ -75,7 +76,7 @@ class Term:
     """One run of a batch.
 
     Attributes:
-        part: which concept's directions it uses.
+        part: which concept's interventions it uses.
         row: the row's number among the concept's, for messages.
         weight: what each of its tokens counts for.
     """
@@ -93,6 +94,15 @@ class NotFiniteError(Exception):
     def __init__(self, term: Term, loss: float) -> None:
         super().__init__(f"the {term.direction} loss of row {term.row} is {loss}")
         self.term, self.loss = term, loss
+
+
+def spans(parts: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """Stretches of equal parts, `[0, 0, 2]` -> `(0, 0:2), (2, 2:3)`."""
+    start = 0
+    for part, same in groupby(parts):
+        stop = start + len(list(same))
+        yield part, slice(start, stop)
+        start = stop
 
 
 def terms_of(
@@ -131,7 +141,7 @@ def sum_losses(
     sums: dict[int, dict[Direction, float]] = {}
     with nullcontext() if backward else torch.no_grad():
         for group in by_token_budget([len(term.pair.base.ids) for term in terms], batch_tokens):
-            part = [terms[i] for i in group]
+            part = sorted((terms[i] for i in group), key=lambda term: term.part)
             values = losses.token_losses([t.pair for t in part], [t.part for t in part])
             weighted = torch.stack([v.sum() * t.weight for v, t in zip(values, part, strict=True)])
             for term, value in zip(part, weighted.tolist(), strict=True):

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from concept_das.chats import Batch
 from concept_das.data import Interchange
+from concept_das.losses import spans
 from concept_das.methods import Method
 from concept_das.scoring import collate_for
 from concept_das.sites import Site, capture
@@ -22,28 +23,26 @@ from interventions import DistributedInterchangeIntervention
 
 
 class PyveneLosses:
-    """Losses of one intervention per site, computed through `pyvene.IntervenableModel`."""
+    """Losses of several concepts' interventions, computed through `pyvene.IntervenableModel`.
+
+    Args:
+        sites: from the lowest block to the highest.
+        interventions: for each concept, one per site.
+    """
 
     def __init__(
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
-        interventions: Sequence[DistributedInterchangeIntervention],
+        interventions: Sequence[Sequence[DistributedInterchangeIntervention]],
         method: Method,
         pad_id: int,
     ) -> None:
         self.model = model
         self.sites = list(sites)
-        self.interventions = list(interventions)
         self.method = method
         self.pad_id = pad_id
-        self.intervenable = pv.IntervenableModel(
-            [
-                {"component": site.component, "intervention": intervention}
-                for site, intervention in zip(sites, interventions, strict=True)
-            ],
-            model,
-        )
+        self.concepts = [_Intervenable(model, sites, of_concept) for of_concept in interventions]
 
     def token_losses(
         self, pairs: Sequence[Interchange], parts: Sequence[int]
@@ -51,15 +50,23 @@ class PyveneLosses:
         """One loss per response token of each pair, with its graph to the directions.
 
         Args:
-            parts: which concept's directions each pair uses.
+            parts: which concept's interventions each pair uses; best those of a concept together.
         """
+        losses: list[Tensor] = []
+        for part, rows in spans(parts):
+            losses += self._of_concept(pairs[rows], self.concepts[part])
+        return losses
+
+    def _of_concept(
+        self, pairs: Sequence[Interchange], concept: "_Intervenable"
+    ) -> Sequence[Float[Tensor, "_"]]:
         base = collate_for(self.model, [pair.base for pair in pairs], self.pad_id)
         source = collate_for(self.model, [pair.source for pair in pairs], self.pad_id)
         teacher, source_states = self._teacher(source)
-        student = self._student(base, source_states, parts)
+        student = concept.logits(base, source_states)[base.response_mask.to(teacher.device)]
         labels = torch.tensor([token for pair in pairs for token in pair.base.response])
         values = self.method.token_loss(student, teacher.detach(), labels.to(student.device))
-        return list(values.split([len(pair.base.response) for pair in pairs]))
+        return values.split([len(pair.base.response) for pair in pairs])
 
     @torch.no_grad()
     def _teacher(self, source: Batch) -> tuple[Tensor, list[Float[Tensor, "batch 1 dim"]]]:
@@ -72,38 +79,57 @@ class PyveneLosses:
         states = [hidden[rows, where].unsqueeze(1) for (hidden,) in seen]
         return logits[source.response_mask.to(logits.device)], states
 
-    def _student(
-        self, base: Batch, source_states: Sequence[Tensor], parts: Sequence[int]
-    ) -> Float[Tensor, "tokens vocab"]:
-        """The intervened run's response logits.
+
+class _Intervenable:
+    """One concept's interventions in a `pyvene.IntervenableModel`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        interventions: Sequence[DistributedInterchangeIntervention],
+    ) -> None:
+        self.model = model
+        self.intervenable = pv.IntervenableModel(
+            [
+                {"component": site.component, "intervention": intervention}
+                for site, intervention in zip(sites, interventions, strict=True)
+            ],
+            model,
+        )
+        # pyvene orders them its own way.
+        held = [self.intervenable.interventions[key] for key in self.intervenable.sorted_keys]
+        held = [h[0] if isinstance(h, (tuple, list)) else h for h in held]
+        self.order = [[i is h for i in interventions].index(True) for h in held]
+
+    def logits(
+        self, base: Batch, source_states: Sequence[Tensor]
+    ) -> Float[Tensor, "batch positions vocab"]:
+        """The intervened run's logits.
 
         Rows are right-padded and share the template prefix, so every row is intervened on at the
         same positions; those that fall on padding reach no logit (causal attention).
+
+        Args:
+            source_states: `[batch, 1, dim]` for each site.
         """
         prefix = base.rows[0].prompt.prefix_length
         positions = list(range(prefix, base.input_ids.shape[1]))
         keys = self.intervenable.sorted_keys
-        index = [self._index_of(self.intervenable.interventions[key]) for key in keys]
         with _keeping_hooks(self.model):
             _, output = self.intervenable(
                 base.model_inputs(),
                 source_representations={
-                    key: source_states[i] for key, i in zip(keys, index, strict=True)
+                    key: source_states[i] for key, i in zip(keys, self.order, strict=True)
                 },
                 unit_locations={
                     "sources->base": (None, [[positions] * len(base.rows)] * len(keys))
                 },
-                subspaces=[subspaces_of(self.interventions[i], parts) for i in index],
                 use_cache=False,
             )
         logits = output.logits
         assert isinstance(logits, Tensor)
-        return logits[base.response_mask.to(logits.device)]
-
-    def _index_of(self, found: object) -> int:
-        """Which of our interventions pyvene keeps under a key; it orders them its own way."""
-        held = found[0] if isinstance(found, (tuple, list)) else found
-        return next(i for i, own in enumerate(self.interventions) if own is held)
+        return logits
 
 
 @contextmanager
@@ -119,10 +145,3 @@ def _keeping_hooks(model: nn.Module) -> Iterator[None]:
         for module, hooks, pre_hooks in kept:
             module._forward_hooks.update(hooks)
             module._forward_pre_hooks.update(pre_hooks)
-
-
-def subspaces_of(
-    intervention: DistributedInterchangeIntervention, parts: Sequence[int]
-) -> list[list[int]] | None:
-    """`parts` in pyvene's words; None for an intervention that holds one concept."""
-    return None if intervention.subspace_partition is None else [[part] for part in parts]

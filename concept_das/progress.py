@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 class Progress:
     """Everything that changes during training; saved after each epoch."""
 
-    start: Tensor
-    best: Tensor
+    start: list[Tensor]
+    best: list[Tensor]
     epoch: int = 0
     step: int = 0
     best_epoch: int = 0
@@ -59,20 +59,22 @@ def run_identity(
 def save(
     folder: Path,
     state: Progress,
-    weight: Tensor,
+    parameters: Sequence[Tensor],
     optimizer: torch.optim.Optimizer,
     run: RunIdentity,
 ) -> None:
     """Write progress as one safetensors file, the numbers in its header."""
-    moments = optimizer.state[weight]
-    tensors = {
-        "weight": weight,
-        "start": state.start,
-        "best": state.best,
-        "exp_avg": moments["exp_avg"],
-        "exp_avg_sq": moments["exp_avg_sq"],
-        "adam_step": moments["step"],
-    }
+    tensors: dict[str, Tensor] = {}
+    for i, parameter in enumerate(parameters):
+        moments = optimizer.state[parameter]
+        tensors |= {
+            f"parameter.{i}": parameter,
+            f"start.{i}": state.start[i],
+            f"best.{i}": state.best[i],
+            f"exp_avg.{i}": moments["exp_avg"],
+            f"exp_avg_sq.{i}": moments["exp_avg_sq"],
+            f"adam_step.{i}": moments["step"],
+        }
     numbers = {
         "run": run,
         "epoch": state.epoch,
@@ -91,7 +93,7 @@ def save(
 def resume(
     folder: Path,
     state: Progress,
-    weight: Tensor,
+    parameters: Sequence[Tensor],
     optimizer: torch.optim.Optimizer,
     run: RunIdentity,
 ) -> None:
@@ -110,15 +112,16 @@ def resume(
             f"{folder} holds progress of another run ({', '.join(changed)} differ); delete it or "
             "choose another folder"
         )
-    tensors = load_file(path, device=str(weight.device))
-    with torch.no_grad():
-        weight.copy_(tensors["weight"])
-    optimizer.state[weight] = {
-        "exp_avg": tensors["exp_avg"],
-        "exp_avg_sq": tensors["exp_avg_sq"],
-        "step": tensors["adam_step"].cpu(),
-    }
-    state.start, state.best = tensors["start"], tensors["best"]
+    tensors = load_file(path, device=str(parameters[0].device))
+    for i, parameter in enumerate(parameters):
+        with torch.no_grad():
+            parameter.copy_(tensors[f"parameter.{i}"])
+        optimizer.state[parameter] = {
+            "exp_avg": tensors[f"exp_avg.{i}"],
+            "exp_avg_sq": tensors[f"exp_avg_sq.{i}"],
+            "step": tensors[f"adam_step.{i}"].cpu(),
+        }
+        state.start[i], state.best[i] = tensors[f"start.{i}"], tensors[f"best.{i}"]
     for name in ("epoch", "step", "best_epoch", "best_loss", "history"):
         setattr(state, name, numbers[name])
     log.info("going on after epoch %d from %s", state.epoch, path)

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -116,7 +114,7 @@ def _train_together(
     runs = [ConceptRun(task, config, widths, device, identity(task)) for task in tasks]
     active = {part: run for part, run in enumerate(runs) if not run.finished}
     if active:
-        interventions = build_interventions(widths, config.rank, len(runs), device)
+        interventions = [run.interventions for run in runs]
         rows = [row for run in active.values() for row in (*run.task.rows, *run.task.heldout)]
         losses = build_losses(model, sites, interventions, config, pad_id, rows, engine)
     with tqdm(
@@ -125,11 +123,10 @@ def _train_together(
         desc=f"train {config.method}",
     ) as bar:
         while active:
-            _step(losses, interventions, active, config, engine.batch_tokens)
+            _step(losses, active, config, engine.batch_tokens)
             bar.update(len(active))
             for part, run in active.items():
                 if run.at_epoch_end:
-                    _write(interventions, part, run.weights)
                     held = run.task.heldout
                     run.end_epoch(
                         heldout_loss(losses, held, config, engine.batch_tokens, part)
@@ -143,7 +140,6 @@ def _train_together(
 
 def _step(
     losses: Losses,
-    interventions: Sequence[DistributedInterchangeIntervention],
     runs: Mapping[int, ConceptRun],
     config: TrainingConfig,
     batch_tokens: int,
@@ -151,12 +147,9 @@ def _step(
     """One optimizer step of every concept, over both directions."""
     terms: list[Term] = []
     for part, run in runs.items():
-        _write(interventions, part, run.weights)
         chosen = run.batch()
         batch = [run.task.rows[i] for i in chosen]
         terms += terms_of(batch, config.reduction, part=part, numbers=chosen)
-    for intervention in interventions:
-        intervention.zero_grad()
     try:
         sums = sum_losses(losses, terms, batch_tokens, backward=True)
     except NotFiniteError as error:
@@ -166,7 +159,7 @@ def _step(
             f"{term.row}; load the model in float32 or inspect this row"
         ) from error
     for part, run in runs.items():
-        run.step(_gradient(interventions, part, config.rank), sums[part])
+        run.step(sums[part])
 
 
 def _summary(records: Sequence[Mapping[str, float]]) -> str:
@@ -176,34 +169,20 @@ def _summary(records: Sequence[Mapping[str, float]]) -> str:
     return f"{name.replace('_', ' ')} {sum(values) / len(values):.4f}"
 
 
-def build_interventions(
-    widths: Sequence[int], rank: int, concepts: int, device: torch.device
-) -> list[DistributedInterchangeIntervention]:
-    """One intervention per site that holds every concept's directions."""
-    parts = [[part * rank, (part + 1) * rank] for part in range(concepts)]  # pyvene: ranges
-    return [
-        DistributedInterchangeIntervention(
-            embed_dim=width,
-            low_rank_dimension=rank * concepts,
-            subspace_partition=parts if concepts > 1 else None,
-        ).to(device)
-        for width in widths
-    ]
-
-
 def build_losses(
     model: PreTrainedModel,
     sites: Sequence[Site],
-    interventions: Sequence[DistributedInterchangeIntervention],
+    interventions: Sequence[Sequence[DistributedInterchangeIntervention]],
     config: TrainingConfig,
     pad_id: int,
     rows: Sequence[EncodedQuadruple],
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> Losses:
-    """The training losses of some interventions, by the chosen engine.
+    """The training losses of several concepts, by the chosen engine.
 
     Args:
-        sites: from the lowest block to the highest, one per intervention.
+        sites: from the lowest block to the highest.
+        interventions: for each concept, one per site.
         rows: all rows that losses will be asked for.
     """
     method = find_method(config.method)
@@ -244,25 +223,6 @@ def heldout_loss(
             "load the model in float32 or inspect this row"
         ) from error
     return sums[part]
-
-
-@torch.no_grad()
-def _write(
-    interventions: Sequence[DistributedInterchangeIntervention], part: int, weights: Tensor
-) -> None:
-    """Put a concept's directions into its part of the interventions."""
-    rank = weights.shape[1]
-    for intervention, weight in zip(interventions, weights, strict=True):
-        intervention.weight[part * rank : (part + 1) * rank] = weight
-
-
-def _gradient(
-    interventions: Sequence[DistributedInterchangeIntervention], part: int, rank: int
-) -> Tensor:
-    """The gradient with respect to a concept's directions, `[sites, rank, dim]`."""
-    rows = slice(part * rank, (part + 1) * rank)
-    gradients = [intervention.weight.grad for intervention in interventions]
-    return torch.stack([g[rows] for g in gradients if g is not None]).clone()
 
 
 @contextmanager

@@ -11,14 +11,20 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.measure import cost_of
-from benchmarks.speed.steps import Step, compare_steps, engine_step, release_step
+from benchmarks.speed.steps import (
+    Step,
+    compare_steps,
+    engine_step,
+    new_intervention,
+    release_step,
+)
 from concept_das.chats import pad_id_of
 from concept_das.data import EncodedQuadruple, Interchange
 from concept_das.losses import EngineOptions, sum_losses, terms_of
 from concept_das.models import LoadedModel
 from concept_das.recipe import TrainingConfig
 from concept_das.sites import find_site
-from concept_das.training import build_interventions, build_losses
+from concept_das.training import build_losses
 
 TOKENS = (16, 32, 64, 128)
 ROWS = (2, 4, 8, 16)
@@ -124,11 +130,10 @@ def _by_concepts(
     site = find_site(loaded.model, layer)
     for count in CONCEPTS:
         used = [rows[:8] for rows in concepts[:count]]
-        interventions = build_interventions([site.width], 1, count, loaded.device)
         losses = build_losses(
             loaded.model,
             [site],
-            interventions,
+            [[new_intervention(loaded, site)] for _ in used],
             TrainingConfig(),
             pad_id_of(loaded.tokenizer),
             [row for rows in used for row in rows],

@@ -16,8 +16,9 @@ from concept_das.losses import EngineOptions, sum_losses, terms_of
 from concept_das.models import LoadedModel
 from concept_das.recipe import TrainingConfig
 from concept_das.scoring import batches
-from concept_das.sites import find_site
-from concept_das.training import build_interventions, build_losses
+from concept_das.sites import Site, find_site
+from concept_das.training import build_losses
+from interventions import DistributedInterchangeIntervention
 
 # Forward and backward of a batch, both directions; gives the loss.
 Step = Callable[[Sequence[EncodedQuadruple]], float]
@@ -40,24 +41,28 @@ class StepCost:
     loss: float
 
 
+def new_intervention(loaded: LoadedModel, site: Site) -> DistributedInterchangeIntervention:
+    """A random direction, always the same."""
+    torch.manual_seed(0)
+    return DistributedInterchangeIntervention(embed_dim=site.width).to(loaded.device)
+
+
 def engine_step(
     loaded: LoadedModel,
     layer: int,
     rows: Sequence[EncodedQuadruple],
     options: EngineOptions,
-    rank: int = 1,
 ) -> Step:
     """The engine's step, with everything that is constant about the rows cached."""
     site = find_site(loaded.model, layer)
     loaded.model.requires_grad_(False)
-    torch.manual_seed(0)
-    interventions = build_interventions([site.width], rank, 1, loaded.device)
+    intervention = new_intervention(loaded, site)
     config = TrainingConfig(reduction="token")
     pad = pad_id_of(loaded.tokenizer)
-    losses = build_losses(loaded.model, [site], interventions, config, pad, rows, options)
+    losses = build_losses(loaded.model, [site], [[intervention]], config, pad, rows, options)
 
     def step(batch: Sequence[EncodedQuadruple]) -> float:
-        interventions[0].zero_grad()
+        intervention.zero_grad()
         terms = terms_of(batch, config.reduction)
         sums = sum_losses(losses, terms, options.batch_tokens, backward=True)
         return sum(sums[0].values())
@@ -69,8 +74,7 @@ def release_step(loaded: LoadedModel, layer: int) -> Step:
     """The release's step, from the same first direction."""
     site = find_site(loaded.model, layer)
     loaded.model.requires_grad_(False)
-    torch.manual_seed(0)
-    (intervention,) = build_interventions([site.width], 1, 1, loaded.device)
+    intervention = new_intervention(loaded, site)
     loop = ReleaseLoop(loaded.model, site, intervention, pad_id_of(loaded.tokenizer))
 
     def step(batch: Sequence[EncodedQuadruple]) -> float:

@@ -15,7 +15,7 @@ from concept_das.plain import PyveneLosses
 from concept_das.recipe import TrainingConfig
 from concept_das.replay import ReplayError, projection_of
 from concept_das.sites import find_site
-from concept_das.training import build_interventions, build_losses, train_direction
+from concept_das.training import build_losses, train_direction
 from interventions import DistributedInterchangeIntervention
 from tests.concept_das.helpers import loss_of
 from tests.tiny import TINY_ARCHITECTURES, tiny_model, tiny_tokenizer
@@ -53,7 +53,7 @@ def test_equals_pyvene_on_every_architecture(name, layer, rows):
     model = tiny_model(name)
     site = find_site(model, layer)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width, low_rank_dimension=2)
-    arguments = (model, [site], [intervention], METHODS["cdas"], PAD)
+    arguments = (model, [site], [[intervention]], METHODS["cdas"], PAD)
     plain, engine = PyveneLosses(*arguments), ReplayLosses(*arguments, _pairs(rows))
     for direction in ("elicit", "suppress"):
         expected, expected_gradient = _loss_and_gradient(plain, intervention, rows, direction)
@@ -67,16 +67,23 @@ def test_several_sites_and_concepts_equal_pyvene(name, rows):
     """Three sites; each row of the batch uses its own concept's two directions at each of them."""
     model = tiny_model(name)
     sites = [find_site(model, layer) for layer in (0, 1, 2)]
-    interventions = build_interventions([sites[0].width] * 3, 2, 3, torch.device("cpu"))
+    interventions = [
+        [
+            DistributedInterchangeIntervention(embed_dim=site.width, low_rank_dimension=2)
+            for site in sites
+        ]
+        for _concept in range(3)
+    ]
     arguments = (model, sites, interventions, METHODS["cdas"], PAD)
     pairs, parts = _pairs(rows), [2, 0, 1, 0, 0, 2, 1, 1]
     found = {}
     for losses in (PyveneLosses(*arguments), ReplayLosses(*arguments, pairs)):
-        for intervention in interventions:
+        flat = [intervention for of_concept in interventions for intervention in of_concept]
+        for intervention in flat:
             intervention.zero_grad()
         values = torch.cat(losses.token_losses(pairs, parts))
         values.sum().backward()
-        gradient = torch.stack([intervention.weight.grad for intervention in interventions])
+        gradient = torch.stack([intervention.weight.grad for intervention in flat])
         found[type(losses)] = values.detach(), gradient
     (expected, expected_gradient), (values, gradient) = found.values()
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-6)
@@ -89,7 +96,7 @@ def test_where_the_cache_is_changes_nothing(gigabytes, rows, tmp_path):
     model = tiny_model("gemma2")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    arguments = (model, [site], [intervention], METHODS["cdas"], PAD)
+    arguments = (model, [site], [[intervention]], METHODS["cdas"], PAD)
     budget = CacheBudget(torch.device("cpu"), gigabytes, tmp_path)
     losses = ReplayLosses(*arguments, _pairs(rows), budget=budget)
     assert losses.keeps_logits == (gigabytes is None)
@@ -103,7 +110,7 @@ def test_how_rows_are_packed_changes_only_rounding(rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    arguments = (model, [site], [intervention], METHODS["cdas"], PAD)
+    arguments = (model, [site], [[intervention]], METHODS["cdas"], PAD)
     losses = ReplayLosses(*arguments, _pairs(rows), batch_tokens=1)
     found = []
     for budget in (1, 150, 10_000):
@@ -120,7 +127,7 @@ def test_equals_pyvene_for_every_method(method, reduction, rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    arguments = (model, [site], [intervention], METHODS[method], PAD)
+    arguments = (model, [site], [[intervention]], METHODS[method], PAD)
     work = (intervention, rows, "elicit", reduction)
     expected = _loss_and_gradient(PyveneLosses(*arguments), *work)
     found = _loss_and_gradient(ReplayLosses(*arguments, _pairs(rows)), *work)
@@ -149,7 +156,7 @@ def test_the_model_is_left_as_it_was(rows):
     ids = torch.tensor([rows[0].elicit.base.ids])
     before = model(input_ids=ids).logits
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(model, [site], [intervention], METHODS["cdas"], PAD, _pairs(rows))
+    losses = ReplayLosses(model, [site], [[intervention]], METHODS["cdas"], PAD, _pairs(rows))
     loss_of(losses, rows, "elicit").backward()
     assert torch.equal(model(input_ids=ids).logits, before)
     assert not any("forward" in vars(module) for module in model.modules())
@@ -160,7 +167,7 @@ def test_constants_are_computed_once(rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(model, [site], [intervention], METHODS["cdas"], PAD, _pairs(rows))
+    losses = ReplayLosses(model, [site], [[intervention]], METHODS["cdas"], PAD, _pairs(rows))
     first = loss_of(losses, rows, "suppress")
     calls = []
     site.blocks_below(model)[0].register_forward_pre_hook(lambda *_: calls.append(1))
@@ -184,7 +191,7 @@ def test_a_model_that_does_something_else_falls_back_to_pyvene(rows, caplog):
         projection_of(model)
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = build_losses(model, [site], [intervention], TrainingConfig(), PAD, rows)
+    losses = build_losses(model, [site], [[intervention]], TrainingConfig(), PAD, rows)
     assert isinstance(losses, PyveneLosses)
     assert "cannot be replayed" in caplog.text
 
@@ -225,10 +232,10 @@ def test_a_steps_memory_does_not_grow_with_the_vocabulary(rows, monkeypatch, kee
         ).eval()
         model.requires_grad_(False)
         site = find_site(model, 0)
-        interventions = build_interventions([2], 1, 1, torch.device("cpu"))
+        intervention = DistributedInterchangeIntervention(embed_dim=2)
         budget = CacheBudget(torch.device("cpu"), None if keep_logits else 1e-4)
         losses = ReplayLosses(
-            model, [site], interventions, METHODS["cdas"], PAD, _pairs(rows), budget=budget
+            model, [site], [[intervention]], METHODS["cdas"], PAD, _pairs(rows), budget=budget
         )
         assert losses.keeps_logits == keep_logits
         with _LargestTensor() as largest:

@@ -58,7 +58,7 @@ def losses_of(
     config = TrainingConfig(**options)
     site = find_site(model, LAYER)
     chosen = EngineOptions(engine)
-    return build_losses(model, [site], [intervention], config, PAD, rows, chosen)
+    return build_losses(model, [site], [[intervention]], config, PAD, rows, chosen)
 
 
 def train(
@@ -248,7 +248,7 @@ def test_every_row_is_seen_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         training,
         "build_losses",
-        lambda model, sites, interventions, *_: Recording(interventions[0].weight),
+        lambda model, sites, interventions, *_: Recording(interventions[0][0].weight),
     )
     train(tiny_model(), TrainingConfig(epochs=3, batch_size=2), rows)
     assert [len(batch) for batch in seen] == [2, 2, 1] * 3
@@ -429,7 +429,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[Tenso
     weights: list[Tensor] = []
 
     def measured(losses: Any, *_: Any) -> dict[str, float]:
-        weights.append(losses.interventions[0].weight.detach().clone())
+        weights.append(losses.interventions[0][0].weight.detach().clone())
         return {"elicit": values[len(weights) - 1], "suppress": 0.0}
 
     monkeypatch.setattr(training, "heldout_loss", measured)
