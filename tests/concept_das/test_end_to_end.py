@@ -8,12 +8,12 @@ import pytest
 from concept_das import (
     ChatFormat,
     Quadruple,
+    Steering,
     SteeringVector,
     TrainingConfig,
     evaluate,
     generate_responses,
     load_model,
-    steer,
     train_vector,
 )
 from concept_das.pipeline import encode_for
@@ -62,8 +62,15 @@ def test_a_refusal_direction_is_learned_and_steers(tmp_path: Path) -> None:
 
     prompts = [chat.prompt(row.negative_input) for row in held]
     plain = generate_responses(loaded.model, chat, prompts, max_new_tokens=12)
-    with steer(loaded.model, vector, direction="elicit", multiplier=3.0):
-        steered = generate_responses(loaded.model, chat, prompts, max_new_tokens=12)
+    entry = Steering(vector, "elicit", 3.0)
+    answers = generate_responses(
+        loaded.model,
+        chat,
+        prompts * 2,
+        steering=[entry] * len(held) + [None] * len(held),
+        max_new_tokens=12,
+    )
     assert all(plain)
-    assert steered != plain
+    assert answers[len(held) :] == plain
+    assert answers[: len(held)] != plain
     assert generate_responses(loaded.model, chat, prompts, max_new_tokens=12) == plain
