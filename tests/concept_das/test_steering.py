@@ -515,11 +515,11 @@ def test_vectors_of_one_model_describe_it_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_unknown_direction_is_found_on_entry() -> None:
     model = tiny_model()
-    row = Steering(random_vector(model), "up")  # type: ignore[arg-type]
+    vector = random_vector(model)
     with (
         unchecked(),
         pytest.raises(InputError, match="unknown direction 'up'"),
-        steer(model, [None, row]),
+        steer(model, [None, Steering(vector, "up")]),  # type: ignore[arg-type]
     ):
         raise AssertionError("entered")
 
