@@ -58,6 +58,9 @@ def _parser_of(command: Callable[..., None]) -> ArgumentParser:
     parser.add_function_arguments(command, skip=set(groups), as_group=False)
     for group in groups.values():
         parser.add_class_arguments(group, as_group=True)
+    for action in parser._actions:
+        if isinstance(action.default, bool):  # `--compare` alone means `--compare=true`
+            action.nargs, action.const = "?", True
     return parser
 
 

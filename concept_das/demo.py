@@ -8,14 +8,14 @@ from pathlib import Path
 
 from concept_das.chats import ChatFormat
 from concept_das.data import Quadruple, read_quadruples, split_quadruples, to_frame
-from concept_das.evaluation import RECOVERY, Evaluation, evaluate
+from concept_das.evaluation import evaluate
 from concept_das.generation import generate_responses
 from concept_das.making import make_quadruples, shipped_instructions
 from concept_das.models import LoadedModel
 from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
 from concept_das.recipe import TrainingConfig
 from concept_das.report import Sample, write_report
-from concept_das.steering import steer
+from concept_das.steering import Steering
 from concept_das.tracking import TrackingMode, open_tracker
 from concept_das.vectors import SteeringVector, write_atomically
 
@@ -54,15 +54,16 @@ def run(
     trained = train_vector(
         loaded, chat, kept, held, layer, RECIPE, tracker=tracker, checkpoint=out / "progress"
     )
+    partial = out / "evaluation.partial.json"
     evaluation = evaluate(
         loaded.model,
         chat,
         trained.vector,
         encode_for(loaded, chat, held, RECIPE),
         multipliers=MULTIPLIERS,
-        partial=out / "evaluation.partial.json",
+        partial=partial,
     )
-    metrics = headline(evaluation)
+    metrics = evaluation.headline()
     vector = with_metrics(trained.vector, metrics)
     vector.save(out / "vector")
     write_atomically(out / "evaluation.csv", evaluation.table.to_csv(index=False).encode())
@@ -72,11 +73,13 @@ def run(
     metrics["seconds"] = round(time.monotonic() - start, 1)
     content = json.dumps({**metrics, "versions": versions()}, indent=2)
     write_atomically(out / "metrics.json", content.encode())
-    return write_report(out / "report.html", trained, evaluation, samples, metrics)
+    report = write_report(out / "report.html", trained, evaluation, samples, metrics)
+    partial.unlink(missing_ok=True)
+    return report
 
 
 def _data(loaded: LoadedModel, chat: ChatFormat, concept: str, out: Path) -> list[Quadruple]:
-    path = out / "data.parquet"
+    path, partial = out / "data.parquet", out / "data.partial.json"
     if not path.exists():
         rows = make_quadruples(
             loaded,
@@ -84,27 +87,11 @@ def _data(loaded: LoadedModel, chat: ChatFormat, concept: str, out: Path) -> lis
             concept,
             shipped_instructions(INSTRUCTIONS, RECIPE.seed),
             max_new_tokens=NEW_TOKENS,
-            batch_size=32,
-            partial=out / "data.partial.json",
+            partial=partial,
         )
         write_atomically(path, to_frame(rows).to_parquet(index=False))
+    partial.unlink(missing_ok=True)
     return read_quadruples(path)
-
-
-def headline(evaluation: Evaluation) -> dict[str, float]:
-    """Each direction at its best multiplier."""
-    metrics: dict[str, float] = {}
-    effects = []
-    for direction, name in RECOVERY.items():
-        best = evaluation.best(direction)
-        metrics[name] = best[name]
-        metrics[f"{name}_at_1"] = evaluation.at(1.0)[name]
-        metrics[f"heldout_jsd_{direction}"] = best[f"heldout_jsd_{direction}"]
-        metrics[f"multiplier_{direction}"] = best["multiplier"]
-        effects.append(best[f"kl_side_effect_{direction}"])
-        metrics[f"kl_side_effect_{direction}"] = effects[-1]
-    metrics["kl_side_effect"] = sum(effects) / len(effects)
-    return metrics
 
 
 def make_samples(
@@ -114,27 +101,25 @@ def make_samples(
     rows: Sequence[Quadruple],
     metrics: dict[str, float],
 ) -> list[Sample]:
-    """Answers to the same held-out instructions, unsteered and steered in both directions."""
+    """Answers to the same held-out instructions, unsteered and steered in both directions.
+
+    The unsteered ones are the data's own: the same model wrote them, greedily, as long as these.
+    """
     neutral = [chat.prompt(row.negative_input) for row in rows]
     concept = [chat.prompt(row.positive_input) for row in rows]
-
-    def answers(prompts: list, name: str) -> list[str]:
-        return generate_responses(
-            loaded.model, chat, prompts, max_new_tokens=NEW_TOKENS, progress=name
-        )
-
-    plain = answers(neutral, "samples: neutral prompt")
-    asked = answers(concept, "samples: concept prompt")
-    with steer(loaded.model, vector, multiplier=metrics["multiplier_elicit"]):
-        elicited = answers(neutral, "samples: elicited")
-    with steer(
+    elicit = Steering(vector, "elicit", metrics["multiplier_elicit"])
+    suppress = Steering(vector, "suppress", metrics["multiplier_suppress"])
+    steered = generate_responses(
         loaded.model,
-        vector,
-        direction="suppress",
-        multiplier=metrics["multiplier_suppress"],
-    ):
-        suppressed = answers(concept, "samples: suppressed")
+        chat,
+        neutral + concept,
+        steering=[elicit] * len(rows) + [suppress] * len(rows),
+        max_new_tokens=NEW_TOKENS,
+        progress="samples",
+    )
     return [
-        Sample(row.negative_input, *texts)
-        for row, *texts in zip(rows, plain, elicited, asked, suppressed, strict=True)
+        Sample(row.negative_input, row.negative_output, elicited, row.positive_output, suppressed)
+        for row, elicited, suppressed in zip(
+            rows, steered[: len(rows)], steered[len(rows) :], strict=True
+        )
     ]

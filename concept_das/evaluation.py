@@ -69,6 +69,23 @@ class Evaluation:
         row = self.table[self.table["multiplier"] == multiplier].iloc[0]
         return {str(name): float(value) for name, value in row.items()}
 
+    def headline(self) -> dict[str, float]:
+        """Each direction at its best multiplier, and its recovery at 1 if that was tried."""
+        metrics: dict[str, float] = {}
+        for direction, name in RECOVERY.items():
+            best = self.best(direction)
+            metrics[name] = best[name]
+            if (self.table["multiplier"] == 1.0).any():
+                metrics[f"{name}_at_1"] = self.at(1.0)[name]
+            metrics[f"multiplier_{direction}"] = best["multiplier"]
+            for measure in (f"heldout_jsd_{direction}", f"kl_side_effect_{direction}"):
+                if measure in best:
+                    metrics[measure] = best[measure]
+        effects = [metrics[name] for name in metrics if name.startswith("kl_side_effect_")]
+        if effects:
+            metrics["kl_side_effect"] = sum(effects) / len(effects)
+        return metrics
+
 
 def unrelated_turns(chat: ChatFormat, limit: int) -> list[Turn]:
     """Prompts and passages that have nothing to do with any concept, shipped with the package."""

@@ -1,14 +1,26 @@
-"""Batched generation from prompts, steered or not."""
+"""Batched generation from prompts, steered or not, greedy or sampled.
 
+Sampling adds Gumbel noise to logits / temperature and takes the largest, an exact sample of
+softmax(logits / temperature) (the Gumbel-max trick). Every row draws from a generator of its own,
+so its text depends on its seed alone: not on its neighbours, nor on how rows are batched.
+"""
+
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from concept_das.chats import ChatFormat, Prompt, Turn, collate, pad_id_of
-from concept_das.scoring import batches
+from concept_das.errors import InputError
+from concept_das.packing import by_token_budget
+from concept_das.steering import Positions, Steering, check_steering, steer
 
 
 @torch.no_grad()
@@ -17,54 +29,144 @@ def generate_responses(
     chat: ChatFormat,
     prompts: Sequence[Prompt],
     *,
+    steering: Steering | Sequence[Steering | None] | None = None,
+    positions: Positions = "all",
     max_new_tokens: int = 128,
     temperature: float = 0.0,
-    batch_size: int = 16,
-    progress: str | None = None,
     seed: int = 0,
+    keys: Sequence[int | str] | None = None,
+    batch_tokens: int = 8192,
+    progress: str | None = None,
     on_batch: Callable[[list[int], list[str]], None] | None = None,
 ) -> list[str]:
     """The model's answers, in the order of the prompts.
 
-    Prompts of similar length share a batch. Inside a `steer` block with one vector for all rows the
-    answers are steered; a list of vectors would not meet its rows.
+    Prompts of similar length share a batch, whatever steers them: prompts times strengths times
+    concepts are best given in one call.
+
+    Args:
+        steering: one for all prompts, or one entry per prompt, None to leave it alone.
+        positions: see `steer`.
+        max_new_tokens: length of an answer, in tokens.
+        temperature: 0 decodes greedily.
+        seed, keys: a prompt's sampling follows from the seed and the prompt's own key (its position
+            in the call if no keys are given). Prompts with one key share their noise.
+        batch_tokens: tokens of a batch, rows times (longest prompt + `max_new_tokens`); a prompt
+            beyond it forms a batch alone.
+        progress: title of a progress bar; none if not given.
+        on_batch: called with the indices and texts of each finished batch, so that long work can be
+            saved as it goes.
+
+    Raises:
+        VectorMismatchError: if a vector belongs to another model.
+        InputError: if the temperature is negative, or steering or keys are not one per prompt.
+    """
+    rows = _per_prompt("steering", steering, len(prompts))
+    keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))
+    check_steering(model, rows, positions)
+    pad = pad_id_of(chat.tokenizer)
+    device = model.get_input_embeddings().weight.device
+    texts = [""] * len(prompts)
+    lengths = [len(prompt.ids) + max_new_tokens for prompt in prompts]
+    with tqdm(total=len(prompts), desc=progress, disable=progress is None) as bar:
+        for indices in by_token_budget(lengths, batch_tokens):
+            batch = collate([Turn(prompts[i]) for i in indices], pad, device, padding_side="left")
+            seeds = [row_seed(seed, keys[i]) for i in indices]
+            with _steered(model, [rows[i] for i in indices], positions):
+                output = model.generate(
+                    input_ids=batch.input_ids,
+                    attention_mask=batch.attention_mask,
+                    **decoding(pad, max_new_tokens, temperature, seeds),
+                )
+            new = chat.tokenizer.batch_decode(
+                output[:, batch.input_ids.shape[1] :], skip_special_tokens=True
+            )
+            for i, text in zip(indices, new, strict=True):
+                texts[i] = text.strip()
+            if on_batch is not None:
+                on_batch(indices, [texts[i] for i in indices])
+            bar.update(len(indices))
+    return texts
+
+
+def decoding(
+    pad_id: int, max_new_tokens: int, temperature: float, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Arguments of `model.generate`, the same decoding whatever the model's own defaults.
 
     Args:
         temperature: 0 decodes greedily.
-        seed: of the sampling, set once per call.
-        on_batch: called with the indices and texts of each finished batch, so that long work can be
-            saved as it goes.
+        seeds: one per row, see `row_seed`.
+
+    Raises:
+        InputError: if the temperature is negative.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
-    texts = [""] * len(prompts)
-    pad = pad_id_of(chat.tokenizer)
-    device = model.get_input_embeddings().weight.device
-    sampling: dict[str, Any] = {
-        "do_sample": True,
-        "temperature": temperature,
-        "top_k": 0,
-        "top_p": 1.0,
+    if not temperature >= 0:
+        raise InputError(f"temperature is {temperature}; give 0 for greedy decoding, or more")
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "pad_token_id": pad_id,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        # Sampling is done by the processor below, and these belong to transformers' own.
+        "do_sample": False,
+        "temperature": None,
+        "top_k": None,
+        "top_p": None,
     }
-    if temperature == 0:
-        sampling = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    torch.manual_seed(seed)
-    bar = tqdm(total=len(prompts), desc=progress, disable=progress is None)
-    for indices in batches(order, batch_size):
-        batch = collate([Turn(prompts[i]) for i in indices], pad, device, padding_side="left")
-        output = model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            **sampling,
-        )
-        new = chat.tokenizer.batch_decode(
-            output[:, batch.input_ids.shape[1] :], skip_special_tokens=True
-        )
-        for i, text in zip(indices, new, strict=True):
-            texts[i] = text.strip()
-        if on_batch is not None:
-            on_batch(list(indices), [texts[i] for i in indices])
-        bar.update(len(indices))
-    bar.close()
-    return texts
+    if temperature > 0:
+        options["logits_processor"] = LogitsProcessorList([RowSampler(temperature, seeds)])
+    return options
+
+
+def row_seed(seed: int, key: int | str) -> int:
+    """The seed of one row, in 32 bits: all that torch's generator on the CPU takes in."""
+    digest = hashlib.sha256(json.dumps([seed, key]).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+class RowSampler(LogitsProcessor):
+    """Makes greedy decoding sample, every row from its own generator.
+
+    A row draws at every step, also when it has ended; nothing another row does shifts its noise.
+    The noise is drawn on the CPU, so that every device gives the same text, up to rounding.
+
+    Args:
+        temperature: above 0.
+        seeds: one per row of the batch.
+    """
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(
+        self, input_ids: Tensor, scores: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        """Scores whose argmax is a sample."""
+        noise = torch.stack([_gumbel(scores.shape[1], own) for own in self.generators])
+        return scores.float() / self.temperature + noise.to(scores.device)
+
+
+def _gumbel(count: int, generator: torch.Generator) -> Float[Tensor, "count"]:
+    # In float32 a uniform number has 24 bits: no noise would exceed 16.6, and over a vocabulary of
+    # 100,000 the largest would often be tied.
+    uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+    return uniform.log_().neg_().log_().neg_().float()
+
+
+def _steered(
+    model: PreTrainedModel, rows: list[Steering | None], positions: Positions
+) -> AbstractContextManager[None]:
+    if all(row is None for row in rows):
+        return nullcontext()
+    return steer(model, rows, positions=positions)
+
+
+def _per_prompt(name: str, values: Any, count: int) -> list[Any]:
+    """One entry per prompt, from one for all or from a sequence."""
+    if values is None or isinstance(values, Steering):
+        return [values] * count
+    if len(values) != count:
+        raise InputError(f"{name} has {len(values)} entries for {count} prompts; give one each")
+    return list(values)

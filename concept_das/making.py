@@ -76,7 +76,7 @@ def make_quadruples(
     template: str = CONCEPT_PROMPT,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
-    batch_size: int = 16,
+    batch_tokens: int = 8192,
     seed: int = 42,
     concept_id: int = 0,
     genre: str = "text",
@@ -90,6 +90,8 @@ def make_quadruples(
         template: how concept and instruction are put together.
         max_new_tokens: length of a response.
         temperature: 0 decodes greedily.
+        batch_tokens: see `generate_responses`.
+        seed: of the sampling; an answer depends on it and on the text that is answered.
         concept_outputs: concept responses that exist already, one per instruction; the model then
             writes the neutral ones only.
         partial: file that finished answers are kept in until all are there.
@@ -130,8 +132,9 @@ def make_quadruples(
         [prompts[i] for i in todo],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        batch_size=batch_size,
         seed=seed,
+        keys=[inputs[i] for i in todo],  # so that a run that goes on samples as one in one go
+        batch_tokens=batch_tokens,
         progress="data",
         on_batch=keep,
     )

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data import Direction
 from concept_das.errors import InputError
-from concept_das.sites import Site, decoder_of, hidden_of, replace_hidden
+from concept_das.sites import Site, decoder_of, find_site, hidden_of, replace_hidden
 from concept_das.vectors import Rule, SteeringVector
 from interventions import set_coordinates
 
@@ -88,29 +88,42 @@ def steer(
     if isinstance(vector, SteeringVector):
         vector = Steering(vector, direction, multiplier, rule)
     rows = [vector] if isinstance(vector, Steering) else list(vector)
-    used = [row for row in rows if row is not None]
-    if positions not in ("all", "prompt", "generated"):
-        raise InputError(f"unknown positions {positions!r}; choose all, prompt or generated")
-    checked: list[SteeringVector] = []
-    for row in used:
-        if not any(row.vector is seen for seen in checked):
-            row.vector.check_model(model)
-            checked.append(row.vector)
-
+    check_steering(model, rows, positions)
     prefixes = [
         0 if row is None else row.vector.prefix_length if prefix_length is None else prefix_length
         for row in rows
     ]
     selection = _PositionSelection(positions, prefixes, prompt_lengths)
+    layers = {row.vector.layer for row in rows if row is not None}
+    sites = {layer: find_site(model, layer) for layer in layers}
     with ExitStack() as stack:
         stack.enter_context(selection.watching(model))
-        for site in {row.vector.site(model) for row in used}:
+        for site in set(sites.values()):
             edit = _SiteEdit(
-                [r if r is not None and r.vector.site(model) == site else None for r in rows], site
+                [r if r is not None and sites[r.vector.layer] == site else None for r in rows], site
             )
             hook = edit.hook(selection)
             stack.callback(site.module(model).register_forward_hook(hook).remove)
         yield
+
+
+def check_steering(
+    model: PreTrainedModel, rows: Sequence[Steering | None], positions: Positions
+) -> None:
+    """Find out before any work whether rows can be steered.
+
+    Raises:
+        VectorMismatchError: if a vector belongs to another model.
+        InputError: on unknown positions, directions or rules.
+    """
+    if positions not in ("all", "prompt", "generated"):
+        raise InputError(f"unknown positions {positions!r}; choose all, prompt or generated")
+    used = [row for row in rows if row is not None]
+    # Describing the model takes longer than all the rest, and many vectors are of one model.
+    for row in {row.vector.model.fingerprint: row for row in used}.values():
+        row.vector.check_model(model)
+    for row in used:
+        row.target()
 
 
 class _SiteEdit:

@@ -32,7 +32,7 @@ def data_make(
     template: str = CONCEPT_PROMPT,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
-    batch_size: int = 16,
+    batch_tokens: int = 8192,
     seed: int = 42,
     concept_id: int = 0,
 ) -> None:
@@ -48,7 +48,8 @@ def data_make(
         template: how concept and instruction are put together.
         max_new_tokens: length of a response, in tokens.
         temperature: of the sampling; 0 decodes greedily.
-        batch_size: prompts per generation batch.
+        batch_tokens: tokens per batch, rows times (longest prompt + max_new_tokens); more is faster
+            and takes more memory.
         seed: of the choice of instructions and the sampling.
         concept_id: written into the column of that name.
     """
@@ -67,7 +68,7 @@ def data_make(
         template=template,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        batch_size=batch_size,
+        batch_tokens=batch_tokens,
         seed=seed,
         concept_id=concept_id,
         genre=genre,
@@ -84,7 +85,7 @@ def data_axbench(
     chat: ChatOptions,
     template: str = TOPIC_PROMPT,
     max_new_tokens: int = 128,
-    batch_size: int = 16,
+    batch_tokens: int = 8192,
 ) -> None:
     """Complete a concept of an AxBench training file: the model writes the neutral responses.
 
@@ -94,7 +95,8 @@ def data_axbench(
         out: file to write, .parquet, .csv or .jsonl.
         template: how concept and instruction are put together for the concept prompt.
         max_new_tokens: length of a neutral response, in tokens; greedy decoding.
-        batch_size: prompts per generation batch.
+        batch_tokens: tokens per batch, rows times (longest prompt + max_new_tokens); more is faster
+            and takes more memory.
     """
     check_writable(out)
     source = read_axbench(axbench, concept_id)
@@ -106,7 +108,7 @@ def data_axbench(
         source.instructions,
         template=template,
         max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
+        batch_tokens=batch_tokens,
         concept_id=concept_id,
         genre=source.genre,
         concept_outputs=source.outputs,

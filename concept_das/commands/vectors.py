@@ -3,7 +3,8 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,10 @@ from concept_das.data import Direction, read_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation import Evaluation
 from concept_das.evaluation import evaluate as evaluate_vector
-from concept_das.generation import generate_responses
+from concept_das.generation import decoding, generate_responses, row_seed
 from concept_das.models import LoadedModel
 from concept_das.options import ChatOptions, ModelOptions
-from concept_das.pipeline import encode_for, with_metrics
+from concept_das.pipeline import encode_for
 from concept_das.recipe import TrainingConfig
 from concept_das.steering import Positions, Steering
 from concept_das.steering import steer as steering
@@ -80,7 +81,7 @@ def evaluate(
         partial=folder / "evaluation.partial.json",
     )
     save_evaluation(folder, result)
-    with_metrics(saved, result.best("elicit")).save(vector)
+    replace(saved, metrics={**result.headline(), "rule": rule}).save(vector)
     print(result.table.round(3).to_string(index=False))
 
 
@@ -104,7 +105,7 @@ def steer(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_tokens: int = 8192,
     out: Path | None = None,
 ) -> None:
     """Answer one prompt, a file of prompts, or interactively, steered.
@@ -121,7 +122,8 @@ def steer(
         max_new_tokens: length of an answer, in tokens.
         temperature: of the sampling; 0 decodes greedily.
         seed: of the sampling.
-        batch_size: prompts per batch, for a file.
+        batch_tokens: tokens per batch, rows times (longest prompt + max_new_tokens); more is faster
+            and takes more memory.
         out: .jsonl file for the answers to a file.
     """
     if prompt is not None and file is not None:
@@ -131,28 +133,26 @@ def steer(
     chat = chat_of(saved).of(loaded)
     entry = Steering(saved, direction, multiplier, rule)
 
-    def answers(texts: list[str], steered: bool) -> list[str]:
-        block = steering(loaded.model, entry, positions=positions) if steered else nullcontext()
-        with block:
-            return generate_responses(
-                loaded.model,
-                chat,
-                [chat.prompt(text) for text in texts],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                batch_size=batch_size,
-                progress="steer" if file is not None else None,
-            )
-
     if prompt is None and file is None:
-        _converse(loaded, chat, entry, positions, max_new_tokens)
+        _converse(loaded, chat, entry, positions, max_new_tokens, temperature, seed)
         return
     texts = [prompt] if prompt is not None else read_instructions(file)  # type: ignore[arg-type]
-    columns = {"instruction": texts, "steered": answers(texts, True)}
-    if compare:
-        columns["unsteered"] = answers(texts, False)
-    frame = pd.DataFrame(columns)
+    ways = {"steered": entry, "unsteered": None} if compare else {"steered": entry}
+    answers = generate_responses(
+        loaded.model,
+        chat,
+        [chat.prompt(text) for text in texts] * len(ways),
+        steering=[way for way in ways.values() for _ in texts],
+        positions=positions,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        keys=[*range(len(texts))] * len(ways),  # both answers sampled with the same noise
+        batch_tokens=batch_tokens,
+        progress="steer" if file is not None else None,
+    )
+    columns = {name: answers[i * len(texts) :][: len(texts)] for i, name in enumerate(ways)}
+    frame = pd.DataFrame({"instruction": texts, **columns})
     if out is not None:
         content = frame.to_json(orient="records", lines=True, force_ascii=False)
         write_atomically(out, content.encode())
@@ -169,19 +169,19 @@ def _converse(
     entry: Steering,
     positions: Positions,
     max_new_tokens: int,
+    temperature: float,
+    seed: int,
 ) -> None:
     """Read instructions from the terminal and stream steered answers."""
     print("An empty line ends.", file=sys.stderr)
     pad = pad_id_of(loaded.tokenizer)
     streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    for line in _typed_lines():
+    for number, line in enumerate(_typed_lines()):
         prompt = chat.prompt(line).tensors(loaded.device)
         with steering(loaded.model, entry, positions=positions):
             loaded.model.generate(
                 **prompt,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=pad,
+                **decoding(pad, max_new_tokens, temperature, [row_seed(seed, number)]),
                 streamer=streamer,
             )
 

@@ -1,5 +1,6 @@
 import argparse
 import builtins
+import inspect
 import json
 import logging
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from transformers import LlamaForCausalLM
 
 from concept_das import cli
-from concept_das.cli import COMMANDS, build_parser, main
+from concept_das.cli import COMMANDS, _groups, build_parser, main
 from concept_das.data import read_quadruples, to_frame
 from concept_das.errors import TrainingError
 from concept_das.methods import METHODS
@@ -178,8 +180,14 @@ def test_evaluation_stands_beside_the_vector(
     assert (rows["kind"] == "heldout").sum() == 3 * 2 * 2
     assert not list(run.glob("*.partial.json"))
     vector = SteeringVector.load(run / "vector")
-    best = table["elicitation_recovery"].max()
-    assert vector.metrics["elicitation_recovery"] == pytest.approx(best)
+    for name, direction in (
+        ("elicitation_recovery", "elicit"),
+        ("suppression_recovery", "suppress"),
+    ):
+        best = table.loc[table[name].idxmax()]
+        assert vector.metrics[name] == pytest.approx(best[name])
+        assert vector.metrics[f"multiplier_{direction}"] == best["multiplier"]
+    assert vector.metrics["rule"] == "paper"
     other = [*arguments, "--data", str(run / "train.parquet"), "--out", str(tmp_path / "else")]
     assert main(other) == 0
     assert (pd.read_parquet(tmp_path / "else/rows.parquet")["kind"] == "heldout").sum() == 7 * 4
@@ -189,12 +197,70 @@ def steer_options(run: Path, *more: str) -> list[str]:
     return ["steer", "--vector", str(run / "vector"), "--device=cpu", "--max-new-tokens=5", *more]
 
 
+@pytest.mark.parametrize("words", COMMANDS)
+def test_switches_need_no_value(words: str) -> None:
+    parser = dict(parsers())[words]
+    commands = [COMMANDS[words], *_groups(COMMANDS[words]).values()]
+    annotated = {
+        name: parameter.default
+        for command in commands
+        for name, parameter in inspect.signature(command).parameters.items()
+        if parameter.annotation is bool
+    }
+    assert {a.dest for a in parser._actions if a.nargs == "?"} == set(annotated)
+    required = [
+        f"{action.option_strings[-1]}={'gguf' if action.dest == 'format' else 1}"
+        for action in parser._actions
+        if action.required
+    ]
+    for action in (action for action in parser._actions if action.dest in annotated):
+        option = action.option_strings[-1]
+        for given, expected in (
+            ([option], True),
+            ([f"{option}=true"], True),
+            ([option, "true"], True),
+            ([f"{option}=false"], False),
+            ([], annotated[action.dest]),
+        ):
+            for arguments in ([*required, *given], [*given, *required]):
+                assert parser.parse_args(arguments)[action.dest] is expected
+
+
 def test_steering_a_prompt(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(steer_options(run, "--prompt", "Hi", "--compare", "true")) == 0
+    assert main(steer_options(run, "--compare", "--prompt", "Hi")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "instruction: Hi"
     assert any(line.startswith("    steered: ") for line in lines)
     assert any(line.startswith("  unsteered: ") for line in lines)
+
+
+def test_comparing_changes_neither_answer(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.txt").write_text("Hi\nName a fruit\nSing\n")
+    batches: list[int] = []
+    original = LlamaForCausalLM.generate
+
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        batches.append(len(kwargs["input_ids"]))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
+
+    def answers(*more: str) -> pd.DataFrame:
+        out = tmp_path / "out.jsonl"
+        options = steer_options(run, "--file", str(tmp_path / "in.txt"), "--out", str(out))
+        assert main([*options, "--temperature=1.2", "--multiplier=3", *more]) == 0
+        return pd.read_json(out, lines=True)
+
+    both = answers("--compare")
+    assert batches == [6]  # steered and unsteered in one batch
+    assert both["steered"].equals(answers()["steered"])
+    assert both["unsteered"].equals(answers("--multiplier=0", "--compare=true")["unsteered"])
+    assert not both["steered"].equals(both["unsteered"])
+    assert not both["steered"].equals(answers("--seed=1")["steered"])
+    assert both["steered"].equals(answers("--batch-tokens=1")["steered"])
+    assert batches[-3:] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
@@ -208,6 +274,23 @@ def test_steering_a_file(run: Path, tmp_path: Path, suffix: str) -> None:
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert [answer["instruction"] for answer in answers] == ["Hi", "Name a fruit"]
     assert all(set(answer) == {"instruction", "steered", "unsteered"} for answer in answers)
+
+
+def test_sampling_at_the_terminal(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def typed(*more: str) -> str:
+        lines = iter(["Hi there", ""])
+        monkeypatch.setattr(builtins, "input", lambda _: next(lines))
+        assert main(steer_options(run, *more)) == 0
+        return capsys.readouterr().out.strip()
+
+    sampling = ("--temperature=1.5", "--seed=2")
+    assert main(steer_options(run, "--prompt=Hi there", *sampling)) == 0
+    expected = capsys.readouterr().out.split("steered: ", 1)[1].strip()
+    assert typed(*sampling) == expected
+    assert typed(*sampling, "--seed=3") != expected
+    assert typed() != expected
 
 
 @pytest.mark.parametrize("end", ["empty line", "end of file"])
@@ -364,6 +447,8 @@ def test_unusable_input_of_the_other_commands(
         (steer_options(run, "--prompt=Hi", f"--file={empty}"), "give either a prompt or a file"),
         (steer_options(run, "--prompt=Hi", f"--model={other}"), "this vector belongs to"),
         (steer_options(run, "--prompt="), "an instruction is empty"),
+        (steer_options(run, "--prompt=Hi", "--temperature=-1"), "temperature is -1.0; give 0"),
+        (steer_options(run, "--prompt=Hi", "--batch-tokens=0"), "the budget of a batch is 0"),
         (steer_options(run, "--file", str(tmp_path / "none.txt")), "there is no file"),
         (steer_options(run, "--file", str(empty)), "holds no instructions"),
         (steer_options(run, "--file", str(broken)), "a line without an 'instruction' field"),

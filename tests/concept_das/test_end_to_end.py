@@ -8,12 +8,12 @@ import pytest
 from concept_das import (
     ChatFormat,
     Quadruple,
+    Steering,
     SteeringVector,
     TrainingConfig,
     evaluate,
     generate_responses,
     load_model,
-    steer,
     train_vector,
 )
 from concept_das.pipeline import encode_for
@@ -60,10 +60,11 @@ def test_a_refusal_direction_is_learned_and_steers(tmp_path: Path) -> None:
     ).table
     assert table[["elicitation_recovery", "suppression_recovery"]].notna().all(axis=None)
 
-    prompts = [chat.prompt(row.negative_input) for row in held]
+    prompts = [chat.prompt(row.negative_input) for row in held] * 2
     plain = generate_responses(loaded.model, chat, prompts, max_new_tokens=12)
-    with steer(loaded.model, vector, direction="elicit", multiplier=3.0):
-        steered = generate_responses(loaded.model, chat, prompts, max_new_tokens=12)
+    rows = [Steering(vector, "elicit", 3.0)] * len(held) + [None] * len(held)
+    steered = generate_responses(loaded.model, chat, prompts, steering=rows, max_new_tokens=12)
     assert all(plain)
-    assert steered != plain
+    assert steered[: len(held)] != plain[: len(held)]
+    assert steered[len(held) :] == plain[len(held) :]
     assert generate_responses(loaded.model, chat, prompts, max_new_tokens=12) == plain

@@ -216,6 +216,38 @@ def test_the_best_multiplier_of_each_direction() -> None:
     assert result.at(2.0)["elicitation_recovery"] == 0.3
 
 
+@pytest.mark.parametrize(("unrelated", "tried"), [(True, True), (False, False)])
+def test_the_headline_takes_each_direction_at_its_best(unrelated: bool, tried: bool) -> None:
+    table = pd.DataFrame(
+        {
+            "multiplier": [0.5, 1.0 if tried else 1.25, 2.0],
+            "elicitation_recovery": [0.1, 0.6, 0.7],
+            "elicitation_recovery_low": [0.0, 0.5, 0.6],
+            "heldout_jsd_elicit": [0.3, 0.2, 0.15],
+            "suppression_recovery": [0.9, 0.8, 0.2],
+            "heldout_jsd_suppress": [0.05, 0.06, 0.07],
+        }
+    )
+    if unrelated:
+        table["kl_side_effect_elicit"] = [0.01, 0.02, 0.04]
+        table["kl_side_effect_suppress"] = [0.02, 0.03, 0.05]
+        table["kl_side_effect"] = [0.015, 0.025, 0.045]
+    expected = {
+        "elicitation_recovery": 0.7,
+        "multiplier_elicit": 2.0,
+        "heldout_jsd_elicit": 0.15,
+        "suppression_recovery": 0.9,
+        "multiplier_suppress": 0.5,
+        "heldout_jsd_suppress": 0.05,
+    }
+    if tried:
+        expected |= {"elicitation_recovery_at_1": 0.6, "suppression_recovery_at_1": 0.8}
+    if unrelated:
+        expected |= {"kl_side_effect_elicit": 0.04, "kl_side_effect_suppress": 0.02}
+        expected |= {"kl_side_effect": pytest.approx(0.03)}  # each direction at its own strength
+    assert Evaluation(table, pd.DataFrame()).headline() == expected
+
+
 class _Stop(Exception):
     pass
 

@@ -1,23 +1,49 @@
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
+from scipy import stats
+from transformers import LogitsProcessorList, PreTrainedModel
 
-from concept_das.generation import generate_responses
-from concept_das.steering import steer
-from tests.concept_das.helpers import ROWS, random_vector, tiny_chat
+from concept_das.chats import Prompt
+from concept_das.errors import InputError, VectorMismatchError
+from concept_das.generation import RowSampler, decoding, generate_responses, row_seed
+from concept_das.steering import Steering, steer
+from tests.concept_das.helpers import PAD, ROWS, random_vector, tiny_chat, unchecked
 from tests.tiny import tiny_model
 
 CHAT = tiny_chat()
 PROMPTS = [CHAT.prompt(row.negative_input) for row in ROWS]
+NEW = 6
+
+# Tokens of a batch of two of these prompts, and of no more than two.
+TWO = 2 * (max(len(prompt.ids) for prompt in PROMPTS) + NEW)
+
+
+def answers(model: PreTrainedModel, prompts: Sequence[Prompt] = PROMPTS, **options: Any) -> Any:
+    return generate_responses(model, CHAT, prompts, **{"max_new_tokens": NEW, **options})
+
+
+def batch_sizes(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gains the number of rows of every batch."""
+    sizes: list[int] = []
+    original = model.generate
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["input_ids"]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(model, "generate", generate)
+    return sizes
 
 
 def test_answers_come_in_the_order_of_the_prompts() -> None:
     model = tiny_model()
-    together = generate_responses(model, CHAT, PROMPTS, max_new_tokens=6, batch_size=2)
-    alone = [generate_responses(model, CHAT, [prompt], max_new_tokens=6)[0] for prompt in PROMPTS]
-    assert together == alone
+    together = answers(model, batch_tokens=TWO)
+    assert together == [answers(model, [prompt])[0] for prompt in PROMPTS]
     assert len(set(together)) > 1
-    backwards = generate_responses(model, CHAT, PROMPTS[::-1], max_new_tokens=6, batch_size=3)
-    assert backwards[::-1] == together
+    assert answers(model, PROMPTS[::-1])[::-1] == together
 
 
 def test_an_answer_is_the_models_greedy_continuation() -> None:
@@ -26,65 +52,267 @@ def test_an_answer_is_the_models_greedy_continuation() -> None:
     for _ in range(5):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     expected = CHAT.tokenizer.decode(ids[len(PROMPTS[0].ids) :], skip_special_tokens=True)
-    (found,) = generate_responses(model, CHAT, PROMPTS[:1], max_new_tokens=5)
-    assert found == expected.strip()
+    assert answers(model, PROMPTS[:1], max_new_tokens=5) == [expected.strip()]
 
 
-def test_an_answer_ends_at_the_end_of_the_turn() -> None:
+def ending_model() -> PreTrainedModel:
+    """A model that ends its turn where it would answer the first prompt."""
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.zero_()
         model.lm_head.weight[:, 0] = 1e-3
         state = model.model(torch.tensor([PROMPTS[0].ids])).last_hidden_state[0, -1]
         model.lm_head.weight[CHAT.tokenizer.eos_token_id] = state
-    assert generate_responses(model, CHAT, PROMPTS[:1], max_new_tokens=5) == [""]
+    return model
 
 
-def test_sampling_follows_its_seed() -> None:
+def test_an_answer_ends_at_the_end_of_the_turn() -> None:
+    assert answers(ending_model(), PROMPTS[:1]) == [""]
+
+
+def test_the_models_own_decoding_options_do_not_matter() -> None:
     model = tiny_model()
-
-    def sample(seed: int) -> list[str]:
-        return generate_responses(
-            model, CHAT, PROMPTS, max_new_tokens=12, temperature=1.0, seed=seed
-        )
-
-    assert sample(1) == sample(1)
-    assert sample(1) != sample(2)
-    assert sample(1) != generate_responses(model, CHAT, PROMPTS, max_new_tokens=12)
-
-
-def test_the_models_own_sampling_options_do_not_matter() -> None:
-    model = tiny_model()
-    expected = generate_responses(model, CHAT, PROMPTS, max_new_tokens=6)
+    expected = [answers(model), answers(model, temperature=1.0)]
     model.generation_config.update(do_sample=True, temperature=0.6, top_k=3, top_p=0.5)
-    assert generate_responses(model, CHAT, PROMPTS, max_new_tokens=6) == expected
+    model.generation_config.update(repetition_penalty=3.0, num_beams=2)
+    assert [answers(model), answers(model, temperature=1.0)] == expected
+
+
+def test_batches_keep_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    sizes = batch_sizes(model, monkeypatch)
+    answers(model)
+    assert sizes == [5]
+    del sizes[:]
+    answers(model, batch_tokens=TWO)
+    assert max(sizes) == 2
+    assert sum(sizes) == 5
+    del sizes[:]
+    answers(model, batch_tokens=1)
+    assert sizes == [1] * 5
+    del sizes[:]
+    answers(model, batch_tokens=TWO, max_new_tokens=2 * NEW)  # new tokens count too
+    assert sizes[0] == 1
 
 
 def test_finished_batches_are_handed_out() -> None:
     batches: list[tuple[list[int], list[str]]] = []
-    texts = generate_responses(
+    texts = answers(
         tiny_model(),
-        CHAT,
-        PROMPTS,
-        max_new_tokens=4,
-        batch_size=2,
+        batch_tokens=TWO,
         on_batch=lambda indices, found: batches.append((indices, found)),
     )
-    assert [len(indices) for indices, _ in batches] == [2, 2, 1]
+    assert len(batches) == 3
     handed = {i: text for indices, found in batches for i, text in zip(indices, found, strict=True)}
     assert [handed[i] for i in range(len(PROMPTS))] == texts
 
 
 def test_no_prompts_no_answers() -> None:
-    assert generate_responses(tiny_model(), CHAT, []) == []
+    assert answers(tiny_model(), []) == []
+
+
+# Steering
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
-def test_answers_are_steered_inside_a_block(positions: str) -> None:
+def test_answers_are_steered_inside_a_block(positions: Any) -> None:
     model = tiny_model()
-    plain = generate_responses(model, CHAT, PROMPTS, max_new_tokens=8)
-    with steer(model, random_vector(model), positions=positions):
-        steered = generate_responses(model, CHAT, PROMPTS, max_new_tokens=8, batch_size=2)
-        assert steered == generate_responses(model, CHAT, PROMPTS, max_new_tokens=8, batch_size=5)
+    plain, vector = answers(model), random_vector(model)
+    with steer(model, vector, positions=positions):
+        steered = answers(model, batch_tokens=TWO)
+        assert answers(model) == steered
     assert steered != plain
-    assert generate_responses(model, CHAT, PROMPTS, max_new_tokens=8) == plain
+    assert answers(model) == plain
+    assert answers(model, steering=Steering(vector), positions=positions) == steered
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+def test_every_prompt_with_its_own_steering(
+    positions: Any, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    first = random_vector(model, layer=1, rank=2)
+    second = random_vector(model, layer=2, seed=1, operation="add")
+    strengths = [
+        None,
+        Steering(first),
+        Steering(first, "suppress", 2.0),
+        Steering(second, "elicit", 0.9, "interpolate"),
+    ]
+    # Prompts times strengths, mixed so that neither the order nor the lengths keep them together.
+    prompts = [prompt for prompt in PROMPTS for _ in strengths]
+    rows = strengths * len(PROMPTS)
+    options = {"positions": positions, "temperature": temperature}
+    alone = []
+    for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        alone += answers(model, [prompt], steering=[row], keys=[i], **options)
+    sizes = batch_sizes(model, monkeypatch)
+    together = answers(model, prompts, steering=rows, **options)
+    assert sizes == [20]
+    assert together == alone
+    assert answers(model, prompts, steering=rows, batch_tokens=2 * TWO, **options) == alone
+    by_strength = [tuple(together[i :: len(strengths)]) for i in range(len(strengths))]
+    assert len(set(by_strength)) == len(strengths)
+    if temperature == 0:
+        assert list(by_strength[0]) == answers(model)
+
+
+def test_steering_that_cannot_be_applied_is_found_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model()
+    vector = random_vector(model)
+    other = random_vector(tiny_model(seed=1))
+    sizes = batch_sizes(model, monkeypatch)
+    shortest = min(range(5), key=lambda i: len(PROMPTS[i].ids))  # of the last batch
+
+    def rows(entry: Steering) -> list[Steering | None]:
+        return [entry if i == shortest else None for i in range(5)]
+
+    with pytest.raises(VectorMismatchError, match="this vector belongs to"):
+        answers(model, steering=rows(Steering(other)), batch_tokens=1)
+    with unchecked(), pytest.raises(InputError, match="unknown direction 'up'"):
+        answers(model, steering=rows(Steering(vector, "up")), batch_tokens=1)  # type: ignore[arg-type]
+    with unchecked(), pytest.raises(InputError, match="unknown positions 'odd'"):
+        answers(model, steering=rows(Steering(vector)), positions="odd", batch_tokens=1)
+    with pytest.raises(InputError, match="steering has 2 entries for 5 prompts"):
+        answers(model, steering=[Steering(vector), None])
+    with pytest.raises(InputError, match="keys has 4 entries for 5 prompts"):
+        answers(model, keys=range(4))
+    with pytest.raises(InputError, match="the budget of a batch is 0 tokens"):
+        answers(model, batch_tokens=0)
+    for temperature in (-1.0, float("nan")):
+        with pytest.raises(InputError, match=f"temperature is {temperature}; give 0 for greedy"):
+            answers(model, temperature=temperature)
+    assert sizes == []
+
+
+# Sampling
+
+
+def test_sampling_follows_its_seed() -> None:
+    model = tiny_model()
+    options = {"temperature": 1.0, "max_new_tokens": 12}
+    first = answers(model, seed=1, **options)
+    assert first == answers(model, seed=1, **options)
+    assert first != answers(model, seed=2, **options)
+    assert first != answers(model, max_new_tokens=12)
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    assert first == answers(model, seed=1, **options)
+    assert torch.equal(torch.get_rng_state(), before)  # nor does it touch the global generator
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_sample_does_not_depend_on_its_neighbours(architecture: str) -> None:
+    model = tiny_model(architecture)
+    names = [f"prompt {i}" for i in range(5)]
+    options: dict[str, Any] = {"temperature": 1.3, "max_new_tokens": 12, "seed": 3}
+    together = answers(model, keys=names, **options)
+    assert answers(model, keys=names, batch_tokens=TWO, **options) == together
+    assert answers(model, PROMPTS[::-1], keys=names[::-1], **options)[::-1] == together
+    for i, name in enumerate(names):
+        assert answers(model, [PROMPTS[i]], keys=[name], **options) == [together[i]]
+    assert answers(model, PROMPTS, keys=["same"] * 5, **options) != together
+
+
+def test_a_row_that_ends_shifts_no_other() -> None:
+    model = tiny_model()
+    options: dict[str, Any] = {"temperature": 5.0, "max_new_tokens": 60}
+    together = answers(model, **options)
+    lengths = {len(text) for text in together}
+    assert len(lengths) > 2  # several rows ended, at different steps
+    for i, prompt in enumerate(PROMPTS):
+        assert answers(model, [prompt], keys=[i], **options) == [together[i]]
+
+
+def test_repeated_prompts_are_sampled_apart() -> None:
+    options: dict[str, Any] = {"temperature": 1.3, "max_new_tokens": 12}
+    model, prompts = tiny_model(), PROMPTS[:1] * 6
+    assert len(set(answers(model, prompts, **options))) == 6
+    assert len(set(answers(model, prompts, keys=["one"] * 6, **options))) == 1
+
+
+def test_seeds_of_rows_are_the_same_everywhere() -> None:
+    # Written down: another value would change every sampled text of every user.
+    assert row_seed(0, 0) == 2872663220
+    assert row_seed(42, "Sing") == 3261167742
+    seeds = {row_seed(seed, key) for seed in range(50) for key in (*range(50), "0", "1")}
+    assert len(seeds) == 50 * 52
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_have_the_softmax_distribution(temperature: float, dtype: torch.dtype) -> None:
+    count, steps = 400, 25
+    logits = torch.tensor([2.0, -1.0, 0.5, 0.0, 1.5, -float("inf")], dtype=dtype)
+    sampler = RowSampler(temperature, [row_seed(7, i) for i in range(count)])
+    ids = torch.zeros(count, 1, dtype=torch.long)
+    chosen = [sampler(ids, logits.expand(count, -1)).argmax(-1) for _ in range(steps)]
+    observed = torch.cat(chosen).bincount(minlength=6)
+    expected = (logits.double() / temperature).softmax(-1) * count * steps
+    assert observed[5] == 0
+    assert stats.chisquare(observed[:5].numpy(), expected[:5].numpy()).pvalue > 1e-3
+    # Steps of one row are independent: pairs of successive tokens too.
+    pairs = torch.zeros(25)
+    for first, second in zip(chosen[::2], chosen[1::2], strict=False):
+        pairs += (5 * first + second).bincount(minlength=25)
+    shares = expected[:5] / (count * steps)
+    joint = torch.outer(shares, shares).flatten() * pairs.double().sum()
+    assert stats.chisquare(pairs.double().numpy(), joint.numpy()).pvalue > 1e-3
+
+
+def test_first_tokens_of_a_model_have_its_distribution() -> None:
+    model, count = tiny_model(), 2000
+    ids = torch.tensor([PROMPTS[0].ids] * count)
+    logits = model(ids[:1]).logits[0, -1]
+    shares = (logits.detach().double() / 2).softmax(-1)
+    output = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        **decoding(PAD, 1, 2.0, [row_seed(0, i) for i in range(count)]),
+    )
+    observed = output[:, -1].bincount(minlength=len(shares)).double()
+    common = shares * count >= 5
+    pooled = torch.stack([observed[~common].sum(), shares[~common].sum() * count])
+    found = torch.cat([observed[common], pooled[:1]])
+    expected = torch.cat([shares[common] * count, pooled[1:]])
+    assert len(found) > 5
+    assert stats.chisquare(found.numpy(), expected.numpy()).pvalue > 1e-3
+
+
+def test_rare_tokens_are_reached() -> None:
+    """The noise has a tail beyond what 24 random bits give, and no infinities above."""
+    sampler = RowSampler(1.0, range(20))
+    noise = sampler(torch.zeros(20, 1), torch.zeros(20, 100_000)).flatten()
+    assert not noise.isnan().any()
+    assert noise.max() < float("inf")
+    assert len(noise.topk(1000).values.unique()) > 990  # with 24 bits about 940
+    assert float(noise.double().mean()) == pytest.approx(0.5772, abs=0.01)
+
+
+def test_a_least_number_of_new_tokens() -> None:
+    model = ending_model()
+    inputs = PROMPTS[0].tensors()
+    options = decoding(PAD, 8, 0.05, [row_seed(0, 0)])
+    width = len(PROMPTS[0].ids)
+    assert model.generate(**inputs, **options).shape[1] == width + 1
+    again = decoding(PAD, 8, 0.05, [row_seed(0, 0)])
+    output = model.generate(**inputs, **again, min_new_tokens=4)[0, width:]
+    assert len(output) >= 4
+    assert CHAT.tokenizer.eos_token_id not in output[:4]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_cache_changes_no_sample(use_cache: bool) -> None:
+    model = tiny_model()
+    seeds = [row_seed(0, 0)]
+    ids = torch.tensor([PROMPTS[0].ids])
+    output = model.generate(ids, use_cache=use_cache, **decoding(PAD, 8, 1.3, seeds))
+    sampler = LogitsProcessorList([RowSampler(1.3, seeds)])
+    for _ in range(8):
+        token = sampler(ids, model(ids).logits[:, -1]).argmax(-1)
+        ids = torch.cat([ids, token.unsqueeze(1)], 1)
+    assert output.tolist() == ids[:, : output.shape[1]].tolist()
+    assert output.shape[1] > len(PROMPTS[0].ids)

@@ -20,14 +20,18 @@ from concept_das.making import (
     read_resource,
     shipped_instructions,
 )
+from concept_das.scoring import batches
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 
 CHAT = tiny_chat()
 INSTRUCTIONS = ["Name a fruit", "Hi", "What is a ship?", "Sing", "How far is it?"]
 
+# Tokens of a batch of three or, of the shortest, four.
+THREE = 3 * (len(CHAT.prompt(f"{INSTRUCTIONS[2]}\n\nTalk like a pirate.").ids) + 6)
+
 
 def made(loaded: Any = None, **options: Any) -> list[Quadruple]:
-    arguments = {"max_new_tokens": 6, "batch_size": 3, **options}
+    arguments = {"max_new_tokens": 6, "batch_tokens": THREE, **options}
     concept = arguments.pop("concept", "Talk like a pirate")
     instructions = arguments.pop("instructions", INSTRUCTIONS)
     return make_quadruples(loaded or tiny_loaded(), CHAT, concept, instructions, **arguments)
@@ -67,14 +71,13 @@ class Scripted:
         answers: list[str] = []
         end = len(chat.turn_end + chat.generation_prompt)
         texts = [chat.tokenizer.decode(p.ids[p.prefix_length : -end]) for p in prompts]
-        for start in range(0, len(prompts), options["batch_size"]):
+        for indices in batches(range(len(prompts)), 3):
             self.batches += 1
             if self.batches == self.stop_at:
                 raise KeyboardInterrupt
-            batch = range(start, min(start + options["batch_size"], len(prompts)))
-            self.asked += [texts[i] for i in batch]
-            found = [self.answer(texts[i]) for i in batch]
-            options["on_batch"](list(batch), found)
+            self.asked += [texts[i] for i in indices]
+            found = [self.answer(texts[i]) for i in indices]
+            options["on_batch"](list(indices), found)
             answers += found
         return answers
 
@@ -95,10 +98,11 @@ def test_an_interrupted_run_goes_on(
     assert rows == made()
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
 def test_an_interrupted_run_of_a_real_model_gives_the_same_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, temperature: float
 ) -> None:
-    expected, loaded, calls = made(), tiny_loaded(), []
+    expected, loaded, calls = made(temperature=temperature), tiny_loaded(), []
     original = loaded.model.generate
 
     def generate(*args: Any, **kwargs: Any) -> Any:
@@ -108,10 +112,22 @@ def test_an_interrupted_run_of_a_real_model_gives_the_same_rows(
         return original(*args, **kwargs)
 
     loaded.model.generate = generate
+    options = {"temperature": temperature, "partial": tmp_path / "partial.json"}
     with pytest.raises(KeyboardInterrupt):
-        made(loaded, partial=tmp_path / "partial.json")
-    assert made(loaded, partial=tmp_path / "partial.json") == expected
-    assert sum(calls) == 3 + 3 + 3 + 4  # the third batch was broken off and done again
+        made(loaded, **options)
+    assert made(loaded, **options) == expected
+    before, after = calls[:2], calls[3:]  # the third batch was broken off and done again
+    assert sum(before) + sum(after) == 10
+
+
+def test_a_sample_depends_on_its_own_text_and_the_seed() -> None:
+    options: dict[str, Any] = {"temperature": 1.3, "max_new_tokens": 12}
+    rows = made(**options)
+    assert rows != made(seed=1, **options)
+    assert rows != made(max_new_tokens=12)
+    backwards = made(instructions=INSTRUCTIONS[::-1], **options)
+    assert backwards[::-1] == rows
+    assert made(instructions=INSTRUCTIONS[3:4], **options) == rows[3:4]
 
 
 def test_partial_answers_serve_another_concept(

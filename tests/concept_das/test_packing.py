@@ -1,21 +1,35 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from concept_das.errors import InputError
 from concept_das.packing import by_token_budget
 
 
-@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
-def test_every_row_once_and_within_the_budget(lengths: list[int], budget: int) -> None:
+@given(st.lists(st.integers(0, 50)), st.integers(1, 120))
+def test_every_sequence_once_and_the_budget_kept(lengths: list[int], budget: int) -> None:
     groups = by_token_budget(lengths, budget)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
-        size = len(group) * max(lengths[i] for i in group)
-        assert size <= budget or len(group) == 1
+        longest = max(lengths[i] for i in group)
+        assert len(group) == 1 or len(group) * longest <= budget
+    assert groups == by_token_budget(lengths, budget)
 
 
-def test_rows_of_similar_length_share_a_batch_longest_first() -> None:
-    assert by_token_budget([3, 9, 3, 8, 2], 18) == [[1, 3], [0, 2, 4]]
+@given(st.lists(st.integers(1, 50)), st.integers(1, 120))
+def test_longest_first_and_ties_in_their_order(lengths: list[int], budget: int) -> None:
+    flat = [i for group in by_token_budget(lengths, budget) for i in group]
+    assert flat == sorted(flat, key=lambda i: (-lengths[i], i))
 
 
-def test_a_row_beyond_the_budget_is_alone() -> None:
-    assert by_token_budget([5, 30, 5], 10) == [[1], [0, 2]]
+def test_groups_are_as_large_as_the_budget_allows() -> None:
+    assert by_token_budget([3, 10, 5, 5, 4, 99, 1], 20) == [[5], [1, 2], [3, 4, 0, 6]]
+    assert by_token_budget([7] * 5, 14) == [[0, 1], [2, 3], [4]]
+    assert by_token_budget([7, 8], 7) == [[1], [0]]
+    assert by_token_budget([], 7) == []
+
+
+@pytest.mark.parametrize("budget", [0, -3])
+def test_an_unusable_budget(budget: int) -> None:
+    with pytest.raises(InputError, match=f"is {budget} tokens; it must be at least 1"):
+        by_token_budget([1], budget)

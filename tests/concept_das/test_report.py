@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 
 from concept_das import demo
+from concept_das.chats import Prompt
 from concept_das.evaluation import Evaluation, evaluate
+from concept_das.generation import generate_responses
+from concept_das.making import make_quadruples
 from concept_das.pipeline import TrainedVector, encode_for, train_vector
 from concept_das.report import Sample, write_report
+from concept_das.steering import Steering
 from concept_das.training import TrainingConfig
 from concept_das.vectors import SteeringVector
-from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
+from tests.concept_das.helpers import ROWS, random_vector, tiny_chat, tiny_loaded
 
 SAMPLES = [Sample("1 < 2?", "Yes", "Arr <b>yes</b>", "Aye", "Yes & no")]
 
@@ -31,7 +35,7 @@ def trained_and_measured(
 @pytest.mark.parametrize(("rank", "heldout"), [(1, True), (2, False)])
 def test_the_page_holds_everything_it_shows(tmp_path: Path, rank: int, heldout: bool) -> None:
     trained, evaluation = trained_and_measured(rank, heldout)
-    metrics = {**demo.headline(evaluation), "elicitation_recovery": 0.123}
+    metrics = {**evaluation.headline(), "elicitation_recovery": 0.123}
     path = write_report(tmp_path / "report.html", trained, evaluation, SAMPLES, metrics)
     page = path.read_text()
     images = re.findall(r'<img[^>]*src="(.*?)"', page)
@@ -50,25 +54,10 @@ def test_the_page_holds_everything_it_shows(tmp_path: Path, rank: int, heldout: 
 def test_the_page_says_which_method_was_trained(tmp_path: Path) -> None:
     trained, evaluation = trained_and_measured(1)
     other = replace(trained, vector=replace(trained.vector, method="das", concept="Sing & dance"))
-    metrics = demo.headline(evaluation)
+    metrics = evaluation.headline()
     page = write_report(tmp_path / "r.html", other, evaluation, [], metrics).read_text()
     assert "method das" in page
     assert "<h1>Sing &amp; dance</h1>" in page
-
-
-def test_headline_takes_each_direction_at_its_best() -> None:
-    _, evaluation = trained_and_measured(1)
-    metrics = demo.headline(evaluation)
-    for direction, name in (
-        ("elicit", "elicitation_recovery"),
-        ("suppress", "suppression_recovery"),
-    ):
-        best = evaluation.table[name].max()
-        row = evaluation.table[evaluation.table[name] == best].iloc[0]
-        assert metrics[name] == pytest.approx(best)
-        assert metrics[f"multiplier_{direction}"] == row["multiplier"]
-        assert metrics[f"{name}_at_1"] == pytest.approx(evaluation.table[name][0])
-        assert metrics[f"kl_side_effect_{direction}"] == row[f"kl_side_effect_{direction}"]
 
 
 @pytest.fixture
@@ -92,6 +81,7 @@ def test_the_demo_from_nothing_to_a_report(
     vector = SteeringVector.load(tmp_path / "demo/vector", loaded.model)
     assert vector.metrics["elicitation_recovery"] == metrics["elicitation_recovery"]
     assert vector.recipe["rows"] == 6
+    assert not list((tmp_path / "demo").glob("*.partial.json"))
 
     def forbidden(*_: Any, **__: Any) -> Any:
         raise AssertionError("the data and the training were there already")
@@ -101,3 +91,33 @@ def test_the_demo_from_nothing_to_a_report(
     demo.run(loaded, tmp_path / "demo", concept="Talk like a pirate", layer=1)
     again = json.loads((tmp_path / "demo/metrics.json").read_text())
     assert {**again, "seconds": 0} == {**metrics, "seconds": 0}
+
+
+def test_the_samples_of_the_demo(small_demo: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, chat = tiny_loaded(), tiny_chat()
+    rows = make_quadruples(loaded, chat, "Shout", ["Hi", "Sing", "Why?"], max_new_tokens=6)
+    vector = random_vector(loaded.model)
+    metrics = {"multiplier_elicit": 2.0, "multiplier_suppress": 0.5}
+    calls = []
+    original = loaded.model.generate
+    monkeypatch.setattr(
+        loaded.model, "generate", lambda **kwargs: calls.append(kwargs) or original(**kwargs)
+    )
+    samples = demo.make_samples(loaded, chat, vector, rows, metrics)
+    assert len(calls) == 1  # both directions in one batch; the unsteered answers are there already
+    assert len(samples) == len(rows) == 3
+    for row, sample in zip(rows, samples, strict=True):
+        assert sample.instruction == row.negative_input
+        neutral, concept = chat.prompt(row.negative_input), chat.prompt(row.positive_input)
+
+        def answer(prompt: Prompt, *strength: Any) -> str:
+            steering = Steering(vector, *strength) if strength else None
+            (text,) = generate_responses(
+                loaded.model, chat, [prompt], steering=steering, max_new_tokens=6
+            )
+            return text
+
+        assert sample.neutral == answer(neutral)
+        assert sample.concept == answer(concept)
+        assert sample.elicited == answer(neutral, "elicit", 2.0)
+        assert sample.suppressed == answer(concept, "suppress", 0.5)

@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, TextStreamer
 from concept_das.chats import Prompt, Turn, collate
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.sites import capture
-from concept_das.steering import Steering, steer
+from concept_das.steering import Steering, check_steering, steer
 from concept_das.vectors import SteeringVector
 from interventions import ClampIntervention, coordinates
 from tests.concept_das.helpers import (
@@ -493,6 +493,35 @@ def test_a_vector_of_another_model() -> None:
     with pytest.raises(VectorMismatchError, match=message), steer(model, rows):
         raise AssertionError("entered")
     assert state_of(model) == state
+
+
+def test_vectors_of_one_model_describe_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    rows = [Steering(random_vector(model, seed=i)) for i in range(4)]
+    described = []
+    original = SteeringVector.check_model
+    monkeypatch.setattr(
+        SteeringVector,
+        "check_model",
+        lambda self, model: described.append(self) or original(self, model),
+    )
+    with steer(model, [*rows, None]):
+        pass
+    assert len(described) == 1
+    other = Steering(random_vector(tiny_model(seed=1)))
+    with pytest.raises(VectorMismatchError):
+        check_steering(model, [*rows, None, other], "all")
+
+
+def test_an_unknown_direction_is_found_on_entry() -> None:
+    model = tiny_model()
+    vector = random_vector(model)
+    with (
+        unchecked(),
+        pytest.raises(InputError, match="unknown direction 'up'"),
+        steer(model, [None, Steering(vector, "up")]),  # type: ignore[arg-type]
+    ):
+        raise AssertionError("entered")
 
 
 def test_an_unknown_mode() -> None:
