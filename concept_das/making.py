@@ -26,7 +26,7 @@ CONCEPT_PROMPT = "{instruction}\n\n{concept}."
 
 # For concepts that are topics and not ways of speaking, such as AxBench's.
 TOPIC_PROMPT = (
-    "Answer the instruction, and bring the concept into your answer.\n\n"
+    "Please incorporate the concept below into your response to the instruction.\n\n"
     "Concept: {concept}\n\nInstruction: {instruction}"
 )
 

@@ -53,6 +53,8 @@ def evaluate(
 ) -> None:
     """Measure a vector: recovery in both directions, held-out JSD, side effect.
 
+    The run's own held-out rows give the metrics in the vector's description.
+
     Args:
         vector: folder of a saved vector.
         data: rows the vector was not trained on; the run's own held-out rows if not given.
@@ -81,7 +83,8 @@ def evaluate(
         partial=folder / "evaluation.partial.json",
     )
     save_evaluation(folder, result)
-    replace(saved, metrics={**result.headline(), "rule": rule}).save(vector)
+    if data is None:  # the vector's own held-out rows; what other rows gave stays in `folder`
+        replace(saved, metrics={**result.headline(), "rule": rule}).save(vector)
     print(result.table.round(3).to_string(index=False))
 
 
