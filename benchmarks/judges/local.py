@@ -1,0 +1,74 @@
+"""A chat model on this machine as judge."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from benchmarks.judges.questions import parse_rating, question_text
+from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Question, Rating
+from concept_das.chats import ChatFormat
+from concept_das.generation import generate_responses
+from concept_das.models import LoadedModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalJudge:
+    """Asks a chat model the questions that an endpoint is asked, decoding greedily.
+
+    A malformed answer is asked again with a reminder, and is missing after the last attempt. A
+    response without text is rated 0 without asking.
+
+    Attributes:
+        loaded: the judge, unsteered; not inside a `steer` block.
+        max_new_tokens: length of an answer.
+        attempts: how often a question is asked until its answer can be read.
+    """
+
+    loaded: LoadedModel
+    max_new_tokens: int = 300
+    attempts: int = 3
+
+    kind: Literal["local"] = field(default="local", init=False)
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        return f"local {self.loaded.name}"
+
+    def rate(self, items: Sequence[Item]) -> list[Rating]:
+        """One rating per item, in order; equal questions are asked once."""
+        chat = ChatFormat.of(self.loaded.tokenizer)
+        asked: dict[str, tuple[Question, Item]] = {
+            question_text(question, item): (question, item)
+            for item in items
+            if item.response.strip()
+            for question in QUESTIONS
+        }
+        values: dict[str, int] = {}
+        for reminders in range(self.attempts):
+            todo = [text for text in asked if text not in values]
+            if not todo:
+                break
+            texts = [question_text(*asked[text], reminders=reminders) for text in todo]
+            answers = generate_responses(
+                self.loaded.model,
+                chat,
+                [chat.prompt(text) for text in texts],
+                max_new_tokens=self.max_new_tokens,
+            )
+            for text, answer in zip(todo, answers, strict=True):
+                rating = parse_rating(answer)
+                if rating is not None:
+                    values[text] = rating
+        if len(values) < len(asked):
+            missing = len(asked) - len(values)
+            log.warning("%s: %d of %d ratings are missing", self.name, missing, len(asked))
+        return [
+            Rating(*(values.get(question_text(question, item)) for question in QUESTIONS))
+            if item.response.strip()
+            else EMPTY_RESPONSE
+            for item in items
+        ]

@@ -1,0 +1,89 @@
+"""The three questions put to a language model, and the reading of its answer.
+
+AxBench asks the same three, one at a time, each answered by an explanation and a rating of 0, 1 or
+2 (arXiv 2501.17148); the wording here is this project's own.
+"""
+
+import re
+
+from benchmarks.judges.ratings import HIGHEST, Item, Question
+
+_FORM = (
+    "First explain your choice in one or two sentences. Then end with one line that holds only "
+    "the rating, in this form, with 0, 1 or 2 in place of n:\nRating: [[n]]"
+)
+
+_QUESTIONS: dict[Question, str] = {
+    "concept": (
+        "Below are a concept and a text that a language model wrote. Judge how clearly the concept "
+        "shows in the text. Nothing else counts: not whether the text is correct, well written "
+        "or complete.\n\n"
+        "0: the concept does not show in the text.\n"
+        "1: the concept shows a little, or only in passing, or in a forced way.\n"
+        "2: the concept is clearly part of the text.\n\n"
+        "<concept>\n{concept}\n</concept>\n\n<text>\n{response}\n</text>"
+    ),
+    "instruct": (
+        "Below are an instruction and a text that a language model wrote, which may break off. "
+        "Judge whether the text is about what the instruction asks for. Only the topic counts: not "
+        "whether the text is correct, well written or complete, or what else it brings in.\n\n"
+        "0: the text has nothing to do with the instruction.\n"
+        "1: the text touches on the instruction's topic, but is mostly about something else.\n"
+        "2: the text is about the instruction's topic.\n\n"
+        "<instruction>\n{instruction}\n</instruction>\n\n<text>\n{response}\n</text>"
+    ),
+    "fluency": (
+        "Below is a text that a language model wrote, which may break off. Judge how fluent it is "
+        "as language. Nothing else counts: not what it says, nor whether it is true or "
+        "complete.\n\n"
+        "0: the text is not fluent: it is garbled, falls apart, or keeps repeating itself.\n"
+        "1: the text can be read, but has clear mistakes, or sounds unnatural or repetitive.\n"
+        "2: the text is fluent.\n\n"
+        "<text>\n{response}\n</text>"
+    ),
+}
+
+_FIELD = re.compile(r"\{(concept|instruction|response)\}")
+
+
+def question_text(question: Question, item: Item, *, reminders: int = 0) -> str:
+    """The whole text of one question about one response, as a user's message.
+
+    Args:
+        reminders: how often the judge has answered in another form. Each count gives another text,
+            so that a judge without randomness may answer differently, and a cache of answers
+            does not return the same one.
+    """
+    # In one pass: a response may well hold "{concept}".
+    body = _FIELD.sub(lambda field: getattr(item, field[1]), _QUESTIONS[question])
+    text = f"{body}\n\n{_FORM}"
+    if reminders:
+        text += (
+            f"\n\nReminder {reminders}: without that last line, exactly in this form, your answer "
+            "cannot be read."
+        )
+    return text
+
+
+_LABEL = re.compile(r"(?<![^\W_])rating[\s*_]*:", re.IGNORECASE)
+_NUMBER = r"(?:\[\[\s*(\d)\s*\]\]|\[\s*(\d)\s*\]|(\d))"
+_VALUE = re.compile(rf"[\s*_]*{_NUMBER}[\s*_.]*", re.ASCII)
+
+
+def parse_rating(answer: str) -> int | None:
+    """The rating that an answer ends with, or None if it is malformed.
+
+    The last `Rating:` counts; earlier ones may be part of the explanation. After it, on the same
+    line or the next, comes the number alone: `[[2]]`, `[2]` or `2`, in bold or not, with or without
+    a full stop. Anything else is malformed, and no earlier rating takes its place: a number out
+    of range (3, -1), one that is not an integer (1.5, 2.0), two of them (`1 or 2`, `1/2`), words.
+    """
+    labels = list(_LABEL.finditer(answer))
+    if not labels:
+        return None
+    lines = [line for line in answer[labels[-1].end() :].splitlines() if line.strip(" \t*_")]
+    found = _VALUE.fullmatch(lines[0]) if lines else None
+    if found is None:
+        return None
+    value = int(next(group for group in found.groups() if group is not None))
+    return value if value <= HIGHEST else None

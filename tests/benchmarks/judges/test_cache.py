@@ -1,0 +1,92 @@
+import json
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.judges.cache import Answer, AnswerCache, canonical_request, key_of
+from concept_das.errors import InputError
+
+REQUEST = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "Wie geht's? ☺"}],
+    "temperature": 0.0,
+    "max_tokens": 300,
+}
+ANSWER = Answer("Rating: [[2]] ☺", True, 11, 7)
+
+
+def test_an_answer_is_kept_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "answers.sqlite"
+    canonical = canonical_request("http://a/v1", REQUEST)
+    cut_off = Answer("Rat", False, 1, 2)
+    with AnswerCache(path) as cache:
+        assert cache.get(key_of(canonical)) is None
+        assert cache.put(canonical, ANSWER) == ANSWER
+        cache.put("another", cut_off)
+    with AnswerCache(path) as cache:
+        assert cache.get(key_of(canonical)) == ANSWER
+        assert cache.get(key_of("another")) == cut_off
+        assert len(cache) == 2
+
+
+def test_the_first_answer_stays(tmp_path: Path) -> None:
+    with AnswerCache(tmp_path / "c") as one, AnswerCache(tmp_path / "c") as two:
+        one.put("request", ANSWER)
+        assert two.put("request", Answer("later", True, 1, 1)) == ANSWER
+        assert len(two) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "n"},
+        {"temperature": 0.1},
+        {"max_tokens": 301},
+        {"messages": [{"role": "system", "content": "Wie geht's? ☺"}]},
+        {"messages": [{"role": "user", "content": "Wie geht's?"}]},
+        {"seed": 1},
+    ],
+)
+def test_the_key_is_of_the_whole_request(change: dict[str, Any]) -> None:
+    plain = key_of(canonical_request("http://a/v1", REQUEST))
+    assert key_of(canonical_request("http://a/v1", {**REQUEST, **change})) != plain
+    assert key_of(canonical_request("http://b/v1", REQUEST)) != plain
+    in_another_order = dict(reversed(REQUEST.items()))
+    assert key_of(canonical_request("http://a/v1", in_another_order)) == plain
+
+
+def test_the_request_can_be_read_back(tmp_path: Path) -> None:
+    with AnswerCache(tmp_path / "c") as cache:
+        cache.put(canonical_request("http://a/v1", REQUEST), ANSWER)
+    rows = sqlite3.connect(tmp_path / "c").execute("SELECT request FROM answers").fetchall()
+    assert [json.loads(text) for (text,) in rows] == [{"base_url": "http://a/v1", **REQUEST}]
+
+
+def test_threads_share_one_cache(tmp_path: Path) -> None:
+    def use(i: int) -> str:
+        request = str(i % 40)
+        return cache.put(request, Answer(request, True, i, i)).text
+
+    with AnswerCache(tmp_path / "c") as cache, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(use, range(160))) == [str(i % 40) for i in range(160)]
+        assert len(cache) == 40
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    content = b"not a database at all, but long enough" * 40
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        AnswerCache(path)
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_another_program_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE answers (question TEXT)")
+    with pytest.raises(InputError, match=r"other\.sqlite"):
+        AnswerCache(path)
