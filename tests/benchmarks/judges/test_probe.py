@@ -28,8 +28,11 @@ def probe() -> ConceptProbe:
 def test_separable_texts_are_separated(probe: ConceptProbe) -> None:
     assert probe.auroc == pytest.approx(1.0)
     assert probe.texts == 80
-    assert set(probe.rate(texts(_PLAIN, 20, 2))) == {0}
-    # By the rule: the usual text with the concept is at the median of what is rated.
+    # By the rule, one negative text in twenty exceeds their 95% quantile, and half of the positive
+    # ones reach their median.
+    without = probe.rate(texts(_PLAIN, 60, 2))
+    assert np.mean([rating == 0 for rating in without]) > 0.85
+    assert 2 not in without
     clear = probe.rate(texts(_PIRATE, 50, 3))
     assert 0 not in clear
     assert np.mean([rating == 2 for rating in clear]) > 0.4
@@ -68,7 +71,7 @@ def test_held_out_auroc_is_chance_where_the_labels_mean_nothing() -> None:
     assert np.mean([probe.auroc for probe in probes]) == pytest.approx(0.5, abs=0.1)
     # Texts that were trained on are told apart all the same, so they must not be what is measured.
     seen = [probes[0].scores(side) for side in shuffled(0)]
-    assert roc_auc_score([1] * 40 + [0] * 40, seen[0] + seen[1]) > 0.8
+    assert roc_auc_score([1] * 40 + [0] * 40, seen[0] + seen[1]) > 0.7
 
 
 def test_copies_do_not_leak_into_the_held_out_folds() -> None:
