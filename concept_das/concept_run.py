@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from concept_das.data import Direction, EncodedQuadruple
 from concept_das.errors import TrainingError
+from concept_das.methods import Term, find_method
 from concept_das.progress import Progress, RunIdentity, resume, save
 from concept_das.recipe import TrainingConfig
 from concept_das.tracking import NoTracker, Tracker
-from interventions import DistributedInterchangeIntervention
+from interventions import orthonormal_rows
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ class TrainingResult:
     """Trained directions and how they came about.
 
     Attributes:
-        weights: `[sites, rank, dim]` float32; orthonormal rows at each site.
+        weights: `[sites, rank, dim]` float32; orthonormal rows at each site where the method keeps
+            unit norm.
         history: one record per step (`loss_elicit`, `loss_suppress`, `gradient_norm`, ...) and per
             epoch (`heldout_elicit`, `heldout_suppress`).
         best_epoch: the epoch the weights are from, counted from 1.
@@ -68,7 +70,7 @@ class ConceptRun:
     """The state of one concept's training; the gradients come from outside.
 
     Attributes:
-        interventions: one per site, from the lowest block to the highest.
+        interventions: for each site, from the lowest block to the highest, by edit.
         state: what changes, saved after each epoch.
         total: number of steps of the whole run.
     """
@@ -85,13 +87,12 @@ class ConceptRun:
         self.config = config
         self.identity = identity
         torch.manual_seed(config.seed)
-        self.interventions = [
-            DistributedInterchangeIntervention(embed_dim=width, low_rank_dimension=config.rank).to(
-                device
-            )
-            for width in widths
-        ]
-        self.parameters = [intervention.weight for intervention in self.interventions]
+        self.method = find_method(config.method)
+        self.interventions = [self.method.interventions(width, config.rank) for width in widths]
+        at_sites = [list(at_site.values()) for at_site in self.interventions]
+        for intervention in (one for at_site in at_sites for one in at_site):
+            intervention.to(device)
+        self.parameters = [at_site[0].weight for at_site in at_sites]
         self.optimizer = torch.optim.AdamW(
             self.parameters, config.learning_rate, weight_decay=config.weight_decay
         )
@@ -106,13 +107,20 @@ class ConceptRun:
         """Whether all epochs are done, or the held-out loss stopped falling."""
         return self.state.epoch >= self.config.epochs or self._is_stale()
 
-    def batch(self) -> list[int]:
-        """The next step's rows; which, depends on seed, epoch and step alone."""
+    def terms(self) -> list[Term]:
+        """The next step's loss; which rows it is made of depends on seed, epoch and step alone."""
         order = np.random.default_rng([self.config.seed, self.state.epoch])
         start = self.state.step % self.steps_per_epoch * self.config.batch_size
-        rows = order.permutation(len(self.task.rows))[start : start + self.config.batch_size]
-        chosen: list[int] = rows.tolist()
-        return chosen
+        chosen = order.permutation(len(self.task.rows))[start : start + self.config.batch_size]
+        draws = np.random.default_rng([self.config.seed, self.state.epoch, self.state.step])
+        rows = [self.task.rows[i] for i in chosen]
+        terms = self.method.terms(rows, self.config.reduction, draws)
+        return [replace(term, row=int(chosen[term.row])) for term in terms]
+
+    def heldout_terms(self) -> list[Term]:
+        """The held-out loss; the same at every epoch."""
+        draws = np.random.default_rng([self.config.seed, len(self.task.heldout)])
+        return self.method.terms(self.task.heldout, self.config.reduction, draws)
 
     def step(self, losses: Mapping[Direction, float]) -> None:
         """One AdamW step with the gradients that are there, and back to orthonormal rows.
@@ -130,11 +138,8 @@ class ConceptRun:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        try:
-            for intervention in self.interventions:
-                intervention.retract()
-        except ValueError as error:
-            raise TrainingError(f"{error} ({self.where()})") from error
+        if self.method.unit_norm:
+            self._retract()
         self.state.step += 1
         self.record(
             {
@@ -143,11 +148,18 @@ class ConceptRun:
                 "gradient_norm": float(norm),
                 "learning_rate": rate,
                 "drift": max(
-                    subspace_distance(*pair)
+                    subspace_distance(*map(orthonormal_rows, pair))
                     for pair in zip(self.state.start, self._weights(), strict=True)
                 ),
             }
         )
+
+    def _retract(self) -> None:
+        try:
+            for at_site in self.interventions:
+                next(iter(at_site.values())).retract()
+        except ValueError as error:
+            raise TrainingError(f"{error} ({self.where()})") from error
 
     @property
     def at_epoch_end(self) -> bool:

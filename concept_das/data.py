@@ -22,6 +22,9 @@ from concept_das.errors import InputError
 # D+ and D- of the paper.
 Direction = Literal["elicit", "suppress"]
 
+# What can be done to hidden states in training.
+EditName = Literal["interchange", "add", "null_out"]
+
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 TEXT_COLUMNS = ("negative_input", "negative_output", "positive_input", "positive_output")
@@ -185,15 +188,27 @@ def split_quadruples(
 
 
 @dataclass(frozen=True)
-class Interchange:
-    """One direction of one quadruple, encoded.
+class Run:
+    """One edited forward pass over a row.
 
     Attributes:
-        base: the base prompt with the source's response; the intervened run.
-        source: the source prompt with the same response; the untouched run, the teacher.
+        base: the prompt and the response that is scored; the edited run.
+        source: the source prompt with the same response: the untouched run, the teacher, whose
+            source token gives the coordinates. None for edits that need no source.
+        edit: what is done to the base's hidden states.
+        factor: multiple of the direction, for `add`.
     """
 
     base: Turn
+    source: Turn | None
+    edit: EditName = "interchange"
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Interchange(Run):
+    """One direction of a quadruple: a run with its source."""
+
     source: Turn
 
 

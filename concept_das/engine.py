@@ -13,7 +13,7 @@ several concepts may share a batch, each with its own directions.
 `concept_das.plain` computes the same losses and gradients by pyvene; tests hold the two equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -23,16 +23,22 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.cache import CacheBudget
-from concept_das.data import Interchange
+from concept_das.chats import Turn
+from concept_das.data import EditName, Run
 from concept_das.losses import spans
-from concept_das.methods import Method
+from concept_das.methods import TrainedMethod
 from concept_das.packing import by_token_budget
 from concept_das.replay import Replay, final_states
 from concept_das.scoring import collate_for
 from concept_das.sites import Site, capture
-from interventions import DistributedInterchangeIntervention
+from interventions.partition import PartitionedSubspace
 from objectives import log_probabilities
-from objectives.projected import Teacher, projected_loss, projected_teacher
+from objectives.projected import (
+    Teacher,
+    cross_entropy_with_gradient,
+    projected_loss,
+    projected_teacher,
+)
 
 # Logits made at a time, about six tensors of this size: few enough that memory does not grow with
 # the vocabulary, enough tokens for the matrix products (85 of SmolLM2's 49k, 256 of Gemma's 256k).
@@ -44,8 +50,8 @@ class ReplayLosses:
 
     Args:
         sites: from the lowest block to the highest.
-        interventions: for each concept, one per site.
-        pairs: everything that losses will be asked for.
+        interventions: for each concept and site, by the edit they make.
+        runs: everything that losses will be asked for, with whatever factor.
         batch_tokens: tokens of one forward pass while the cache is filled.
 
     Raises:
@@ -56,10 +62,10 @@ class ReplayLosses:
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
-        interventions: Sequence[Sequence[DistributedInterchangeIntervention]],
-        method: Method,
+        interventions: Sequence[Sequence[Mapping[EditName, PartitionedSubspace]]],
+        method: TrainedMethod,
         pad_id: int,
-        pairs: Sequence[Interchange],
+        runs: Sequence[Run],
         *,
         batch_tokens: int = 4096,
         budget: CacheBudget | None = None,
@@ -67,65 +73,82 @@ class ReplayLosses:
         self.model = model
         self.interventions = interventions
         self.method = method
-        self.replay = Replay(model, sites, pad_id, [pair.base for pair in pairs[:2]])
-        pairs = list(dict.fromkeys(pairs))
-        self.entry = {pair: i for i, pair in enumerate(pairs)}
+        self.replay = Replay(model, sites, pad_id, [run.base for run in runs[:2]])
+        texts = list(dict.fromkeys((run.base, run.source) for run in runs))
+        self.entry = {text: i for i, text in enumerate(texts)}
+        self.likelihoods: dict[Turn, float] = {}
         weight = self.replay.projection.weight
         device = next(sites[0].module(model).parameters()).device
         budget = budget or CacheBudget(device)
         self.chunk = max(1, CHUNK_LOGITS.get(device.type, 2**24) // weight.shape[0])
         width = sites[0].width
-        positions = [len(pair.base.ids) - self.replay.shared for pair in pairs]
-        responses = [len(pair.base.response) for pair in pairs]
+        positions = [len(base.ids) - self.replay.shared for base, _ in texts]
+        responses = [len(base.response) if method.objective.has_teacher else 0 for base, _ in texts]
         self.base = budget.store("states at the site", positions, width, weight.dtype)
         self.source = budget.store(
-            "states at the source tokens", [len(sites)] * len(pairs), width, weight.dtype
+            "states at the source tokens", [len(sites)] * len(texts), width, weight.dtype
         )
-        self.keeps_logits = method.has_teacher and device == budget.place(
+        self.keeps_logits = method.objective.has_teacher and device == budget.place(
             sum(responses) * weight.shape[0] * weight.dtype.itemsize
         )
         if self.keeps_logits:
             self.teacher = budget.store("teacher logits", responses, weight.shape[0], weight.dtype)
         else:
             self.teacher = budget.store("teacher states", responses, width, weight.dtype)
-        longest = [max(len(pair.base.ids), len(pair.source.ids)) for pair in pairs]
+        longest = [max(len(turn.ids) for turn in text if turn is not None) for text in texts]
         groups = by_token_budget(longest, batch_tokens)
         for group in tqdm(groups, desc="cache", leave=False):
-            self._fill([pairs[i] for i in group])
+            self._fill([texts[i] for i in group])
 
-    def token_losses(
-        self, pairs: Sequence[Interchange], parts: Sequence[int]
-    ) -> list[Float[Tensor, "_"]]:
-        """One loss per response token of each pair, with its graph to the directions.
+    def token_losses(self, runs: Sequence[Run], parts: Sequence[int]) -> list[Float[Tensor, "_"]]:
+        """One loss per response token of each run, with its graph to the directions.
 
         Args:
-            parts: which concept's interventions each pair uses; best those of a concept together.
+            parts: which concept's interventions each run uses; best those of a concept together.
         """
-        entries = [self.entry[pair] for pair in pairs]
+        entries = [self.entry[run.base, run.source] for run in runs]
         sources = torch.stack([self.source.get(entry) for entry in entries], dim=1)
+        factors = torch.tensor([run.factor for run in runs])
+        users = list(spans([(part, run.edit) for part, run in zip(parts, runs, strict=True)]))
 
-        def interchange(index: int, hidden: Tensor) -> Tensor:
-            source = sources[index].to(hidden.device)
-            moved = [
-                self.interventions[part][index](hidden[rows], source[rows])
-                for part, rows in spans(parts)
-            ]
+        def edit(index: int, hidden: Tensor) -> Tensor:
+            moved = []
+            for (part, name), rows in users:
+                intervention = self.interventions[part][index][name]
+                source = sources[index, rows].to(hidden.device) if name == "interchange" else None
+                moved.append(intervention(hidden[rows], source, row_factors=factors[rows]))
             return torch.cat(moved)
 
-        turns = [pair.base for pair in pairs]
+        turns = [run.base for run in runs]
         states = [self.base.get(entry) for entry in entries]
-        hidden = torch.cat(self.replay.responses(turns, states, interchange))
-        lengths = [len(turn.response) for turn in turns]
+        hidden = torch.cat(self.replay.responses(turns, states, edit))
         labels = torch.tensor([token for turn in turns for token in turn.response])
         values = projected_loss(
             hidden,
-            self._teacher(entries, hidden.device) if self.method.has_teacher else None,
+            self._teacher(entries, hidden.device) if self.method.objective.has_teacher else None,
             labels.to(hidden.device),
             self.replay.projection,
-            self.method.token_loss_with_gradient,
+            self.method.objective.with_gradient,
             self.chunk,
         )
-        return list(values.split(lengths))
+        return list(values.split([len(turn.response) for turn in turns]))
+
+    @torch.no_grad()
+    def log_likelihood(self, turn: Turn) -> float:
+        """Log-probability of a turn's response in the untouched model; computed once."""
+        if turn not in self.likelihoods:
+            (hidden,) = self.replay.responses([turn], list(self.replay.states([turn])))
+            labels = torch.tensor(turn.response, device=hidden.device)
+            nll = projected_loss(
+                hidden,
+                None,
+                labels,
+                self.replay.projection,
+                cross_entropy_with_gradient,
+                self.chunk,
+            )
+            self.likelihoods[turn] = -float(nll.sum())
+        return self.likelihoods[turn]
 
     def _teacher(self, entries: Sequence[int], device: torch.device) -> Teacher:
         """The teacher of several pairs."""
@@ -138,20 +161,26 @@ class ReplayLosses:
         return lambda part: log_probabilities(logits.data[index[part]].to(device))
 
     @torch.no_grad()
-    def _fill(self, pairs: Sequence[Interchange]) -> None:
-        """Compute the constants of some pairs."""
-        source = collate_for(self.model, [pair.source for pair in pairs], self.replay.pad_id)
+    def _fill(self, texts: Sequence[tuple[Turn, Turn | None]]) -> None:
+        """Compute the constants of some texts."""
+        for (base, source), states in zip(
+            texts, self.replay.states([base for base, _ in texts]), strict=True
+        ):
+            self.base.put(self.entry[base, source], states)
+        with_source = [(base, source) for base, source in texts if source is not None]
+        if not with_source:
+            return
+        batch = collate_for(self.model, [source for _, source in with_source], self.replay.pad_id)
         with ExitStack() as stack:
             seen = [stack.enter_context(capture(self.model, s)) for s in self.replay.sites]
-            final = final_states(self.model, source)
-        where = source.source_positions()
-        base = self.replay.states([pair.base for pair in pairs])
-        for row, (pair, states) in enumerate(zip(pairs, base, strict=True)):
-            entry = self.entry[pair]
-            self.base.put(entry, states)
-            at_sites = [hidden[row, where[row]].to(states.device) for (hidden,) in seen]
+            final = final_states(self.model, batch)
+        where = batch.source_positions()
+        for row, text in enumerate(with_source):
+            entry = self.entry[text]
+            at_sites = [hidden[row, where[row]].cpu() for (hidden,) in seen]
             self.source.put(entry, torch.stack(at_sites))
-            teacher = final[row][source.response_mask[row].to(final.device)]
-            if self.keeps_logits:
-                teacher = self.replay.projection.logits(teacher)
-            self.teacher.put(entry, teacher)
+            if self.method.objective.has_teacher:
+                teacher = final[row][batch.response_mask[row].to(final.device)]
+                if self.keeps_logits:
+                    teacher = self.replay.projection.logits(teacher)
+                self.teacher.put(entry, teacher)

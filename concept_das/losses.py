@@ -1,27 +1,29 @@
 """A batch's loss, computed in parts: the common ground of both engines.
 
-Every run of a batch (a row in one direction, of one concept) has a loss per response token. Which
-runs share a forward pass changes nothing but rounding, so they are packed by length under a budget
-of tokens, and their weighted losses added up.
+A batch's loss is a sum of terms, each of one or two edited runs of a row. Which of them share a
+forward pass changes nothing but rounding, so they are packed by length under a budget of tokens,
+whatever their direction and concept.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from concept_das.data import DIRECTIONS, Direction, EncodedQuadruple, Interchange
+from concept_das.chats import Turn
+from concept_das.data import DIRECTIONS, Direction, Run
 from concept_das.errors import InputError
+from concept_das.methods.base import Term
 from concept_das.packing import by_token_budget
-from objectives import token_weights
-from objectives.reduction import Reduction
+
+Key = TypeVar("Key")
 
 Engine = Literal["auto", "pyvene"]
 
@@ -61,94 +63,72 @@ DEFAULT_ENGINE = EngineOptions()
 class Losses(Protocol):
     """What training needs from an engine."""
 
-    def token_losses(
-        self, pairs: Sequence[Interchange], parts: Sequence[int]
-    ) -> list[Float[Tensor, "_"]]:
-        """One loss per response token of each pair, with its graph to the directions.
+    def token_losses(self, runs: Sequence[Run], parts: Sequence[int]) -> list[Float[Tensor, "_"]]:
+        """One loss per response token of each run, with its graph to the directions.
 
         Args:
-            parts: which concept's interventions each pair uses; best those of a concept together.
+            parts: which concept's interventions each run uses; best those of a concept together.
         """
 
-
-@dataclass(frozen=True)
-class Term:
-    """One run of a batch.
-
-    Attributes:
-        part: which concept's interventions it uses.
-        row: the row's number among the concept's, for messages.
-        weight: what each of its tokens counts for.
-    """
-
-    pair: Interchange
-    direction: Direction
-    part: int
-    row: int
-    weight: float
+    def log_likelihood(self, turn: Turn) -> float:
+        """Log-probability of a turn's response in the untouched model, summed over its tokens."""
 
 
 class NotFiniteError(Exception):
-    """A run's loss is NaN or Inf."""
+    """A term's loss is NaN or Inf."""
 
-    def __init__(self, term: Term, loss: float) -> None:
+    def __init__(self, part: int, term: Term, loss: float) -> None:
         super().__init__(f"the {term.direction} loss of row {term.row} is {loss}")
-        self.term, self.loss = term, loss
+        self.part, self.term, self.loss = part, term, loss
 
 
-def spans(parts: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    """Stretches of equal parts, `[0, 0, 2]` -> `(0, 0:2), (2, 2:3)`."""
+def spans(keys: Sequence[Key]) -> Iterator[tuple[Key, slice]]:
+    """Stretches of equal keys, `[0, 0, 2]` -> `(0, 0:2), (2, 2:3)`."""
     start = 0
-    for part, same in groupby(parts):
+    for key, same in groupby(keys):
         stop = start + len(list(same))
-        yield part, slice(start, stop)
+        yield key, slice(start, stop)
         start = stop
 
 
-def terms_of(
-    rows: Sequence[EncodedQuadruple],
-    reduction: Reduction,
-    *,
-    part: int = 0,
-    numbers: Sequence[int] | None = None,
-) -> list[Term]:
-    """Both directions of a batch of one concept's rows.
-
-    Args:
-        numbers: the rows' numbers, for messages.
-    """
-    terms = []
-    for direction in DIRECTIONS:
-        pairs: list[Interchange] = [getattr(row, direction) for row in rows]
-        weights = token_weights([len(pair.base.response) for pair in pairs], reduction)
-        for i, (pair, weight) in enumerate(zip(pairs, weights, strict=True)):
-            terms.append(Term(pair, direction, part, i if numbers is None else numbers[i], weight))
-    return terms
-
-
 def sum_losses(
-    losses: Losses, terms: Sequence[Term], batch_tokens: int, *, backward: bool
+    losses: Losses,
+    terms: Mapping[int, Sequence[Term]],
+    batch_tokens: int,
+    *,
+    backward: bool,
 ) -> dict[int, dict[Direction, float]]:
-    """The reduced loss of each concept in each direction.
+    """The loss of each concept in each direction.
 
     Args:
-        batch_tokens: see `EngineOptions`.
+        terms: of each concept.
+        batch_tokens: see `EngineOptions`; a term's runs are never parted.
         backward: add the gradients of all of them to the directions.
 
     Raises:
-        NotFiniteError: naming the first run whose loss is NaN or Inf.
+        NotFiniteError: naming the first term whose loss is NaN or Inf.
     """
-    sums: dict[int, dict[Direction, float]] = {}
+    work = [(part, term) for part, of_concept in terms.items() for term in of_concept]
+    sums = {part: dict.fromkeys(DIRECTIONS, 0.0) for part in terms}
+    # A term of two runs takes the room of two rows.
+    sizes = [max(len(run.base.ids) for run in term.runs) * len(term.runs) for _, term in work]
     with nullcontext() if backward else torch.no_grad():
-        for group in by_token_budget([len(term.pair.base.ids) for term in terms], batch_tokens):
-            part = sorted((terms[i] for i in group), key=lambda term: term.part)
-            values = losses.token_losses([t.pair for t in part], [t.part for t in part])
-            weighted = torch.stack([v.sum() * t.weight for v, t in zip(values, part, strict=True)])
-            for term, value in zip(part, weighted.tolist(), strict=True):
-                if not math.isfinite(value):
-                    raise NotFiniteError(term, value)
-                of_concept = sums.setdefault(term.part, dict.fromkeys(DIRECTIONS, 0.0))
-                of_concept[term.direction] += value
+        for group in by_token_budget(sizes, batch_tokens):
+            chosen = [work[i] for i in sorted(group)]  # a concept's terms stand together
+            values = iter(
+                losses.token_losses(
+                    [run for _, term in chosen for run in term.runs],
+                    [part for part, term in chosen for _ in term.runs],
+                )
+            )
+            shares = []
+            for _, term in chosen:
+                references = [losses.log_likelihood(turn) for turn in term.references]
+                shares.append(term.loss([next(values) for _ in term.runs], references))
+            for (part, term), share in zip(chosen, torch.stack(shares).tolist(), strict=True):
+                if not math.isfinite(share):
+                    raise NotFiniteError(part, term, share)
+                sums[part][term.direction] += share
             if backward:
-                weighted.sum().backward()
+                torch.stack(shares).sum().backward()
     return sums

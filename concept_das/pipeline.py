@@ -11,6 +11,7 @@ from concept_das.concept_run import TrainingResult, TrainingTask
 from concept_das.data import EncodedQuadruple, Quadruple, data_hash, encode_quadruples
 from concept_das.factors import Latents, measure_latents
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
+from concept_das.methods import find_method
 from concept_das.models import LoadedModel
 from concept_das.recipe import TrainingConfig
 from concept_das.sites import find_site
@@ -86,6 +87,7 @@ def train_vectors(
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> list[TrainedVector]:
     """The same for several concepts, trained `engine.together` at a time."""
+    method = find_method(config.method)
     site = find_site(loaded.model, layer)
     pad_id = pad_id_of(chat.tokenizer)
     tasks = [
@@ -102,10 +104,12 @@ def train_vectors(
     trained = []
     for concept, task, result in zip(concepts, tasks, results, strict=True):
         latents = measure_latents(loaded.model, site, result.weight, task.rows, pad_id)
+        negative, positive = method.factors(latents)
         vector = SteeringVector(
             weight=result.weight,
-            negative_factor=latents.negative_factor,
-            positive_factor=latents.positive_factor,
+            negative_factor=negative,
+            positive_factor=positive,
+            operation=method.operation,
             layer=site.layer,
             model=ModelIdentity.of(loaded.model, loaded.name, loaded.revision),
             method=config.method,

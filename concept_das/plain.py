@@ -4,7 +4,7 @@ This is the reference: two forward passes per direction, nothing cached, every a
 pyvene can hook.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import pyvene as pv
@@ -13,13 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.chats import Batch
-from concept_das.data import Interchange
+from concept_das.chats import Batch, Turn
+from concept_das.data import EditName, Run
 from concept_das.losses import spans
-from concept_das.methods import Method
-from concept_das.scoring import collate_for
+from concept_das.methods import TrainedMethod
+from concept_das.scoring import collate_for, response_logits
 from concept_das.sites import Site, capture
-from interventions import DistributedInterchangeIntervention
+from interventions.partition import PartitionedSubspace
+from objectives import token_cross_entropy
 
 
 class PyveneLosses:
@@ -27,46 +28,64 @@ class PyveneLosses:
 
     Args:
         sites: from the lowest block to the highest.
-        interventions: for each concept, one per site.
+        interventions: for each concept and site, by the edit they make.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
-        interventions: Sequence[Sequence[DistributedInterchangeIntervention]],
-        method: Method,
+        interventions: Sequence[Sequence[Mapping[EditName, PartitionedSubspace]]],
+        method: TrainedMethod,
         pad_id: int,
     ) -> None:
         self.model = model
         self.sites = list(sites)
         self.method = method
         self.pad_id = pad_id
-        self.concepts = [_Intervenable(model, sites, of_concept) for of_concept in interventions]
+        self.likelihoods: dict[Turn, float] = {}
+        self.intervenables = {
+            (part, edit): _Intervenable(model, sites, [at_site[edit] for at_site in of_concept])
+            for part, of_concept in enumerate(interventions)
+            for edit in of_concept[0]
+        }
 
-    def token_losses(
-        self, pairs: Sequence[Interchange], parts: Sequence[int]
-    ) -> list[Float[Tensor, "_"]]:
-        """One loss per response token of each pair, with its graph to the directions.
+    def token_losses(self, runs: Sequence[Run], parts: Sequence[int]) -> list[Float[Tensor, "_"]]:
+        """One loss per response token of each run, with its graph to the directions.
 
         Args:
-            parts: which concept's interventions each pair uses; best those of a concept together.
+            parts: which concept's interventions each run uses; best those of a concept together.
         """
         losses: list[Tensor] = []
-        for part, rows in spans(parts):
-            losses += self._of_concept(pairs[rows], self.concepts[part])
+        for key, rows in spans([(part, run.edit) for part, run in zip(parts, runs, strict=True)]):
+            losses += self._losses_of(runs[rows], self.intervenables[key])
         return losses
 
-    def _of_concept(
-        self, pairs: Sequence[Interchange], concept: "_Intervenable"
+    @torch.no_grad()
+    def log_likelihood(self, turn: Turn) -> float:
+        """Log-probability of a turn's response in the untouched model; computed once."""
+        if turn not in self.likelihoods:
+            (logits,) = response_logits(self.model, collate_for(self.model, [turn], self.pad_id))
+            labels = torch.tensor(turn.response, device=logits.device)
+            self.likelihoods[turn] = -float(token_cross_entropy(logits, labels).sum())
+        return self.likelihoods[turn]
+
+    def _losses_of(
+        self, runs: Sequence[Run], intervenable: "_Intervenable"
     ) -> Sequence[Float[Tensor, "_"]]:
-        base = collate_for(self.model, [pair.base for pair in pairs], self.pad_id)
-        source = collate_for(self.model, [pair.source for pair in pairs], self.pad_id)
-        teacher, source_states = self._teacher(source)
-        student = concept.logits(base, source_states)[base.response_mask.to(teacher.device)]
-        labels = torch.tensor([token for pair in pairs for token in pair.base.response])
-        values = self.method.token_loss(student, teacher.detach(), labels.to(student.device))
-        return values.split([len(pair.base.response) for pair in pairs])
+        """Runs of one concept with the same edit."""
+        base = collate_for(self.model, [run.base for run in runs], self.pad_id)
+        sources = [run.source for run in runs if run.source is not None]
+        teacher, states = None, None
+        if sources:
+            teacher, states = self._teacher(collate_for(self.model, sources, self.pad_id))
+        logits = intervenable.logits(base, states, torch.tensor([run.factor for run in runs]))
+        student = logits[base.response_mask.to(logits.device)]
+        labels = torch.tensor([token for run in runs for token in run.base.response])
+        values = self.method.objective.plain(
+            student, student if teacher is None else teacher, labels.to(student.device)
+        )
+        return values.split([len(run.base.response) for run in runs])
 
     @torch.no_grad()
     def _teacher(self, source: Batch) -> tuple[Tensor, list[Float[Tensor, "batch 1 dim"]]]:
@@ -87,7 +106,7 @@ class _Intervenable:
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
-        interventions: Sequence[DistributedInterchangeIntervention],
+        interventions: Sequence[PartitionedSubspace],
     ) -> None:
         self.model = model
         self.intervenable = pv.IntervenableModel(
@@ -103,7 +122,10 @@ class _Intervenable:
         self.order = [[i is h for i in interventions].index(True) for h in held]
 
     def logits(
-        self, base: Batch, source_states: Sequence[Tensor]
+        self,
+        base: Batch,
+        source_states: Sequence[Tensor] | None,
+        factors: Float[Tensor, "batch"],
     ) -> Float[Tensor, "batch positions vocab"]:
         """The intervened run's logits.
 
@@ -111,20 +133,23 @@ class _Intervenable:
         same positions; those that fall on padding reach no logit (causal attention).
 
         Args:
-            source_states: `[batch, 1, dim]` for each site.
+            source_states: `[batch, 1, dim]` for each site; None for edits without a source.
+            factors: one per row, for additions.
         """
         prefix = base.rows[0].prompt.prefix_length
         positions = list(range(prefix, base.input_ids.shape[1]))
         keys = self.intervenable.sorted_keys
+        given = None
+        if source_states is not None:
+            given = {key: source_states[i] for key, i in zip(keys, self.order, strict=True)}
         with _keeping_hooks(self.model):
             _, output = self.intervenable(
                 base.model_inputs(),
-                source_representations={
-                    key: source_states[i] for key, i in zip(keys, self.order, strict=True)
-                },
+                source_representations=given,
                 unit_locations={
                     "sources->base": (None, [[positions] * len(base.rows)] * len(keys))
                 },
+                intervention_additional_kwargs={"row_factors": factors},
                 use_cache=False,
             )
         logits = output.logits

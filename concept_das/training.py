@@ -1,17 +1,18 @@
 """The paper's training recipe: learn directions whose interchange carries a concept both ways."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.cache import CacheBudget
 from concept_das.concept_run import ConceptRun, TrainingResult, TrainingTask
-from concept_das.data import Direction, EncodedQuadruple, Interchange
+from concept_das.data import Direction, EditName, EncodedQuadruple, Run
 from concept_das.engine import ReplayLosses
 from concept_das.errors import InputError, TrainingError
 from concept_das.losses import (
@@ -19,11 +20,9 @@ from concept_das.losses import (
     EngineOptions,
     Losses,
     NotFiniteError,
-    Term,
     sum_losses,
-    terms_of,
 )
-from concept_das.methods import find_method
+from concept_das.methods import Term, find_method
 from concept_das.plain import PyveneLosses
 from concept_das.progress import RunIdentity, run_identity
 from concept_das.recipe import TrainingConfig
@@ -31,7 +30,7 @@ from concept_das.replay import ReplayError
 from concept_das.scoring import batches
 from concept_das.sites import Site
 from concept_das.tracking import NoTracker, Tracker
-from interventions import DistributedInterchangeIntervention
+from interventions.partition import PartitionedSubspace
 
 log = logging.getLogger(__name__)
 
@@ -115,22 +114,22 @@ def _train_together(
     active = {part: run for part, run in enumerate(runs) if not run.finished}
     if active:
         interventions = [run.interventions for run in runs]
-        rows = [row for run in active.values() for row in (*run.task.rows, *run.task.heldout)]
-        losses = build_losses(model, sites, interventions, config, pad_id, rows, engine)
+        losses = build_losses(
+            model, sites, interventions, config.method, pad_id, all_runs(active.values()), engine
+        )
     with tqdm(
         total=sum(run.total for run in runs),
         initial=sum(run.total if run.finished else run.state.step for run in runs),
         desc=f"train {config.method}",
     ) as bar:
         while active:
-            _step(losses, active, config, engine.batch_tokens)
+            _step(losses, active, engine.batch_tokens)
             bar.update(len(active))
             for part, run in active.items():
                 if run.at_epoch_end:
-                    held = run.task.heldout
                     run.end_epoch(
-                        heldout_loss(losses, held, config, engine.batch_tokens, part)
-                        if held
+                        heldout_loss(losses, run.heldout_terms(), engine.batch_tokens, part)
+                        if run.task.heldout
                         else None
                     )
             bar.set_postfix_str(_summary([run.state.history[-1] for run in active.values()]))
@@ -138,28 +137,31 @@ def _train_together(
     return [run.result() for run in runs]
 
 
-def _step(
-    losses: Losses,
-    runs: Mapping[int, ConceptRun],
-    config: TrainingConfig,
-    batch_tokens: int,
-) -> None:
+def _step(losses: Losses, runs: Mapping[int, ConceptRun], batch_tokens: int) -> None:
     """One optimizer step of every concept, over both directions."""
-    terms: list[Term] = []
-    for part, run in runs.items():
-        chosen = run.batch()
-        batch = [run.task.rows[i] for i in chosen]
-        terms += terms_of(batch, config.reduction, part=part, numbers=chosen)
+    terms = {part: run.terms() for part, run in runs.items()}
     try:
         sums = sum_losses(losses, terms, batch_tokens, backward=True)
     except NotFiniteError as error:
         term = error.term
         raise TrainingError(
-            f"the {term.direction} loss is {error.loss} {runs[term.part].where()}, training row "
+            f"the {term.direction} loss is {error.loss} {runs[error.part].where()}, training row "
             f"{term.row}; load the model in float32 or inspect this row"
         ) from error
     for part, run in runs.items():
         run.step(sums[part])
+
+
+def all_runs(concepts: Iterable[ConceptRun]) -> list[Run]:
+    """Every run that training the concepts will ask for, with some factor."""
+    return [
+        run
+        for concept in concepts
+        for rows in (concept.task.rows, concept.task.heldout)
+        if rows
+        for term in concept.method.terms(rows, concept.config.reduction, np.random.default_rng(0))
+        for run in term.runs
+    ]
 
 
 def _summary(records: Sequence[Mapping[str, float]]) -> str:
@@ -172,22 +174,21 @@ def _summary(records: Sequence[Mapping[str, float]]) -> str:
 def build_losses(
     model: PreTrainedModel,
     sites: Sequence[Site],
-    interventions: Sequence[Sequence[DistributedInterchangeIntervention]],
-    config: TrainingConfig,
+    interventions: Sequence[Sequence[Mapping[EditName, PartitionedSubspace]]],
+    method: str,
     pad_id: int,
-    rows: Sequence[EncodedQuadruple],
+    runs: Sequence[Run],
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> Losses:
     """The training losses of several concepts, by the chosen engine.
 
     Args:
         sites: from the lowest block to the highest.
-        interventions: for each concept, one per site.
-        rows: all rows that losses will be asked for.
+        interventions: for each concept and site, by the edit they make.
+        runs: all that losses will be asked for.
     """
-    method = find_method(config.method)
+    found = find_method(method)
     if engine.engine == "auto":
-        pairs: list[Interchange] = [pair for row in rows for pair in (row.elicit, row.suppress)]
         device = next(sites[0].module(model).parameters()).device
         budget = CacheBudget(device, engine.cache_gb, engine.cache_folder)
         try:
@@ -195,28 +196,23 @@ def build_losses(
                 model,
                 sites,
                 interventions,
-                method,
+                found,
                 pad_id,
-                pairs,
+                runs,
                 batch_tokens=engine.batch_tokens,
                 budget=budget,
             )
         except ReplayError as reason:
             log.warning("training by pyvene: this model cannot be replayed (%s)", reason)
-    return PyveneLosses(model, sites, interventions, method, pad_id)
+    return PyveneLosses(model, sites, interventions, found, pad_id)
 
 
 def heldout_loss(
-    losses: Losses,
-    rows: Sequence[EncodedQuadruple],
-    config: TrainingConfig,
-    batch_tokens: int,
-    part: int = 0,
+    losses: Losses, terms: Sequence[Term], batch_tokens: int, part: int = 0
 ) -> dict[Direction, float]:
     """The training objective on held-out rows, per direction."""
-    terms = terms_of(rows, config.reduction, part=part)
     try:
-        sums = sum_losses(losses, terms, batch_tokens, backward=False)
+        sums = sum_losses(losses, {part: terms}, batch_tokens, backward=False)
     except NotFiniteError as error:
         raise TrainingError(
             f"the {error.term.direction} loss of held-out row {error.term.row} is {error.loss}; "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -20,9 +21,9 @@ from benchmarks.speed.steps import (
 )
 from concept_das.chats import pad_id_of
 from concept_das.data import EncodedQuadruple, Interchange
-from concept_das.losses import EngineOptions, sum_losses, terms_of
+from concept_das.losses import EngineOptions, sum_losses
+from concept_das.methods import find_method
 from concept_das.models import LoadedModel
-from concept_das.recipe import TrainingConfig
 from concept_das.sites import find_site
 from concept_das.training import build_losses
 
@@ -130,16 +131,20 @@ def _by_concepts(
     site = find_site(loaded.model, layer)
     for count in CONCEPTS:
         used = [rows[:8] for rows in concepts[:count]]
+        cdas = find_method("cdas")
+        terms = {
+            part: cdas.terms(rows, "token", np.random.default_rng(0))
+            for part, rows in enumerate(used)
+        }
         losses = build_losses(
             loaded.model,
             [site],
-            [[new_intervention(loaded, site)] for _ in used],
-            TrainingConfig(),
+            [[{"interchange": new_intervention(loaded, site)}] for _ in used],
+            cdas.name,
             pad_id_of(loaded.tokenizer),
-            [row for rows in used for row in rows],
+            [run for of_concept in terms.values() for term in of_concept for run in term.runs],
             options,
         )
-        terms = [t for part, rows in enumerate(used) for t in terms_of(rows, "token", part=part)]
 
         def step(terms: Any = terms, losses: Any = losses) -> None:
             sum_losses(losses, terms, options.batch_tokens, backward=True)

@@ -1,24 +1,26 @@
 """Training steps: seconds, memory and FLOPs of each implementation, on the same rows."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import cost_of
 from benchmarks.speed.release_loop import ReleaseLoop
 from concept_das.chats import pad_id_of
-from concept_das.data import EncodedQuadruple
-from concept_das.losses import EngineOptions, sum_losses, terms_of
+from concept_das.data import EditName, EncodedQuadruple
+from concept_das.losses import EngineOptions, sum_losses
+from concept_das.methods import Term, find_method
 from concept_das.models import LoadedModel
-from concept_das.recipe import TrainingConfig
 from concept_das.scoring import batches
 from concept_das.sites import Site, find_site
 from concept_das.training import build_losses
 from interventions import DistributedInterchangeIntervention
+from interventions.partition import PartitionedSubspace
 
 # Forward and backward of a batch, both directions; gives the loss.
 Step = Callable[[Sequence[EncodedQuadruple]], float]
@@ -57,14 +59,19 @@ def engine_step(
     site = find_site(loaded.model, layer)
     loaded.model.requires_grad_(False)
     intervention = new_intervention(loaded, site)
-    config = TrainingConfig(reduction="token")
     pad = pad_id_of(loaded.tokenizer)
-    losses = build_losses(loaded.model, [site], [[intervention]], config, pad, rows, options)
+    cdas = find_method("cdas")
+
+    def terms(batch: Sequence[EncodedQuadruple]) -> list[Term]:
+        return cdas.terms(batch, "token", np.random.default_rng(0))
+
+    runs = [run for term in terms(rows) for run in term.runs]
+    edits: list[list[Mapping[EditName, PartitionedSubspace]]] = [[{"interchange": intervention}]]
+    losses = build_losses(loaded.model, [site], edits, cdas.name, pad, runs, options)
 
     def step(batch: Sequence[EncodedQuadruple]) -> float:
         intervention.zero_grad()
-        terms = terms_of(batch, config.reduction)
-        sums = sum_losses(losses, terms, options.batch_tokens, backward=True)
+        sums = sum_losses(losses, {0: terms(batch)}, options.batch_tokens, backward=True)
         return sum(sums[0].values())
 
     return step

@@ -5,14 +5,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.chats import ChatFormat, Turn
-from concept_das.data import Direction, EncodedQuadruple, Interchange, Quadruple, encode_quadruples
-from concept_das.losses import Losses, terms_of
+from concept_das.data import Direction, EncodedQuadruple, Quadruple, Run, encode_quadruples
+from concept_das.losses import Losses
+from concept_das.methods import find_method
 from concept_das.models import LoadedModel
 from concept_das.sites import find_site
 from concept_das.vectors import ModelIdentity, SteeringVector
@@ -110,7 +112,7 @@ def plain_logits(model: PreTrainedModel, turn: Turn) -> Tensor:
 
 
 def plain_interchange(
-    model: PreTrainedModel, layer: int, weight: Tensor, pair: Interchange
+    model: PreTrainedModel, layer: int, weight: Tensor, pair: Run
 ) -> tuple[Tensor, Tensor]:
     """Student and teacher logits of one row, unpadded: the method in a dozen lines of torch."""
     with torch.no_grad():
@@ -153,12 +155,23 @@ def loss_of(
     rows: Sequence[EncodedQuadruple],
     direction: Direction,
     reduction: Reduction = "sequence",
-    part: int = 0,
+    method: str = "cdas",
 ) -> Tensor:
     """An engine's loss of a batch in one direction, with its graph."""
-    terms = [t for t in terms_of(rows, reduction, part=part) if t.direction == direction]
-    values = losses.token_losses([t.pair for t in terms], [t.part for t in terms])
-    return sum(value.sum() * t.weight for value, t in zip(values, terms, strict=True))
+    terms = find_method(method).terms(rows, reduction, np.random.default_rng(0))
+    total = torch.zeros(())
+    for term in terms:
+        if term.direction == direction:
+            values = losses.token_losses(term.runs, [0] * len(term.runs))
+            references = [losses.log_likelihood(turn) for turn in term.references]
+            total = total + term.loss(values, references)
+    return total
+
+
+def runs_of(rows: Sequence[EncodedQuadruple], method: str = "cdas") -> list[Run]:
+    """All runs that a method makes of the rows."""
+    terms = find_method(method).terms(rows, "sequence", np.random.default_rng(0))
+    return [run for term in terms for run in term.runs]
 
 
 # On the planted model these differ in one thing: how much of the text are exclamation marks.

@@ -1,5 +1,6 @@
 """The replay engine gives what the plain pyvene path gives."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,7 +10,7 @@ from concept_das.cache import CacheBudget
 from concept_das.chats import ChatFormat
 from concept_das.data import EncodedQuadruple, Quadruple, encode_quadruples
 from concept_das.engine import ReplayLosses
-from concept_das.losses import EngineOptions, sum_losses, terms_of
+from concept_das.losses import EngineOptions, sum_losses
 from concept_das.methods import METHODS
 from concept_das.plain import PyveneLosses
 from concept_das.recipe import TrainingConfig
@@ -17,7 +18,7 @@ from concept_das.replay import ReplayError, projection_of
 from concept_das.sites import find_site
 from concept_das.training import build_losses, train_direction
 from interventions import DistributedInterchangeIntervention
-from tests.concept_das.helpers import loss_of
+from tests.concept_das.helpers import loss_of, runs_of
 from tests.tiny import TINY_ARCHITECTURES, tiny_model, tiny_tokenizer
 
 PAD = 0
@@ -36,13 +37,14 @@ def rows() -> list[EncodedQuadruple]:
     )
 
 
-def _pairs(rows):
-    return [pair for row in rows for pair in (row.elicit, row.suppress)]
+def edits_of(intervention):
+    """One concept, one site."""
+    return [[{"interchange": intervention}]]
 
 
-def _loss_and_gradient(losses, intervention, rows, direction, reduction="sequence"):
+def _loss_and_gradient(losses, intervention, rows, direction, reduction="sequence", method="cdas"):
     intervention.zero_grad()
-    loss = loss_of(losses, rows, direction, reduction)
+    loss = loss_of(losses, rows, direction, reduction, method)
     loss.backward()
     return loss.detach(), intervention.weight.grad.clone()
 
@@ -53,8 +55,8 @@ def test_equals_pyvene_on_every_architecture(name, layer, rows):
     model = tiny_model(name)
     site = find_site(model, layer)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width, low_rank_dimension=2)
-    arguments = (model, [site], [[intervention]], METHODS["cdas"], PAD)
-    plain, engine = PyveneLosses(*arguments), ReplayLosses(*arguments, _pairs(rows))
+    arguments = (model, [site], edits_of(intervention), METHODS["cdas"], PAD)
+    plain, engine = PyveneLosses(*arguments), ReplayLosses(*arguments, runs_of(rows))
     for direction in ("elicit", "suppress"):
         expected, expected_gradient = _loss_and_gradient(plain, intervention, rows, direction)
         found, gradient = _loss_and_gradient(engine, intervention, rows, direction)
@@ -67,21 +69,16 @@ def test_several_sites_and_concepts_equal_pyvene(name, rows):
     """Three sites; each row of the batch uses its own concept's two directions at each of them."""
     model = tiny_model(name)
     sites = [find_site(model, layer) for layer in (0, 1, 2)]
-    interventions = [
-        [
-            DistributedInterchangeIntervention(embed_dim=site.width, low_rank_dimension=2)
-            for site in sites
-        ]
-        for _concept in range(3)
-    ]
+    cdas = METHODS["cdas"]
+    interventions = [[cdas.interventions(site.width, 2) for site in sites] for _concept in range(3)]
     arguments = (model, sites, interventions, METHODS["cdas"], PAD)
-    pairs, parts = _pairs(rows), [2, 0, 1, 0, 0, 2, 1, 1]
+    runs, parts = runs_of(rows), [2, 0, 1, 0, 0, 2, 1, 1]
     found = {}
-    for losses in (PyveneLosses(*arguments), ReplayLosses(*arguments, pairs)):
-        flat = [intervention for of_concept in interventions for intervention in of_concept]
+    for losses in (PyveneLosses(*arguments), ReplayLosses(*arguments, runs)):
+        flat = [at["interchange"] for of_concept in interventions for at in of_concept]
         for intervention in flat:
             intervention.zero_grad()
-        values = torch.cat(losses.token_losses(pairs, parts))
+        values = torch.cat(losses.token_losses(runs, parts))
         values.sum().backward()
         gradient = torch.stack([intervention.weight.grad for intervention in flat])
         found[type(losses)] = values.detach(), gradient
@@ -96,9 +93,9 @@ def test_where_the_cache_is_changes_nothing(gigabytes, rows, tmp_path):
     model = tiny_model("gemma2")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    arguments = (model, [site], [[intervention]], METHODS["cdas"], PAD)
+    arguments = (model, [site], edits_of(intervention), METHODS["cdas"], PAD)
     budget = CacheBudget(torch.device("cpu"), gigabytes, tmp_path)
-    losses = ReplayLosses(*arguments, _pairs(rows), budget=budget)
+    losses = ReplayLosses(*arguments, runs_of(rows), budget=budget)
     assert losses.keeps_logits == (gigabytes is None)
     assert bool(list(tmp_path.iterdir())) == (gigabytes == 0.0)
     found = _loss_and_gradient(losses, intervention, rows, "suppress")
@@ -110,28 +107,36 @@ def test_how_rows_are_packed_changes_only_rounding(rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    arguments = (model, [site], [[intervention]], METHODS["cdas"], PAD)
-    losses = ReplayLosses(*arguments, _pairs(rows), batch_tokens=1)
+    arguments = (model, [site], edits_of(intervention), METHODS["cdas"], PAD)
+    losses = ReplayLosses(*arguments, runs_of(rows), batch_tokens=1)
+    terms = METHODS["cdas"].terms(rows, "sequence", np.random.default_rng(0))
     found = []
     for budget in (1, 150, 10_000):
         intervention.zero_grad()
-        sums = sum_losses(losses, terms_of(rows, "sequence"), budget, backward=True)
+        sums = sum_losses(losses, {0: terms}, budget, backward=True)
         found.append((torch.tensor(list(sums[0].values())), intervention.weight.grad.clone()))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("reduction", ["sequence", "token"])
-def test_equals_pyvene_for_every_method(method, reduction, rows):
-    model = tiny_model("llama")
-    site = find_site(model, 1)
-    intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    arguments = (model, [site], [[intervention]], METHODS[method], PAD)
-    work = (intervention, rows, "elicit", reduction)
-    expected = _loss_and_gradient(PyveneLosses(*arguments), *work)
-    found = _loss_and_gradient(ReplayLosses(*arguments, _pairs(rows)), *work)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_equals_pyvene_for_every_method(name, reduction, architecture, rows):
+    model = tiny_model(architecture)
+    sites = [find_site(model, 1), find_site(model, 2)]
+    torch.manual_seed(0)
+    edits = [METHODS[name].interventions(site.width, 1) for site in sites]
+    intervention = next(iter(edits[0].values()))
+    arguments = (model, sites, [edits], METHODS[name], PAD)
+    for direction in ("elicit", "suppress"):
+        if name == "lang" and direction == "suppress":
+            continue
+        work = (intervention, rows, direction, reduction, name)
+        expected = _loss_and_gradient(PyveneLosses(*arguments), *work)
+        found = _loss_and_gradient(ReplayLosses(*arguments, runs_of(rows, name)), *work)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert float(expected[1].abs().max()) > 1e-4
 
 
 def test_a_whole_run_ends_in_the_same_direction(rows):
@@ -156,7 +161,9 @@ def test_the_model_is_left_as_it_was(rows):
     ids = torch.tensor([rows[0].elicit.base.ids])
     before = model(input_ids=ids).logits
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(model, [site], [[intervention]], METHODS["cdas"], PAD, _pairs(rows))
+    losses = ReplayLosses(
+        model, [site], edits_of(intervention), METHODS["cdas"], PAD, runs_of(rows)
+    )
     loss_of(losses, rows, "elicit").backward()
     assert torch.equal(model(input_ids=ids).logits, before)
     assert not any("forward" in vars(module) for module in model.modules())
@@ -167,7 +174,9 @@ def test_constants_are_computed_once(rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(model, [site], [[intervention]], METHODS["cdas"], PAD, _pairs(rows))
+    losses = ReplayLosses(
+        model, [site], edits_of(intervention), METHODS["cdas"], PAD, runs_of(rows)
+    )
     first = loss_of(losses, rows, "suppress")
     calls = []
     site.blocks_below(model)[0].register_forward_pre_hook(lambda *_: calls.append(1))
@@ -191,7 +200,7 @@ def test_a_model_that_does_something_else_falls_back_to_pyvene(rows, caplog):
         projection_of(model)
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = build_losses(model, [site], [[intervention]], TrainingConfig(), PAD, rows)
+    losses = build_losses(model, [site], edits_of(intervention), "cdas", PAD, runs_of(rows))
     assert isinstance(losses, PyveneLosses)
     assert "cannot be replayed" in caplog.text
 
@@ -218,6 +227,7 @@ class _LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("keep_logits", [True, False])
 def test_a_steps_memory_does_not_grow_with_the_vocabulary(rows, monkeypatch, keep_logits):
     monkeypatch.setattr("concept_das.engine.CHUNK_LOGITS", {"cpu": 200_000})
+    terms = METHODS["cdas"].terms(rows, "sequence", np.random.default_rng(0))
     sizes = []
     for vocabulary in (20_000, 100_000):
         torch.manual_seed(0)
@@ -235,10 +245,16 @@ def test_a_steps_memory_does_not_grow_with_the_vocabulary(rows, monkeypatch, kee
         intervention = DistributedInterchangeIntervention(embed_dim=2)
         budget = CacheBudget(torch.device("cpu"), None if keep_logits else 1e-4)
         losses = ReplayLosses(
-            model, [site], [[intervention]], METHODS["cdas"], PAD, _pairs(rows), budget=budget
+            model,
+            [site],
+            edits_of(intervention),
+            METHODS["cdas"],
+            PAD,
+            runs_of(rows),
+            budget=budget,
         )
         assert losses.keeps_logits == keep_logits
         with _LargestTensor() as largest:
-            sum_losses(losses, terms_of(rows, "sequence"), 10_000, backward=True)
+            sum_losses(losses, {0: terms}, 10_000, backward=True)
         sizes.append(largest.size)
     assert sizes == [200_000, 200_000]

@@ -3,17 +3,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das import training
+from concept_das.chats import Turn
 from concept_das.concept_run import TrainingResult, TrainingTask, subspace_distance
-from concept_das.data import DIRECTIONS, EncodedQuadruple, Interchange
+from concept_das.data import DIRECTIONS, EncodedQuadruple, Run
 from concept_das.errors import InputError, TrainingError
 from concept_das.losses import EngineOptions, Losses
-from concept_das.methods import METHODS
+from concept_das.methods import METHODS, find_method
 from concept_das.recipe import TrainingConfig
 from concept_das.sites import find_site
 from concept_das.tracking import NoTracker
@@ -34,6 +36,7 @@ from tests.concept_das.helpers import (
     plain_interchange,
     plain_loss,
     planted_model,
+    runs_of,
     unchecked,
 )
 from tests.tiny import LAYERS, WIDTH, tiny_model
@@ -58,7 +61,9 @@ def losses_of(
     config = TrainingConfig(**options)
     site = find_site(model, LAYER)
     chosen = EngineOptions(engine)
-    return build_losses(model, [site], [[intervention]], config, PAD, rows, chosen)
+    runs = runs_of(rows, config.method)
+    edits = {"interchange": intervention}
+    return build_losses(model, [site], [[edits]], config.method, PAD, runs, chosen)
 
 
 def train(
@@ -121,7 +126,7 @@ def test_the_losses_of_the_other_methods(method: str, reduction: str, engine: An
         ]
         mean = torch.stack([value.mean() for value in values]).mean()
         expected = mean if reduction == "sequence" else torch.cat(values).mean()
-        found = loss_of(losses, rows, direction, reduction)
+        found = loss_of(losses, rows, direction, reduction, method)
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -177,7 +182,8 @@ def test_the_heldout_loss_weighs_rows_and_not_batches(engine: Any) -> None:
     model, rows, intervention = tiny_model(), encoded_rows(), intervention_of()
     losses = losses_of(model, intervention, rows, engine)
     budget = 3 * max(len(row.suppress.base.ids) for row in rows)  # several batches
-    found = heldout_loss(losses, rows, TrainingConfig(), budget)
+    terms = find_method("cdas").terms(rows, "sequence", np.random.default_rng(0))
+    found = heldout_loss(losses, terms, budget)
     expected = {
         d: float(plain_loss(model, LAYER, intervention.weight.detach(), rows, d))
         for d in DIRECTIONS
@@ -240,15 +246,20 @@ def test_every_row_is_seen_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> Non
         def __init__(self, weight: Tensor) -> None:
             self.weight = weight
 
-        def token_losses(self, pairs: Sequence[Interchange], parts: Sequence[int]) -> list[Tensor]:
-            seen.append([row_of[pair] for pair in pairs if pair in row_of])
-            assert len(seen[-1]) * 2 == len(pairs)  # both directions
-            return [self.weight.pow(2).sum().expand(len(pair.base.response)) for pair in pairs]
+        def log_likelihood(self, turn: Turn) -> float:
+            raise AssertionError("CDAS needs no reference")
+
+        def token_losses(self, runs: Sequence[Run], parts: Sequence[int]) -> list[Tensor]:
+            seen.append([row_of[run] for run in runs if run in row_of])
+            assert len(seen[-1]) * 2 == len(runs)  # both directions
+            return [self.weight.pow(2).sum().expand(len(run.base.response)) for run in runs]
 
     monkeypatch.setattr(
         training,
         "build_losses",
-        lambda model, sites, interventions, *_: Recording(interventions[0][0].weight),
+        lambda model, sites, interventions, *_: Recording(
+            interventions[0][0]["interchange"].weight
+        ),
     )
     train(tiny_model(), TrainingConfig(epochs=3, batch_size=2), rows)
     assert [len(batch) for batch in seen] == [2, 2, 1] * 3
@@ -429,7 +440,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[Tenso
     weights: list[Tensor] = []
 
     def measured(losses: Any, *_: Any) -> dict[str, float]:
-        weights.append(losses.interventions[0][0].weight.detach().clone())
+        weights.append(losses.interventions[0][0]["interchange"].weight.detach().clone())
         return {"elicit": values[len(weights) - 1], "suppress": 0.0}
 
     monkeypatch.setattr(training, "heldout_loss", measured)

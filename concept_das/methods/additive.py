@@ -1,0 +1,181 @@
+"""Methods that train a direction to be added: Lang., BiPO and RePS.
+
+Its length is learned (no unit norm), and the factors are in units of it. Hyper-parameters of the
+papers, in AxBench's configurations for Gemma-2-2B: learning rate 0.04; Lang. 6 epochs, batch 12;
+BiPO 12 epochs, batch 12; RePS 18 epochs, batch 6.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from concept_das.chats import Turn
+from concept_das.data import Direction, EditName, EncodedQuadruple, Run
+from concept_das.factors import Latents
+from concept_das.methods.base import (
+    LIKELIHOOD,
+    Term,
+    TrainedMethod,
+    preference_term,
+    weighted_terms,
+)
+from interventions import AdditiveIntervention, NullOutIntervention
+from interventions.partition import PartitionedSubspace
+from objectives import bipo_loss, reps_steer_loss, reps_suppress_loss
+from objectives.reduction import Reduction
+
+# What Lang. and RePS draw their factors from (AxBench's configurations).
+TRAINING_FACTORS = tuple(range(2, 21, 2))
+
+
+class AdditiveMethod(TrainedMethod):
+    """Add a direction of free length to every position after the template prefix."""
+
+    operation = "add"
+    objective = LIKELIHOOD
+    unit_norm = False
+    unit_factor = float(np.mean(TRAINING_FACTORS))
+
+    def interventions(self, width: int, rank: int) -> Mapping[EditName, PartitionedSubspace]:
+        """The addition alone."""
+        return {"add": AdditiveIntervention(embed_dim=width, low_rank_dimension=rank)}
+
+    def factors(self, latents: Latents) -> tuple[Float[Tensor, "rank"], Float[Tensor, "rank"]]:
+        """Multiplier 1 is the mean of the factors drawn in training, and its negative."""
+        positive = torch.full_like(latents.positive_factor, self.unit_factor)
+        return -positive, positive
+
+
+class Lang(AdditiveMethod):
+    """Maximum likelihood of the concept's response, with factors drawn (AxBench's Lang.).
+
+    Trained to elicit only; it suppresses by a negative factor.
+    """
+
+    name = "lang"
+    summary = "baseline: likelihood of the concept's response with an added vector, factors drawn"
+
+    def terms(
+        self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
+    ) -> list[Term]:
+        """The mean negative log-likelihood of y^c after x."""
+        factors = rng.choice(TRAINING_FACTORS, len(rows))
+        runs = [
+            Run(row.elicit.base, None, "add", float(factor))
+            for row, factor in zip(rows, factors, strict=True)
+        ]
+        return weighted_terms(runs, "elicit", reduction)
+
+
+class BiPO(AdditiveMethod):
+    """Bidirectional preference: the vector added prefers the concept, subtracted the neutral text.
+
+    DPO against the untouched model with beta 1 (AxBench; the paper has 0.1). AxBench runs both
+    signs for every row, the paper draws one.
+    """
+
+    name = "bipo"
+    summary = "baseline: bidirectional preference (DPO), the vector added and subtracted"
+    unit_factor = 1.0
+
+    def terms(
+        self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
+    ) -> list[Term]:
+        """Two preferences per row, one for each sign."""
+        signs: list[tuple[int, Direction]] = [(1, "elicit"), (-1, "suppress")]
+        terms = []
+        for sign, direction in signs:
+            for number, row in enumerate(rows):
+                concept, neutral = _both_responses(row, "elicit")
+                terms.append(
+                    preference_term(
+                        (
+                            Run(concept, None, "add", float(sign)),
+                            Run(neutral, None, "add", float(sign)),
+                        ),
+                        (concept, neutral),
+                        partial(_bipo, sign=sign),
+                        direction,
+                        number,
+                        len(rows),
+                    )
+                )
+        return terms
+
+
+def _bipo(
+    likelihoods: Sequence[Tensor],
+    references: Sequence[Tensor],
+    _lengths: Sequence[Tensor],
+    sign: int,
+) -> Tensor:
+    concept, neutral = likelihoods
+    return bipo_loss(concept, neutral, references[0], references[1], sign)
+
+
+class RePS(AdditiveMethod):
+    """Reference-free preference: added, the concept's response wins; nulled out, the neutral one.
+
+    Winner and loser draw their factors independently (AxBench). Suppression is trained on the
+    concept prompt with the direction nulled out, and steered by a negative factor, as AxBench does.
+    """
+
+    name = "reps"
+    summary = "baseline: reference-free preference with drawn factors, null-out to suppress"
+
+    def interventions(self, width: int, rank: int) -> Mapping[EditName, PartitionedSubspace]:
+        """Addition and null-out of one direction."""
+        add = AdditiveIntervention(embed_dim=width, low_rank_dimension=rank)
+        null = NullOutIntervention(embed_dim=width, low_rank_dimension=rank)
+        null.weight = add.weight
+        return {"add": add, "null_out": null}
+
+    def terms(
+        self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
+    ) -> list[Term]:
+        """Two preferences per row."""
+        terms = []
+        for number, row in enumerate(rows):
+            concept, neutral = _both_responses(row, "elicit")
+            won, lost = (float(factor) for factor in rng.choice(TRAINING_FACTORS, 2))
+            added = (Run(concept, None, "add", won), Run(neutral, None, "add", lost))
+            terms.append(
+                preference_term(added, (concept, neutral), _reps_steer, "elicit", number, len(rows))
+            )
+            concept, neutral = _both_responses(row, "suppress")
+            nulled = (Run(concept, None, "null_out"), Run(neutral, None, "null_out"))
+            terms.append(
+                preference_term(
+                    nulled, (concept, neutral), _reps_suppress, "suppress", number, len(rows)
+                )
+            )
+        return terms
+
+
+def _reps_steer(
+    likelihoods: Sequence[Tensor], references: Sequence[Tensor], lengths: Sequence[Tensor]
+) -> Tensor:
+    concept, neutral = likelihoods
+    known_concept, known_neutral = references
+    return reps_steer_loss(concept, neutral, known_concept, known_neutral, lengths[0], lengths[1])
+
+
+def _reps_suppress(
+    likelihoods: Sequence[Tensor], references: Sequence[Tensor], lengths: Sequence[Tensor]
+) -> Tensor:
+    concept, neutral = likelihoods
+    known_concept, known_neutral = references
+    return reps_suppress_loss(
+        concept, neutral, known_concept, known_neutral, lengths[0], lengths[1]
+    )
+
+
+def _both_responses(row: EncodedQuadruple, direction: Direction) -> tuple[Turn, Turn]:
+    """The concept's and the neutral response after a direction's base prompt."""
+    run: Run = getattr(row, direction)
+    concept, neutral = row.elicit.base.response, row.suppress.base.response
+    return run.base.prompt.with_response(concept), run.base.prompt.with_response(neutral)
