@@ -1,73 +1,53 @@
 """Timing and memory, on the CPU or a GPU."""
 
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import psutil
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one call took.
-
-    Attributes:
-        seconds: wall time; CUDA events on a GPU.
-        peak_bytes: largest growth of memory during the call.
-    """
-
-    seconds: float
-    peak_bytes: int
-
-
-class _PeakResidentMemory:
-    """Samples the process's resident memory from a thread."""
-
-    def __init__(self, interval: float = 0.002) -> None:
-        self.interval = interval
-        self.process = psutil.Process()
-
-    def __enter__(self) -> "_PeakResidentMemory":
-        self.start = self.peak = self.process.memory_info().rss
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._sample, daemon=True)
-        self.thread.start()
-        return self
-
-    def _sample(self) -> None:
-        while not self.stop.wait(self.interval):
-            self.peak = max(self.peak, self.process.memory_info().rss)
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-
-def cost_of(call: Callable[[], object], device: torch.device) -> Cost:
-    """Run once and measure."""
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call; CUDA events on a GPU."""
     if device.type != "cuda":
-        with _PeakResidentMemory() as memory:
-            start = time.perf_counter()
-            call()
-            seconds = time.perf_counter() - start
-        return Cost(seconds, memory.peak - memory.start)
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
     begin.record()
     call()
     end.record()
     torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) - before
-    return Cost(begin.elapsed_time(end) / 1000, peak)
+    return float(begin.elapsed_time(end)) / 1000
+
+
+def peak_bytes_of(call: Callable[[], object], device: torch.device) -> int:
+    """The most that tensors took during a call, beyond what they took before it.
+
+    Counted by torch's own allocations: the process's resident memory also holds what was freed.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    results = recorded.profiler.kineto_results
+    changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for _when, size in sorted(changes, key=lambda change: change[0]):
+        held += size
+        peak = max(peak, held)
+    return peak
 
 
 def attainable_gemm(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
     """Matrix-multiply rate of this machine in FLOP/s: the best of a few large products."""
     a = torch.randn(size, size, dtype=dtype, device=device)
     b = torch.randn(size, size, dtype=dtype, device=device)
-    best = min(cost_of(lambda: a @ b, device).seconds for _ in range(6))
+    best = min(seconds_of(lambda: a @ b, device) for _ in range(6))
     return 2 * size**3 / best

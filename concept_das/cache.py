@@ -108,6 +108,17 @@ class Store:
         """An entry, on the device it is wanted on."""
         return self.data[self.starts[entry] : self.starts[entry + 1]].to(self.device)
 
+    def copy_to(self, out: Tensor, entries: Sequence[int], part: slice) -> None:
+        """Copy tokens `part` of some entries laid end to end, whatever the precision of `out`."""
+        start = 0
+        for entry in entries:
+            first, length = self.starts[entry], self.starts[entry + 1] - self.starts[entry]
+            begin, end = max(part.start - start, 0), min(part.stop - start, length)
+            if begin < end:
+                where = start - part.start
+                out[where + begin : where + end] = self.data[first + begin : first + end]
+            start += length
+
 
 def _readable(size: int) -> str:
     amount, unit = float(size), "B"

@@ -32,17 +32,18 @@ from concept_das.replay import Replay, final_states
 from concept_das.scoring import collate_for
 from concept_das.sites import Site, capture
 from interventions.partition import PartitionedSubspace
-from objectives import log_probabilities
+from objectives.divergences import LOG_ZERO
 from objectives.projected import (
+    ProjectedLoss,
     Teacher,
+    TokenLoss,
     cross_entropy_with_gradient,
-    projected_loss,
     projected_teacher,
 )
 
 # Logits made at a time, about six tensors of this size: few enough that memory does not grow with
 # the vocabulary, enough tokens for the matrix products (85 of SmolLM2's 49k, 256 of Gemma's 256k).
-CHUNK_LOGITS = {"cpu": 2**22, "mps": 2**24, "cuda": 2**26}
+CHUNK_LOGITS = {"cpu": 2**23, "mps": 2**24, "cuda": 2**26}
 
 
 class ReplayLosses:
@@ -81,6 +82,7 @@ class ReplayLosses:
         device = next(sites[0].module(model).parameters()).device
         budget = budget or CacheBudget(device)
         self.chunk = max(1, CHUNK_LOGITS.get(device.type, 2**24) // weight.shape[0])
+        self.loss = self._projected(method.objective.with_gradient)
         width = sites[0].width
         positions = [len(base.ids) - self.replay.shared for base, _ in texts]
         responses = [len(base.response) if method.objective.has_teacher else 0 for base, _ in texts]
@@ -93,6 +95,7 @@ class ReplayLosses:
         )
         if self.keeps_logits:
             self.teacher = budget.store("teacher logits", responses, weight.shape[0], weight.dtype)
+            self.normaliser = budget.store("their normalisers", responses, 1, torch.float32)
         else:
             self.teacher = budget.store("teacher states", responses, width, weight.dtype)
         longest = [max(len(turn.ids) for turn in text if turn is not None) for text in texts]
@@ -123,14 +126,8 @@ class ReplayLosses:
         states = [self.base.get(entry) for entry in entries]
         hidden = torch.cat(self.replay.responses(turns, states, edit))
         labels = torch.tensor([token for turn in turns for token in turn.response])
-        values = projected_loss(
-            hidden,
-            self._teacher(entries, hidden.device) if self.method.objective.has_teacher else None,
-            labels.to(hidden.device),
-            self.replay.projection,
-            self.method.objective.with_gradient,
-            self.chunk,
-        )
+        teacher = self._teacher(entries) if self.method.objective.has_teacher else None
+        values = self.loss(hidden, teacher, labels.to(hidden.device))
         return list(values.split([len(turn.response) for turn in turns]))
 
     @torch.no_grad()
@@ -139,26 +136,25 @@ class ReplayLosses:
         if turn not in self.likelihoods:
             (hidden,) = self.replay.responses([turn], list(self.replay.states([turn])))
             labels = torch.tensor(turn.response, device=hidden.device)
-            nll = projected_loss(
-                hidden,
-                None,
-                labels,
-                self.replay.projection,
-                cross_entropy_with_gradient,
-                self.chunk,
-            )
+            nll = self._projected(cross_entropy_with_gradient)(hidden, None, labels)
             self.likelihoods[turn] = -float(nll.sum())
         return self.likelihoods[turn]
 
-    def _teacher(self, entries: Sequence[int], device: torch.device) -> Teacher:
-        """The teacher of several pairs."""
+    def _projected(self, token_loss: TokenLoss) -> ProjectedLoss:
+        return ProjectedLoss(self.replay.projection, token_loss, self.chunk)
+
+    def _teacher(self, entries: Sequence[int]) -> Teacher:
+        """The teacher of several runs, laid end to end."""
         if not self.keeps_logits:
             states = torch.cat([self.teacher.get(entry) for entry in entries])
-            return projected_teacher(states.to(device), self.replay.projection)
-        logits = self.teacher
-        index = torch.cat([torch.arange(*logits.starts[entry : entry + 2]) for entry in entries])
-        index = index.to(logits.data.device)
-        return lambda part: log_probabilities(logits.data[index[part]].to(device))
+            return projected_teacher(states, self.replay.projection)
+        normaliser = torch.cat([self.normaliser.get(entry) for entry in entries])
+
+        def write(part: slice, out: Tensor, _scratch: Tensor) -> None:
+            self.teacher.copy_to(out, entries, part)
+            out.sub_(normaliser[part]).clamp_min_(LOG_ZERO)
+
+        return write
 
     @torch.no_grad()
     def _fill(self, texts: Sequence[tuple[Turn, Turn | None]]) -> None:
@@ -183,4 +179,6 @@ class ReplayLosses:
                 teacher = final[row][batch.response_mask[row].to(final.device)]
                 if self.keeps_logits:
                     teacher = self.replay.projection.logits(teacher)
+                    normaliser = teacher.float().logsumexp(dim=-1, keepdim=True)
+                    self.normaliser.put(entry, normaliser)
                 self.teacher.put(entry, teacher)

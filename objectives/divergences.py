@@ -13,7 +13,7 @@ from torch import Tensor
 
 # Stands for log 0. Far below any log-probability of a real token, yet finite, so that
 # differences of two such values are 0 and not NaN.
-_LOG_ZERO = -1e30
+LOG_ZERO = -1e30
 
 LN_2 = math.log(2.0)
 
@@ -26,7 +26,7 @@ def log_probabilities(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*
     """
     if logits.dtype != torch.float64:
         logits = logits.float()
-    return torch.log_softmax(logits, dim=-1).clamp_min(_LOG_ZERO)
+    return torch.log_softmax(logits, dim=-1).clamp_min(LOG_ZERO)
 
 
 def jensen_shannon(

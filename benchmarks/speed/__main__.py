@@ -92,7 +92,7 @@ def main(
         figures[f"train_step_ratio_{dtype}"] = figures[f"train_step_ratio_axbench_{dtype}"]
     figures["gemm_fraction"] = table[-1]["gemm"]
     figures |= _concept(loaded, layer, concepts[0], batch_size, epochs, table[-2]["seconds"])
-    figures |= _together(loaded, layer, [rows[:16] for rows in concepts])
+    figures |= _together(loaded, layer, [rows[:8] for rows in concepts])
     figures |= _same_direction(loaded, layer, refusal_rows(refusal, chat)[:32])
     figures |= _generation(loaded, chat, layer, refusal)
     curves = growth(loaded, layer, concepts, options)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.measure import cost_of
+from benchmarks.measure import seconds_of
 from concept_das.chats import Batch, Prompt, Turn, collate, pad_id_of
 from concept_das.exports import to_pyvene
 from concept_das.models import LoadedModel
@@ -74,8 +74,8 @@ def generation_cost(
     seconds: dict[str, list[float]] = {way.__name__: [] for way in ways}
     for _ in range(repeats):
         for way in ways:
-            seconds[way.__name__].append(cost_of(way, loaded.device).seconds)
-    slow = cost_of(uncached, loaded.device).seconds
+            seconds[way.__name__].append(seconds_of(way, loaded.device))
+    slow = seconds_of(uncached, loaded.device)
     return GenerationCost(
         statistics.median(seconds["unsteered"]), statistics.median(seconds["steered"]), slow, same
     )

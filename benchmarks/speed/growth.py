@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.measure import cost_of
+from benchmarks.measure import peak_bytes_of, seconds_of
 from benchmarks.speed.steps import (
     Step,
     compare_steps,
@@ -150,13 +150,13 @@ def _by_concepts(
             sum_losses(losses, terms, options.batch_tokens, backward=True)
 
         step()
-        cost = min((cost_of(step, loaded.device) for _ in range(2)), key=lambda c: c.seconds)
+        seconds = min(seconds_of(step, loaded.device) for _ in range(2))
         yield {
             "axis": "concepts",
             "value": count,
             "way": "engine",
-            "seconds": cost.seconds / count,
-            "peak_bytes": cost.peak_bytes,
+            "seconds": seconds / count,
+            "peak_bytes": peak_bytes_of(step, loaded.device),
         }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import cost_of
+from benchmarks.measure import peak_bytes_of, seconds_of
 from benchmarks.speed.release_loop import ReleaseLoop
 from concept_das.chats import pad_id_of
 from concept_das.data import EditName, EncodedQuadruple
@@ -32,7 +32,7 @@ class StepCost:
 
     Attributes:
         seconds: per step, both directions, forward and backward.
-        peak_bytes: largest growth of memory in a step.
+        peak_bytes: the most that a step's tensors took, caches not counted.
         flops: of matrix products in one step.
         loss: of the first batch, to see that both ways compute the same.
     """
@@ -102,24 +102,17 @@ def compare_steps(
     """Median cost of each way's step, the ways taking turns so that a busy machine slows all alike.
 
     Args:
-        repeats: batches to time; the first is run once before, untimed.
+        repeats: batches to time; the first is run before, untimed, for its FLOPs and memory.
     """
     chunks = list(batches(rows, batch_size))[:repeats]
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    peaks: dict[str, list[int]] = {name: [] for name in steps}
-    first: dict[str, tuple[int, float]] = {}
+    first: dict[str, tuple[int, int, float]] = {}
     for name, step in steps.items():
         with FlopCounterMode(display=False) as counter:
             loss = step(chunks[0])
-        first[name] = counter.get_total_flops(), loss
+        peak = peak_bytes_of(partial(step, chunks[0]), device)
+        first[name] = peak, counter.get_total_flops(), loss
     for chunk in chunks:
         for name, step in steps.items():
-            cost = cost_of(partial(step, chunk), device)
-            seconds[name].append(cost.seconds)
-            peaks[name].append(cost.peak_bytes)
-    return {
-        name: StepCost(
-            statistics.median(seconds[name]), int(statistics.median(peaks[name])), *first[name]
-        )
-        for name in steps
-    }
+            seconds[name].append(seconds_of(partial(step, chunk), device))
+    return {name: StepCost(statistics.median(seconds[name]), *first[name]) for name in steps}

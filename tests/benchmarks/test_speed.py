@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.measure import attainable_gemm, cost_of
+from benchmarks.measure import attainable_gemm, peak_bytes_of, seconds_of
 from benchmarks.speed.generation import generation_cost
 from benchmarks.speed.growth import AXES, plot_growth
 from benchmarks.speed.rows import axbench_rows
@@ -39,10 +39,15 @@ def test_steered_generation_is_the_same_text_in_all_ways() -> None:
     assert min(cost.unsteered, cost.steered, cost.uncached) > 0
 
 
-def test_memory_of_a_call_is_what_it_holds() -> None:
-    held: list[torch.Tensor] = []
-    cost = cost_of(lambda: held.append(torch.ones(2**24)), CPU)
-    assert cost.peak_bytes == pytest.approx(4 * 2**24, rel=0.2)
+def test_the_peak_is_what_was_held_at_once() -> None:
+    def call() -> torch.Tensor:
+        first = torch.ones(2**20)  # 4 MiB
+        second = torch.ones(2**19) + first[: 2**19]  # 4 MiB beside it for a moment
+        del first
+        return second * 2
+
+    assert peak_bytes_of(call, CPU) == pytest.approx(2**23, rel=0.01)
+    assert seconds_of(call, CPU) > 0
 
 
 def test_the_rate_of_the_machine_is_positive() -> None:

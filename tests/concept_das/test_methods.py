@@ -81,7 +81,9 @@ def test_the_loss_per_token_is_the_same_loss(name: str, reduction: str) -> None:
     loss = reduce_tokens(torch.zeros(MASK.shape).masked_scatter(MASK, plain), MASK, reduction)
     (expected,) = torch.autograd.grad(loss, student)
     log_p, log_q = STUDENT[MASK].log_softmax(-1), TEACHER[MASK].log_softmax(-1)
-    values, gradients = method.objective.with_gradient(log_p, log_q, LABELS[MASK])
+    values, gradients = method.objective.with_gradient(
+        log_p, log_q, LABELS[MASK], (torch.empty_like(log_p), torch.empty_like(log_p))
+    )
     padded = torch.zeros(MASK.shape).masked_scatter(MASK, values)
     torch.testing.assert_close(reduce_tokens(padded, MASK, reduction), loss.detach())
     weights = MASK / MASK.sum(1, keepdim=True) / len(MASK) if reduction == "sequence" else MASK / 4

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from objectives import das_loss, jensen_shannon, kl_student_teacher, kl_teacher_student, projected
-from objectives.projected import Projection, projected_loss, projected_teacher
+from objectives.projected import ProjectedLoss, Projection, projected_teacher
 
 TOKENS, WIDTH, VOCAB = 7, 5, 23
 
@@ -47,8 +47,8 @@ def test_values_and_gradients_equal_autograd(case, head, chunk):
 
     expected = plain(projection.logits(student), projection.logits(teacher), labels)
     (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), student)
-    found = projected_loss(
-        student, projected_teacher(teacher, projection), labels, projection, closed, chunk
+    found = ProjectedLoss(projection, closed, chunk)(
+        student, projected_teacher(teacher, projection), labels
     )
     (gradient,) = torch.autograd.grad((found * weights).sum(), student)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
@@ -63,7 +63,7 @@ def test_cross_entropy_needs_no_teacher(head):
     expected = _plain_cross_entropy(projection.logits(student), None, labels)
     (expected_gradient,) = torch.autograd.grad(expected, student)
     closed = projected.cross_entropy_with_gradient
-    found = projected_loss(student, None, labels, projection, closed, chunk=2)
+    found = ProjectedLoss(projection, closed, 2)(student, None, labels)
     (gradient,) = torch.autograd.grad(found.sum(), student)
     torch.testing.assert_close(found.sum(), expected)
     torch.testing.assert_close(gradient, expected_gradient)
@@ -83,8 +83,8 @@ def test_an_outer_function_of_the_tokens_composes():
     expected = outer(plain(projection.logits(student), projection.logits(teacher), labels))
     (expected_gradient,) = torch.autograd.grad(expected, student)
     found = outer(
-        projected_loss(
-            student, projected_teacher(teacher, projection), labels, projection, closed, chunk=4
+        ProjectedLoss(projection, closed, 4)(
+            student, projected_teacher(teacher, projection), labels
         )
     )
     (gradient,) = torch.autograd.grad(found, student)
@@ -96,12 +96,8 @@ def test_underflow_of_both_probabilities_stays_finite():
     student = torch.tensor([[1.0, 0.0, -1.0, -1.0]], requires_grad=True)
     teacher = torch.tensor([[0.0, 1.0, -1.0, -1.0]])
     for closed, _ in CASES.values():
-        value = projected_loss(
-            student,
-            projected_teacher(teacher, projection),
-            torch.zeros(1, dtype=torch.long),
-            projection,
-            closed,
+        value = ProjectedLoss(projection, closed, 64)(
+            student, projected_teacher(teacher, projection), torch.zeros(1, dtype=torch.long)
         )
         (gradient,) = torch.autograd.grad(value.sum(), student)
         assert torch.isfinite(value).all()
@@ -119,12 +115,7 @@ def test_memory_does_not_hold_all_logits():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        projected_loss(
-            student,
-            projected_teacher(torch.randn(64, WIDTH, dtype=torch.float64), projection),
-            torch.zeros(64, dtype=torch.long),
-            projection,
-            projected.jensen_shannon_with_gradient,
-            chunk=8,
-        )
+        loss = ProjectedLoss(projection, projected.jensen_shannon_with_gradient, 8)
+        target = projected_teacher(torch.randn(64, WIDTH, dtype=torch.float64), projection)
+        loss(student, target, torch.zeros(64, dtype=torch.long))
     assert saved == [(64, WIDTH)]
