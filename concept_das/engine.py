@@ -79,6 +79,7 @@ class ReplayLosses:
         self.entry = {text: i for i, text in enumerate(texts)}
         self.likelihoods: dict[Turn, float] = {}
         weight = self.replay.projection.weight
+        self.head_device = weight.device  # another than the site's in a model over several devices
         device = next(sites[0].module(model).parameters()).device
         budget = budget or CacheBudget(device)
         self.chunk = max(1, CHUNK_LOGITS.get(device.type, 2**24) // weight.shape[0])
@@ -124,10 +125,10 @@ class ReplayLosses:
 
         turns = [run.base for run in runs]
         states = [self.base.get(entry) for entry in entries]
-        hidden = torch.cat(self.replay.responses(turns, states, edit))
+        hidden = torch.cat(self.replay.responses(turns, states, edit)).to(self.head_device)
         labels = torch.tensor([token for turn in turns for token in turn.response])
         teacher = self._teacher(entries) if self.method.objective.has_teacher else None
-        values = self.loss(hidden, teacher, labels.to(hidden.device))
+        values = self.loss(hidden, teacher, labels.to(self.head_device))
         return list(values.split([len(turn.response) for turn in turns]))
 
     @torch.no_grad()
@@ -135,9 +136,12 @@ class ReplayLosses:
         """Log-probability of a turn's response in the untouched model; computed once."""
         if turn not in self.likelihoods:
             (hidden,) = self.replay.responses([turn], list(self.replay.states([turn])))
-            labels = torch.tensor(turn.response, device=hidden.device)
-            nll = self._projected(cross_entropy_with_gradient)(hidden, None, labels)
-            self.likelihoods[turn] = -float(nll.sum())
+            hidden = hidden.to(self.head_device)
+            labels = torch.tensor(turn.response, device=self.head_device)
+            loss = self.loss  # methods that ask for this have no other
+            if self.method.objective.has_teacher:
+                loss = self._projected(cross_entropy_with_gradient)
+            self.likelihoods[turn] = -float(loss(hidden, None, labels).sum())
         return self.likelihoods[turn]
 
     def _projected(self, token_loss: TokenLoss) -> ProjectedLoss:
@@ -147,8 +151,9 @@ class ReplayLosses:
         """The teacher of several runs, laid end to end."""
         if not self.keeps_logits:
             states = torch.cat([self.teacher.get(entry) for entry in entries])
-            return projected_teacher(states, self.replay.projection)
+            return projected_teacher(states.to(self.head_device), self.replay.projection)
         normaliser = torch.cat([self.normaliser.get(entry) for entry in entries])
+        normaliser = normaliser.to(self.head_device)
 
         def write(part: slice, out: Tensor, _scratch: Tensor) -> None:
             self.teacher.copy_to(out, entries, part)
