@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 from jsonargparse import auto_cli
+from scipy import stats
 
 from benchmarks.measure import attainable_gemm
 from benchmarks.speed.generation import generation_cost
@@ -83,13 +84,8 @@ def main(
                 table.append(
                     {"rows": name, "dtype": dtype, "way": way, **asdict(cost), "gemm": fraction}
                 )
-            release, engine = costs["release"], costs["engine"]
-            key = f"{name}_{dtype}"
-            figures[f"train_step_ratio_{key}"] = release.seconds / engine.seconds
-            figures[f"step_memory_ratio_{key}"] = release.peak_bytes / engine.peak_bytes
-            figures[f"loss_relative_error_{key}"] = abs(engine.loss / release.loss - 1)
             print(pd.DataFrame(table[-2:]).round(3).to_string(index=False), flush=True)
-        figures[f"train_step_ratio_{dtype}"] = figures[f"train_step_ratio_axbench_{dtype}"]
+    figures |= ratios(pd.DataFrame(table))
     figures["gemm_fraction"] = table[-1]["gemm"]
     figures |= _concept(loaded, layer, concepts[0], batch_size, epochs, table[-2]["seconds"])
     figures |= _together(loaded, layer, [rows[:8] for rows in concepts])
@@ -105,6 +101,29 @@ def main(
     command = "python -m benchmarks.speed " + " ".join(sys.argv[1:])
     record = {**figures, "command": command, "cores": torch.get_num_threads(), **versions()}
     write_atomically(out / "speed.json", json.dumps(record, indent=2).encode())
+
+
+def ratios(table: pd.DataFrame) -> dict[str, float]:
+    """The release's step over the engine's, per data set and precision, and over both sets.
+
+    Args:
+        table: one row per data set (`rows`), `dtype` and `way`.
+    """
+    found: dict[str, float] = {}
+    for dtype, of_dtype in table.groupby("dtype"):
+        for rows, pair in of_dtype.groupby("rows"):
+            release, engine = (pair[pair["way"] == w].iloc[0] for w in ("release", "engine"))
+            for name, column in (
+                ("train_step_ratio", "seconds"),
+                ("step_memory_ratio", "peak_bytes"),
+                ("step_flops_ratio", "flops"),
+            ):
+                found[f"{name}_{rows}_{dtype}"] = float(release[column] / engine[column])
+            error = abs(engine["loss"] / release["loss"] - 1)
+            found[f"loss_relative_error_{rows}_{dtype}"] = float(error)
+        sets = [found[f"train_step_ratio_{rows}_{dtype}"] for rows in of_dtype["rows"].unique()]
+        found[f"train_step_ratio_{dtype}"] = float(stats.gmean(sets))
+    return found
 
 
 def _concept(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.measure import attainable_gemm, peak_bytes_of, seconds_of
+from benchmarks.speed.__main__ import ratios
 from benchmarks.speed.generation import generation_cost
 from benchmarks.speed.growth import AXES, plot_growth
 from benchmarks.speed.rows import axbench_rows
@@ -86,3 +87,28 @@ def test_the_plot_has_every_axis(tmp_path: Path) -> None:
     )
     plot_growth(frame, tmp_path / "plots" / "growth.png")
     assert (tmp_path / "plots" / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ratios_are_the_releases_over_the_engines() -> None:
+    seconds = {("refusal", "release"): 9.0, ("axbench", "release"): 8.0}
+    table = pd.DataFrame(
+        [
+            {
+                "rows": rows,
+                "dtype": "float32",
+                "way": way,
+                "seconds": seconds.get((rows, way), 2.0 if rows == "axbench" else 1.0),
+                "peak_bytes": 30 if way == "release" else 10,
+                "flops": 50 if way == "release" else 10,
+                "loss": 0.5 if way == "release" else 0.4,
+            }
+            for rows in ("refusal", "axbench")
+            for way in ("release", "engine")
+        ]
+    )
+    found = ratios(table)
+    assert found["train_step_ratio_refusal_float32"] == 9.0
+    assert found["train_step_ratio_axbench_float32"] == 4.0
+    assert found["train_step_ratio_float32"] == pytest.approx(6.0)
+    assert found["step_memory_ratio_axbench_float32"] == 3.0
+    assert found["loss_relative_error_refusal_float32"] == pytest.approx(0.2)
