@@ -64,12 +64,13 @@ def train_directions(
 ) -> list[TrainingResult]:
     """Learn the directions of several concepts, several of them at once.
 
-    Minimises D+ + D- (the mean over rows of each) with AdamW, retracting the rows to an
-    orthonormal set after every step. The model is frozen; the directions are float32. A concept's
-    result is that of training it alone, up to the rounding of a batch of other shape.
+    Minimises the method's loss (for CDAS D+ + D-, each the mean over rows) with AdamW, retracting
+    the rows to an orthonormal set after every step where the method wants it. The model is frozen;
+    the directions are float32. A concept's result is that of training it alone, up to the rounding
+    of a batch of other shape.
 
     Args:
-        sites: where to interchange; all of them in the same run, each with its own directions.
+        sites: where to intervene; all of them in the same run, each with its own directions.
         tasks: one per concept.
 
     Raises:
