@@ -7,7 +7,8 @@ With ll the mean log-probability per response token (teacher-forced), averaged o
 
 1 means that the vector does all that the prompt does, 0 that it does nothing, below 0 that it does
 harm. Beside them: the Jensen-Shannon divergence between the steered model and the model under the
-other prompt, and the side effect, KL(unsteered || steered) on unrelated text.
+other prompt, and the side effect, KL(unsteered || steered) on unrelated text. Where a method cannot
+steer in a direction, its measures are NaN.
 """
 
 import hashlib
@@ -23,17 +24,18 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy import stats
-from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from concept_das.artifacts import Artifact, Rule
 from concept_das.chats import ChatFormat, Turn, pad_id_of
 from concept_das.data import DIRECTIONS, Direction, EncodedQuadruple, Interchange
 from concept_das.errors import InputError
+from concept_das.files import write_atomically
 from concept_das.making import read_resource
-from concept_das.scoring import batches, collate_for, mean_log_likelihood, response_logits
-from concept_das.steering import steer
-from concept_das.vectors import Rule, SteeringVector, write_atomically
+from concept_das.scoring import batches, mean_log_likelihood
+from concept_das.steered_logits import SteeredLogits, steered_logits
+from concept_das.steering import Steering
 from objectives import jensen_shannon, kl_teacher_student
 
 RECOVERY: dict[Direction, str] = {
@@ -49,8 +51,8 @@ class Evaluation:
     """Measurements of one vector.
 
     Attributes:
-        table: one row per multiplier: recoveries with 95% bootstrap intervals (`..._low`,
-            `..._high`, rows resampled), `heldout_jsd_*`, `kl_side_effect*`.
+        table: one row per multiplier: recoveries, `heldout_jsd_*` and `kl_side_effect*`, each with
+            a 95% bootstrap interval (`..._low`, `..._high`, rows resampled).
         rows: one row per held-out row, direction and multiplier: log-likelihoods and divergences,
             in nats per token.
     """
@@ -73,6 +75,8 @@ class Evaluation:
         """Each direction at its best multiplier, and its recovery at 1 if that was tried."""
         metrics: dict[str, float] = {}
         for direction, name in RECOVERY.items():
+            if not self.table[name].notna().any():  # the method cannot steer that way
+                continue
             best = self.best(direction)
             metrics[name] = best[name]
             if (self.table["multiplier"] == 1.0).any():
@@ -97,7 +101,7 @@ def unrelated_turns(chat: ChatFormat, limit: int) -> list[Turn]:
 def evaluate(
     model: PreTrainedModel,
     chat: ChatFormat,
-    vector: SteeringVector,
+    vector: Artifact,
     heldout: Sequence[EncodedQuadruple],
     *,
     multipliers: Sequence[float] = (0.5, 1.0, 1.5, 2.0, 3.0),
@@ -123,7 +127,9 @@ def evaluate(
         raise InputError("give at least one multiplier")
     unrelated = unrelated_turns(chat, 16) if unrelated is None else unrelated
     vector.check_model(model)
-    measure = _Measurement(model, vector, tuple(multipliers), rule, pad_id_of(chat.tokenizer))
+    turns = [turn for row in heldout for turn in (row.elicit.base, row.elicit.source)]
+    logits = steered_logits(model, vector, pad_id_of(chat.tokenizer), [*turns, *unrelated])
+    measure = _Measurement(logits, vector, tuple(multipliers), rule)
     work: list[tuple[str, Sequence[Any]]] = [
         ("heldout", chunk) for chunk in batches(list(enumerate(heldout)), batch_size)
     ]
@@ -144,24 +150,23 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Measurement:
-    model: PreTrainedModel
-    vector: SteeringVector
+    logits: SteeredLogits
+    vector: Artifact
     multipliers: tuple[float, ...]
     rule: Rule
-    pad_id: int
 
     def heldout(self, chunk: Sequence[tuple[int, EncodedQuadruple]]) -> Iterator[dict[str, Any]]:
         """Log-likelihoods and divergences of a batch of quadruples, both directions."""
-        for direction in DIRECTIONS:
+        for direction in self.vector.directions:
             pairs: list[Interchange] = [getattr(row, direction) for _, row in chunk]
-            teacher = self._logits([pair.source for pair in pairs])
-            plain = self._logits([pair.base for pair in pairs])
+            bases = [pair.base for pair in pairs]
+            teacher = self.logits.of([pair.source for pair in pairs])
+            plain = self.logits.of(bases)
             responses = [pair.base.response for pair in pairs]
             ll_teacher = list(map(mean_log_likelihood, teacher, responses))
             ll_base = list(map(mean_log_likelihood, plain, responses))
             for multiplier in self.multipliers:
-                with self._steered(direction, multiplier):
-                    steered = self._logits([pair.base for pair in pairs])
+                steered = self.logits.of(bases, self._steering(direction, multiplier))
                 for i, (number, _) in enumerate(chunk):
                     yield {
                         "kind": "heldout",
@@ -177,11 +182,10 @@ class _Measurement:
     def unrelated(self, chunk: Sequence[tuple[int, Turn]]) -> Iterator[dict[str, Any]]:
         """KL(unsteered || steered) of a batch of unrelated turns, both directions."""
         turns = [turn for _, turn in chunk]
-        plain = self._logits(turns)
-        for direction in DIRECTIONS:
+        plain = self.logits.of(turns)
+        for direction in self.vector.directions:
             for multiplier in self.multipliers:
-                with self._steered(direction, multiplier):
-                    steered = self._logits(turns)
+                steered = self.logits.of(turns, self._steering(direction, multiplier))
                 for i, (number, _) in enumerate(chunk):
                     yield {
                         "kind": "unrelated",
@@ -191,13 +195,8 @@ class _Measurement:
                         "kl": float(kl_teacher_student(steered[i], plain[i]).mean()),
                     }
 
-    def _steered(self, direction: Direction, multiplier: float) -> Any:
-        return steer(
-            self.model, self.vector, direction=direction, multiplier=multiplier, rule=self.rule
-        )
-
-    def _logits(self, turns: Sequence[Turn]) -> list[Float[Tensor, "_ vocab"]]:
-        return response_logits(self.model, collate_for(self.model, turns, self.pad_id))
+    def _steering(self, direction: Direction, multiplier: float) -> Steering:
+        return Steering(self.vector, direction, multiplier, self.rule)
 
 
 def recovery(
@@ -215,6 +214,8 @@ def recovery(
         gap = t.mean(axis=axis) - b.mean(axis=axis)
         return (s.mean(axis=axis) - b.mean(axis=axis)) / gap
 
+    if len(base) == 0:
+        return float("nan"), float("nan"), float("nan")
     value = float(ratio(base, steered, teacher))
     if len(base) < 2:
         return value, float("nan"), float("nan")
@@ -230,9 +231,24 @@ def recovery(
     return value, float(interval.low), float(interval.high)
 
 
+def mean_with_interval(name: str, values: pd.Series) -> dict[str, float]:
+    """Mean, `..._low` and `..._high`: a 95% percentile bootstrap interval over the values.
+
+    Missing values are left out; with fewer than two there is no interval.
+    """
+    known = values.dropna().to_numpy(dtype=float)
+    low = high = float("nan")
+    if len(known) > 1:
+        draws = np.random.default_rng(0).integers(len(known), size=(1000, len(known)))
+        low, high = np.percentile(known[draws].mean(axis=1), [2.5, 97.5])
+    mean = float(known.mean()) if len(known) else float("nan")
+    return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
 def _summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per multiplier."""
     records = []
+    rows = rows.sort_values(["direction", "row"])  # the same draws whatever the batches were
     for multiplier, group in rows.groupby("multiplier"):
         record: dict[str, Any] = {"multiplier": multiplier}
         for direction in DIRECTIONS:
@@ -241,29 +257,28 @@ def _summarise(rows: pd.DataFrame) -> pd.DataFrame:
             columns = [held[f"ll_{name}"].to_numpy() for name in ("base", "steered", "teacher")]
             name = RECOVERY[direction]
             record[name], record[f"{name}_low"], record[f"{name}_high"] = recovery(*columns)
-            record[f"heldout_jsd_{direction}"] = held["jsd"].mean()
+            record |= mean_with_interval(f"heldout_jsd_{direction}", held["jsd"])
             if "kl" in of_direction:
-                record[f"kl_side_effect_{direction}"] = of_direction["kl"].mean()
+                record |= mean_with_interval(f"kl_side_effect_{direction}", of_direction["kl"])
         if "kl" in group:
-            record["kl_side_effect"] = group["kl"].mean()
+            record |= mean_with_interval("kl_side_effect", group["kl"])
         records.append(record)
     return pd.DataFrame(records)
 
 
 def _signature(
-    vector: SteeringVector,
+    vector: Artifact,
     heldout: Sequence[EncodedQuadruple],
     unrelated: Sequence[Turn],
     multipliers: Sequence[float],
     rule: Rule,
     batch_size: int,
 ) -> str:
-    factors = (vector.weight, vector.negative_factor, vector.positive_factor)
     parts = [
-        [value.tolist() for value in factors],
+        {name: value.tolist() for name, value in vector.tensors().items()},
         [[row.elicit.base.ids, row.suppress.base.ids] for row in heldout],
         [turn.ids for turn in unrelated],
-        [vector.operation, vector.layer, vector.prefix_length, vector.model.fingerprint],
+        [vector.edit_description(), vector.prefix_length, vector.model.fingerprint],
         [list(multipliers), rule, batch_size],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

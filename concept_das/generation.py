@@ -64,6 +64,8 @@ def generate_responses(
     rows = _per_prompt("steering", steering, len(prompts))
     keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))
     check_steering(model, rows, positions)
+    prompts = [p if row is None else row.prompt(p) for p, row in zip(prompts, rows, strict=True)]
+    rows = [None if row is None or row.vector.is_text else row for row in rows]
     pad = pad_id_of(chat.tokenizer)
     device = model.get_input_embeddings().weight.device
     texts = [""] * len(prompts)

@@ -38,9 +38,14 @@ class Site:
         """pyvene's name of the site, for `{"component": ...}`."""
         return f"{self.path}.output"
 
+    @property
+    def module_name(self) -> str:
+        """The block's path in torch's form, `model.layers.15`."""
+        return self.path.replace("[", ".").replace("]", "")
+
     def module(self, model: nn.Module) -> nn.Module:
         """The block itself."""
-        return model.get_submodule(self.path.replace("[", ".").replace("]", ""))
+        return model.get_submodule(self.module_name)
 
     def blocks_below(self, model: nn.Module) -> list[nn.Module]:
         """The blocks from the first to the site's own."""

@@ -3,7 +3,8 @@
     with steer(model, vector, direction="elicit", multiplier=1.5):
         ids = model.generate(**inputs, max_new_tokens=100)
 
-The edit is a forward hook on the vector's block. It works with the KV cache on or off, on left- or
+`vector` is what any method left behind (`load_vector`). The edit is a forward hook on its block, or
+on the modules that an adapter adapts. It works with the KV cache on or off, on left- or
 right-padded batches, with streaming, sampling and several returned sequences, and it is gone when
 the block is left, also after an exception. Do not run a pyvene call inside the block: pyvene
 removes every forward hook of the model.
@@ -13,17 +14,19 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from concept_das.artifacts import Artifact, ModuleEdit, Rule
+from concept_das.chats import Prompt
 from concept_das.data import Direction
 from concept_das.errors import InputError
 from concept_das.sites import Site, decoder_of, find_site, hidden_of, replace_hidden
-from concept_das.vectors import Rule, SteeringVector
+from concept_das.vectors import SteeringVector
 from interventions import set_coordinates
 
 Positions = Literal["all", "prompt", "generated"]
@@ -31,20 +34,24 @@ Positions = Literal["all", "prompt", "generated"]
 
 @dataclass(frozen=True)
 class Steering:
-    """A vector with the strength to apply it at.
+    """What to steer with, and how strongly.
 
     Attributes:
-        factor: `[rank]` coordinates to use instead of a measured factor.
+        vector: what a method left behind.
+        multiplier, rule: see `SteeringVector.target`; a learned edit and an adapter are scaled by
+            the multiplier.
+        factor: `[rank]` coordinates to use instead of a vector's measured factor.
     """
 
-    vector: SteeringVector
+    vector: Artifact
     direction: Direction = "elicit"
     multiplier: float = 1.0
     rule: Rule = "paper"
     factor: Tensor | None = None
 
     def target(self) -> Float[Tensor, "rank"]:
-        """The coordinates to clamp to, or the amounts to add."""
+        """The coordinates that a vector is to clamp to, or the amounts to add."""
+        assert isinstance(self.vector, SteeringVector)
         if self.factor is not None:
             if self.factor.numel() != self.vector.rank:
                 raise InputError(
@@ -53,11 +60,29 @@ class Steering:
             return self.factor.float().reshape(self.vector.rank)
         return self.vector.target(self.direction, self.multiplier, self.rule)
 
+    def prompt(self, prompt: Prompt) -> Prompt:
+        """The prompt to give to the model: another one if this steers with text."""
+        return self.vector.prompt(prompt, self.direction)
+
+    def check(self) -> None:
+        """Find out whether it can be applied.
+
+        Raises:
+            InputError: on an unknown rule, a direction it cannot steer in, a factor of other rank.
+        """
+        self.vector.check_direction(self.direction)
+        if isinstance(self.vector, SteeringVector):
+            self.target()
+        elif self.factor is not None or self.rule != "paper":
+            raise InputError(
+                f"{self.vector.method} has no factors; give a multiplier only, and rule paper"
+            )
+
 
 @contextmanager
 def steer(
     model: PreTrainedModel,
-    vector: SteeringVector | Steering | Sequence[Steering | None],
+    vector: Artifact | Steering | Sequence[Steering | None],
     *,
     direction: Direction = "elicit",
     multiplier: float = 1.0,
@@ -79,31 +104,41 @@ def steer(
         prefix_length: number of leading tokens of each row to protect; by default the vector's own,
             the template prefix it was trained with.
         prompt_lengths: tokens of each row's prompt, padding not counted; needed for `prompt` and
-            `generated` when the model is called directly and not through `generate`.
+            `generated`, and for LoReFT, when the model is called directly and not through
+            `generate`.
 
     Raises:
         VectorMismatchError: if a vector belongs to another model.
-        InputError: on unknown modes, or rows that do not fit the batch.
+        InputError: on unknown modes, rows that do not fit the batch, or what steers with text.
     """
-    if isinstance(vector, SteeringVector):
+    if isinstance(vector, Artifact):
         vector = Steering(vector, direction, multiplier, rule)
     rows = [vector] if isinstance(vector, Steering) else list(vector)
     check_steering(model, rows, positions)
+    for row in rows:
+        if row is not None and row.vector.is_text:
+            raise InputError(
+                "a steering prompt is put into the text and not into the model; call "
+                "generate_responses, or give the model what Steering.prompt returns"
+            )
     prefixes = [
         0 if row is None else row.vector.prefix_length if prefix_length is None else prefix_length
         for row in rows
     ]
-    selection = _PositionSelection(positions, prefixes, prompt_lengths)
-    layers = {row.vector.layer for row in rows if row is not None}
-    sites = {layer: find_site(model, layer) for layer in layers}
+    on_modules = _module_edits(model, rows)
+    selection = _PositionSelection(
+        positions,
+        prefixes,
+        prompt_lengths,
+        needs_ends=any(edit.ends for edit, _ in on_modules),
+    )
     with ExitStack() as stack:
         stack.enter_context(selection.watching(model))
-        for site in set(sites.values()):
-            edit = _SiteEdit(
-                [r if r is not None and sites[r.vector.layer] == site else None for r in rows], site
-            )
-            hook = edit.hook(selection)
-            stack.callback(site.module(model).register_forward_hook(hook).remove)
+        for module, hook in [
+            *_vector_hooks(model, rows, selection),
+            *((model.get_submodule(e.module), _hook_of(e, r, selection)) for e, r in on_modules),
+        ]:
+            stack.callback(module.register_forward_hook(hook).remove)
         yield
 
 
@@ -123,25 +158,81 @@ def check_steering(
     for row in {row.vector.model.fingerprint: row for row in used}.values():
         row.vector.check_model(model)
     for row in used:
-        row.target()
+        row.check()
 
 
-class _SiteEdit:
-    """What happens to the hidden states of one site."""
+Hook = Callable[[nn.Module, Any, Any], Any]
+
+
+def _vector_hooks(
+    model: PreTrainedModel, rows: Sequence[Steering | None], selection: "_PositionSelection"
+) -> list[tuple[nn.Module, Hook]]:
+    """One hook for each site that vectors act at, for all of its rows."""
+    vectors = {i: row for i, row in enumerate(rows) if _is_vector(row)}
+    sites: dict[Site, list[Steering | None]] = {}
+    for i, row in vectors.items():
+        (layer,) = row.vector.layers
+        sites.setdefault(find_site(model, layer), [None] * len(rows))[i] = row
+    return [
+        (site.module(model), SiteEdit(at_site, site).hook(selection))
+        for site, at_site in sites.items()
+    ]
+
+
+def _is_vector(row: Steering | None) -> TypeGuard[Steering]:
+    return row is not None and isinstance(row.vector, SteeringVector)
+
+
+def _module_edits(
+    model: PreTrainedModel, rows: Sequence[Steering | None]
+) -> list[tuple[ModuleEdit, Bool[Tensor, "rows"]]]:
+    """The edits of learned edits and adapters, each with the rows that it is for."""
+    chosen: dict[tuple[int, Direction, float], tuple[Steering, Bool[Tensor, rows]]] = {}
+    for i, row in enumerate(rows):
+        if row is not None and not _is_vector(row):
+            key = (id(row.vector), row.direction, row.multiplier)
+            _, members = chosen.setdefault(key, (row, torch.zeros(len(rows), dtype=torch.bool)))
+            members[i] = True
+    return [
+        (edit, members)
+        for row, members in chosen.values()
+        for edit in row.vector.edits(model, row.direction, row.multiplier)
+    ]
+
+
+def _hook_of(
+    edit: ModuleEdit, members: Bool[Tensor, "rows"], selection: "_PositionSelection"
+) -> Hook:
+    """A forward hook that edits a module's output for some rows."""
+
+    def apply(_module: nn.Module, args: Any, output: Any) -> Any:
+        hidden = hidden_of(output)
+        mask = selection.mask_for(hidden, edit.ends, edit.protects_prefix)
+        mask = mask & _per_row(members, len(hidden)).to(mask.device).reshape(-1, 1)
+        edited = edit.change(args[0] if args else hidden, hidden)
+        return replace_hidden(output, torch.where(mask.unsqueeze(-1), edited, hidden))
+
+    return apply
+
+
+class SiteEdit:
+    """What vectors do to the hidden states of one site."""
 
     def __init__(self, rows: Sequence[Steering | None], site: Site) -> None:
         rank = max(row.vector.rank for row in rows if row is not None)
         self.weight = torch.zeros(len(rows), rank, site.width)
         self.target = torch.zeros(len(rows), 1, rank)
         self.clamps = torch.zeros(len(rows), 1, 1, dtype=torch.bool)
+        self.only_clamps = True
         for i, row in enumerate(rows):
             if row is not None:
+                assert isinstance(row.vector, SteeringVector)
                 self.weight[i, : row.vector.rank] = row.vector.weight
                 self.target[i, 0, : row.vector.rank] = row.target()
                 self.clamps[i] = row.vector.operation == "clamp"
-        self.only_clamps = all(r is None or r.vector.operation == "clamp" for r in rows)
+                self.only_clamps &= row.vector.operation == "clamp"
 
-    def hook(self, selection: "_PositionSelection") -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(self, selection: "_PositionSelection") -> Hook:
         """A forward hook for the site's block."""
 
         def apply(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -186,9 +277,14 @@ class _PositionSelection:
     """
 
     def __init__(
-        self, mode: Positions, prefixes: Sequence[int], prompt_lengths: Sequence[int] | None
+        self,
+        mode: Positions,
+        prefixes: Sequence[int],
+        prompt_lengths: Sequence[int] | None,
+        needs_ends: bool,
     ) -> None:
         self.mode = mode
+        self.needs_ends = needs_ends or mode != "all"
         self.prefixes = torch.tensor(prefixes)
         self.prompt_lengths = None if prompt_lengths is None else torch.tensor(prompt_lengths)
         self._positions: Int[Tensor, "batch positions"] | None = None
@@ -213,7 +309,7 @@ class _PositionSelection:
     @contextmanager
     def _watching_generate(self, model: PreTrainedModel) -> Iterator[None]:
         """Note where the prompts end when `generate` is called."""
-        if self.mode == "all" or self.prompt_lengths is not None:
+        if not self.needs_ends or self.prompt_lengths is not None:
             yield
             return
         original, own = model.generate, vars(model).get("generate")
@@ -254,20 +350,29 @@ class _PositionSelection:
         self._positions = positions.expand(batch, width)
 
     def mask_for(
-        self, hidden: Float[Tensor, "batch positions dim"]
+        self,
+        hidden: Float[Tensor, "batch positions dim"],
+        ends: tuple[int, int] | None = None,
+        protects_prefix: bool = True,
     ) -> Bool[Tensor, "batch positions"]:
-        """True where the current pass is to be steered."""
+        """True where the current pass is to be steered; see `ModuleEdit` for the arguments."""
         assert self._positions is not None
         device, batch = hidden.device, hidden.shape[0]
         positions = self._positions.to(device)
-        chosen = positions >= _per_row(self.prefixes, batch).to(device).reshape(-1, 1)
+        prefixes = _per_row(self.prefixes, batch).to(device).reshape(-1, 1)
+        chosen = positions >= (prefixes if protects_prefix else 0)
         if self._real is not None:
-            chosen &= self._real.to(device)
-        if self.mode == "all":
-            return chosen
+            chosen = chosen & self._real.to(device)
+        if self.mode == "all" and ends is None:
+            return chosen.expand(batch, -1)
         if self.prompt_lengths is None:
-            raise InputError(
-                f"positions={self.mode!r} needs prompt_lengths when the model is called directly"
-            )
-        ends = _per_row(self.prompt_lengths, batch).to(device).reshape(-1, 1)
-        return chosen & (positions < ends if self.mode == "prompt" else positions >= ends)
+            what = f"positions={self.mode!r}" if ends is None else "this vector"
+            raise InputError(f"{what} needs prompt_lengths when the model is called directly")
+        stops = _per_row(self.prompt_lengths, batch).to(device).reshape(-1, 1)
+        if self.mode != "all":
+            chosen = chosen & (positions < stops if self.mode == "prompt" else positions >= stops)
+        if ends is not None:
+            first, last = ends
+            near = (positions < prefixes + first) | (positions >= stops - last)
+            chosen = chosen & near & (positions < stops)
+        return chosen

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,12 +12,15 @@ import pandas as pd
 from transformers import TextStreamer
 
 from concept_das import exports
+from concept_das.adapters import Adapter
+from concept_das.artifacts import Artifact, Rule, load_vector
 from concept_das.chats import ChatFormat, pad_id_of
 from concept_das.commands.rows import read_instructions
 from concept_das.data import Direction, read_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation import Evaluation
 from concept_das.evaluation import evaluate as evaluate_vector
+from concept_das.files import write_atomically
 from concept_das.generation import decoding, generate_responses, row_seed
 from concept_das.models import LoadedModel
 from concept_das.options import ChatOptions, ModelOptions
@@ -25,19 +28,19 @@ from concept_das.pipeline import encode_for
 from concept_das.recipe import TrainingConfig
 from concept_das.steering import Positions, Steering
 from concept_das.steering import steer as steering
-from concept_das.vectors import Rule, SteeringVector, write_atomically
+from concept_das.vectors import SteeringVector
 
 log = logging.getLogger(__name__)
 
 
-def load_for(vector: SteeringVector, loading: ModelOptions) -> LoadedModel:
+def load_for(vector: Artifact, loading: ModelOptions) -> LoadedModel:
     """Load the model, and refuse it if the vector belongs to another one."""
     loaded = loading.load(default=vector.model.name)
     vector.check_model(loaded.model)
     return loaded
 
 
-def chat_of(vector: SteeringVector) -> ChatOptions:
+def chat_of(vector: Artifact) -> ChatOptions:
     """The chat options the vector was trained under."""
     return ChatOptions(system=vector.system, source_token=vector.source_token)
 
@@ -64,7 +67,7 @@ def evaluate(
         batch_size: rows per forward pass.
         out: folder for evaluation.csv and rows.parquet; beside the vector if not given.
     """
-    saved = SteeringVector.load(vector)
+    saved = load_vector(vector)
     source = data or str(vector.parent / "heldout.parquet")
     rows = read_quadruples(source)
     loaded = load_for(saved, loading)
@@ -131,7 +134,7 @@ def steer(
     """
     if prompt is not None and file is not None:
         raise InputError("give either a prompt or a file, not both")
-    saved = SteeringVector.load(vector)
+    saved = load_vector(vector)
     loaded = load_for(saved, loading)
     chat = chat_of(saved).of(loaded)
     entry = Steering(saved, direction, multiplier, rule)
@@ -180,8 +183,12 @@ def _converse(
     pad = pad_id_of(loaded.tokenizer)
     streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
     for number, line in enumerate(_typed_lines()):
-        prompt = chat.prompt(line).tensors(loaded.device)
-        with steering(loaded.model, entry, positions=positions):
+        prompt = entry.prompt(chat.prompt(line)).tensors(loaded.device)
+        with (
+            nullcontext()
+            if entry.vector.is_text
+            else steering(loaded.model, entry, positions=positions)
+        ):
             loaded.model.generate(
                 **prompt,
                 **decoding(pad, max_new_tokens, temperature, [row_seed(seed, number)]),
@@ -198,23 +205,32 @@ def _typed_lines() -> Iterator[str]:
 def export(
     vector: Path,
     out: Path,
-    format: Literal["pyvene", "lm-eval", "gguf"],
+    format: Literal["pyvene", "lm-eval", "gguf", "peft"],
     loading: ModelOptions,
     direction: Direction = "elicit",
     multiplier: float = 1.0,
     rule: Rule = "paper",
 ) -> None:
-    """Write a vector in another tool's format, at a fixed strength.
+    """Write what a method left behind in another tool's format, at a fixed strength.
 
     Args:
         vector: folder of a saved vector.
         out: folder (pyvene) or file (.pt for lm-eval, .gguf) to write.
-        format: pyvene (IntervenableModel.load), lm-eval (its steered model) or gguf (llama.cpp
-            control vector, additive vectors only).
+        format: pyvene (IntervenableModel.load), lm-eval (its steered model), gguf (llama.cpp
+            control vector, additive vectors only) or peft (a LoRA, at multiplier 1).
         direction: elicit or suppress.
         multiplier: strength, without unit; 1 is the measured factor.
         rule: paper or interpolate; see evaluate.
     """
+    if format == "peft":
+        adapter = load_vector(vector)
+        if not isinstance(adapter, Adapter):
+            raise InputError(f"{vector} holds no LoRA; the peft format takes what lora trained")
+        if (direction, multiplier, rule) != ("elicit", 1.0, "paper"):
+            raise InputError("peft takes a LoRA as it is; leave direction, multiplier and rule out")
+        exports.to_peft(adapter, out)
+        log.info("%s written for peft", out)
+        return
     saved = SteeringVector.load(vector)
     if format == "gguf":
         exports.to_gguf(saved, out, direction, multiplier, rule)

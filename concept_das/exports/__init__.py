@@ -1,4 +1,4 @@
-"""A steering vector in other tools' formats: pyvene, lm-evaluation-harness, llama.cpp.
+"""What steers, in other tools' formats: pyvene, lm-evaluation-harness, llama.cpp, peft.
 
 | format    | clamp           | add             | steers the template prefix | blocks      |
 |-----------|-----------------|-----------------|----------------------------|-------------|
@@ -6,11 +6,13 @@
 | lm-eval   | rank 1          | any rank        | yes                        | all         |
 | GGUF      | -               | any rank        | yes                        | all but 0   |
 
-What a format cannot say is refused with an `InputError`; nothing is approximated.
+peft takes what the method lora trained, exactly. What a format cannot say is refused with an
+`InputError`; nothing is approximated.
 """
 
 from concept_das.exports.gguf import from_gguf, to_gguf
 from concept_das.exports.lm_eval import to_lm_eval
+from concept_das.exports.peft import to_peft
 from concept_das.exports.pyvene import from_pyvene, save_pyvene, to_pyvene
 
 __all__ = [
@@ -19,5 +21,6 @@ __all__ = [
     "save_pyvene",
     "to_gguf",
     "to_lm_eval",
+    "to_peft",
     "to_pyvene",
 ]

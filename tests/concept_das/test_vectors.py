@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from concept_das import vectors
+from concept_das import artifacts
 from concept_das.errors import InputError, VectorMismatchError
+from concept_das.files import write_atomically
 from concept_das.models import LoadedModel
-from concept_das.vectors import ModelIdentity, SteeringVector, write_atomically
+from concept_das.vectors import ModelIdentity, SteeringVector
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, random_vector, unchecked
 from tests.tiny import LAYERS, VOCABULARY, WIDTH, tiny_model, tiny_tokenizer
 
@@ -280,7 +281,7 @@ def test_the_two_files_of_different_savings_are_noticed(
         written.append(path)
         write_atomically(path, content)
 
-    monkeypatch.setattr(vectors, "write_atomically", only_once)
+    monkeypatch.setattr(artifacts, "write_atomically", only_once)
     with pytest.raises(KeyboardInterrupt):
         random_vector(tiny_model(), seed=9).save(saved)
     with pytest.raises(InputError, match="is truncated or was changed; save the vector again"):

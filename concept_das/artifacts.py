@@ -1,0 +1,322 @@
+"""What any method leaves behind: a saved artifact that says how to steer, and which model.
+
+On disk it is a folder with two files: `vector.safetensors` (the tensors) and `vector.json`
+(everything a person needs to know before applying it). Each holds the other's SHA-256, so a
+truncated or edited file is noticed. Nothing is unpickled.
+"""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from concept_das.chats import Prompt
+from concept_das.data import DIRECTIONS, Direction
+from concept_das.errors import InputError, VectorMismatchError
+from concept_das.files import write_atomically
+from concept_das.models import LoadedModel
+
+FORMAT_VERSION = 1
+
+TENSORS_FILE, DESCRIPTION_FILE = "vector.safetensors", "vector.json"
+
+Rule = Literal["paper", "interpolate"]
+
+Known = TypeVar("Known", bound="type[Artifact]")
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Enough to tell whether a vector belongs to a model.
+
+    Attributes:
+        name: what the model was loaded as.
+        revision: hub commit, if any.
+        architecture: class name.
+        fingerprint: SHA-256 over the unquantised weights (norms and the first embedding rows) in
+            bfloat16, the same whatever precision the model was loaded in.
+    """
+
+    name: str
+    revision: str | None
+    architecture: str
+    n_layers: int
+    hidden_size: int
+    vocab_size: int
+    fingerprint: str
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, name: str = "", revision: str | None = None
+    ) -> "ModelIdentity":
+        """Describe a model."""
+        config = model.config.get_text_config()
+        return cls(
+            name=name or model.config.name_or_path or type(model).__name__,
+            revision=revision,
+            architecture=type(model).__name__,
+            n_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            vocab_size=config.vocab_size,
+            fingerprint=_fingerprint(model),
+        )
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    """Hash of the vectors among the parameters (norms, biases) and 64 rows of the embedding."""
+    digest = hashlib.sha256()
+    small = {name: p for name, p in model.named_parameters() if p.dim() == 1 and p.numel() > 1}
+    small["embedding"] = model.get_input_embeddings().weight[:64]
+    for name in sorted(small):
+        values = small[name].detach().to(torch.bfloat16).cpu().view(torch.int16)
+        digest.update(name.encode())
+        digest.update(values.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ModuleEdit:
+    """A change of one module's output while the model runs.
+
+    Attributes:
+        module: the module's path in the model.
+        change: (the module's input, its output), both `[rows, positions, _]` -> the edited output.
+        ends: edit only that many tokens at either end of the prompt, the template prefix not
+            counted; None for every position.
+        protects_prefix: whether the template prefix is left alone.
+    """
+
+    module: str
+    change: Callable[[Tensor, Tensor], Tensor]
+    ends: tuple[int, int] | None = None
+    protects_prefix: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact(ABC):
+    """A trained way to steer one model: a vector, a learned edit, an adapter or a prompt.
+
+    Attributes:
+        model: the model it was trained on.
+        prefix_length: template tokens at the start of every prompt that are not steered.
+        system: system prompt it was trained under.
+        source_token: index of the source token within the generation prompt.
+        method, concept, recipe, data_hash, metrics, versions: where it comes from.
+    """
+
+    model: ModelIdentity
+    method: str = "cdas"
+    concept: str = ""
+    prefix_length: int = 0
+    system: str | None = None
+    source_token: int = -1
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    data_hash: str | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    # The operations a subclass reads; in the description under `operation`.
+    operations: ClassVar[tuple[str, ...]]
+
+    # Whether it steers with text, which has no strength, and not inside the model.
+    is_text: ClassVar[bool] = False
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """The directions it can steer in."""
+        return DIRECTIONS
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """Number of directions at a site; 0 where there are none."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> tuple[int, ...]:
+        """Blocks it acts at, 0-based."""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that were learned."""
+        return sum(value.numel() for value in self.tensors().values())
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved in `vector.safetensors`."""
+
+    @abstractmethod
+    def edit_description(self) -> dict[str, Any]:
+        """What `vector.json` says of the edit itself: `operation`, `formula` and the rest."""
+
+    @classmethod
+    @abstractmethod
+    def from_saved(
+        cls, tensors: dict[str, Tensor], description: Mapping[str, Any], common: dict[str, Any]
+    ) -> "Artifact":
+        """The inverse of `tensors` and `edit_description`.
+
+        Args:
+            common: the fields of `Artifact` itself, as keyword arguments.
+        """
+
+    def edits(
+        self, model: PreTrainedModel, direction: Direction, multiplier: float
+    ) -> Sequence[ModuleEdit]:
+        """The changes that steer; vectors are applied by `steer` itself, row by row."""
+        return ()
+
+    def prompt(self, prompt: Prompt, direction: Direction) -> Prompt:
+        """The prompt to give to the model; changed only by what steers with text."""
+        return prompt
+
+    def check_direction(self, direction: Direction) -> None:
+        """Make sure it can steer in a direction.
+
+        Raises:
+            InputError: if it cannot.
+        """
+        if direction not in DIRECTIONS:
+            raise InputError(f"unknown direction {direction!r}; choose elicit or suppress")
+        if direction not in self.directions:
+            raise InputError(
+                f"{self.method} was trained to {' and '.join(self.directions)} only and cannot "
+                f"{direction}; choose a method that can (`concept-das methods`)"
+            )
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Make sure it belongs to the model.
+
+        Raises:
+            VectorMismatchError: if it was trained on another one.
+        """
+        other = ModelIdentity.of(model)
+        if other.fingerprint != self.model.fingerprint:
+            raise VectorMismatchError(
+                f"this vector belongs to {_described(self.model)}, not to {_described(other)}; "
+                "load that model, or train a vector for this one"
+            )
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `vector.safetensors` and `vector.json` into a folder, atomically."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        description = self.describe()
+        blob = to_safetensors(
+            {
+                name: value.detach().float().cpu().contiguous()
+                for name, value in self.tensors().items()
+            },
+            metadata={"description_sha256": _hash_of(description)},
+        )
+        write_atomically(target / TENSORS_FILE, blob)
+        signed = {**description, "tensors_sha256": hashlib.sha256(blob).hexdigest()}
+        write_atomically(
+            target / DESCRIPTION_FILE, json.dumps(signed, indent=2, ensure_ascii=False).encode()
+        )
+        return target
+
+    def describe(self) -> dict[str, Any]:
+        """The readable description, as `vector.json` holds it."""
+        return {
+            "format": "concept-das steering vector",
+            "format_version": FORMAT_VERSION,
+            "method": self.method,
+            "concept": self.concept,
+            **self.edit_description(),
+            "prefix_length": self.prefix_length,
+            "system": self.system,
+            "source_token": self.source_token,
+            "model": asdict(self.model),
+            "recipe": dict(self.recipe),
+            "data_hash": self.data_hash,
+            "metrics": dict(self.metrics),
+            "versions": dict(self.versions),
+        }
+
+
+_READERS: dict[str, type[Artifact]] = {}
+
+
+def readable(kind: Known) -> Known:
+    """Let `load_vector` read a class of artifacts, by the operations it names."""
+    for operation in kind.operations:
+        _READERS[operation] = kind
+    return kind
+
+
+def load_vector(
+    folder: str | os.PathLike[str], model: PreTrainedModel | LoadedModel | None = None
+) -> Artifact:
+    """Read what any method saved, and check that it belongs to the model if one is given.
+
+    Raises:
+        InputError: if a file is missing, truncated or was edited.
+        VectorMismatchError: if it belongs to another model.
+    """
+    artifact = _read(Path(folder))
+    if model is not None:
+        artifact.check_model(model.model if isinstance(model, LoadedModel) else model)
+    return artifact
+
+
+def _read(folder: Path) -> Artifact:
+    for name in (TENSORS_FILE, DESCRIPTION_FILE):
+        if not (folder / name).exists():
+            raise InputError(f"{folder} holds no {name}; give the folder of a saved vector")
+    corrupt = f"{folder / TENSORS_FILE} is truncated or was changed; save the vector again"
+    try:
+        signed = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder / DESCRIPTION_FILE} is not valid JSON: {error}") from error
+    if not isinstance(signed, dict):
+        raise InputError(f"{folder / DESCRIPTION_FILE} is no description of a vector; restore it")
+    blob = (folder / TENSORS_FILE).read_bytes()
+    if hashlib.sha256(blob).hexdigest() != signed.pop("tensors_sha256", None):
+        raise InputError(corrupt)
+    if signed.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{folder} has format version {signed.get('format_version')}; this release reads "
+            f"{FORMAT_VERSION}"
+        )
+    try:
+        with safe_open(folder / TENSORS_FILE, framework="pt") as file:
+            if (file.metadata() or {}).get("description_sha256") != _hash_of(signed):
+                raise InputError(
+                    f"{folder / DESCRIPTION_FILE} was changed after saving; restore it"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(corrupt) from error
+    reader = _READERS.get(signed["operation"])
+    if reader is None:
+        raise InputError(
+            f"{folder} steers by {signed['operation']!r}, which this release cannot do; import the "
+            "package that its method comes from"
+        )
+    names = (
+        *("method", "concept", "prefix_length", "system", "source_token"),
+        *("recipe", "data_hash", "metrics", "versions"),
+    )
+    common = {name: signed[name] for name in names}
+    return reader.from_saved(tensors, signed, {**common, "model": ModelIdentity(**signed["model"])})
+
+
+def _described(model: ModelIdentity) -> str:
+    return f"{model.name} ({model.architecture}, weights {model.fingerprint[:8]})"
+
+
+def _hash_of(description: Mapping[str, Any]) -> str:
+    # Through JSON and back, so that what was read hashes like what was written.
+    text = json.dumps(json.loads(json.dumps(description)), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

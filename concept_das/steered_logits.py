@@ -1,0 +1,111 @@
+"""Teacher-forced logits of the steered model, at many strengths of one vector.
+
+Below its block a vector changes nothing, so there the model is run once for all strengths. Tests
+hold that equal to running the whole model under `steer`.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from concept_das.artifacts import Artifact
+from concept_das.chats import Turn
+from concept_das.replay import Replay, ReplayError
+from concept_das.scoring import collate_for, response_logits
+from concept_das.steering import SiteEdit, Steering, steer
+from concept_das.vectors import SteeringVector
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class SteeredLogits(Protocol):
+    """Logits of some turns under some strength."""
+
+    def of(
+        self, turns: Sequence[Turn], steering: Steering | None = None
+    ) -> list[Float[Tensor, "_ vocab"]]:
+        """Logits that predict each turn's response, one tensor per turn.
+
+        Args:
+            steering: None for the untouched model.
+        """
+
+
+def steered_logits(
+    model: PreTrainedModel, artifact: Artifact, pad_id: int, turns: Sequence[Turn]
+) -> SteeredLogits:
+    """The fastest exact way for an artifact.
+
+    Args:
+        turns: everything that it will be asked for.
+    """
+    prefixes = {turn.prompt.ids[: turn.prompt.prefix_length] for turn in turns}
+    if isinstance(artifact, SteeringVector) and {len(p) for p in prefixes} == {
+        artifact.prefix_length
+    }:
+        try:
+            return ReplayedLogits(model, artifact, pad_id, turns[:2])
+        except ReplayError as reason:
+            log.debug("evaluating with the whole model, which cannot be replayed (%s)", reason)
+    return WholeModelLogits(model, pad_id)
+
+
+class WholeModelLogits:
+    """By the model's own forward, under `steer`."""
+
+    def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
+        self.model = model
+        self.pad_id = pad_id
+
+    def of(
+        self, turns: Sequence[Turn], steering: Steering | None = None
+    ) -> list[Float[Tensor, "_ vocab"]]:
+        """See `SteeredLogits`."""
+        if steering is None:
+            return self._logits(turns)
+        if steering.vector.is_text:
+            return self._logits([Turn(steering.prompt(t.prompt), t.response) for t in turns])
+        with steer(self.model, steering, prompt_lengths=[len(t.prompt.ids) for t in turns]):
+            return self._logits(turns)
+
+    def _logits(self, turns: Sequence[Turn]) -> list[Float[Tensor, "_ vocab"]]:
+        return response_logits(self.model, collate_for(self.model, turns, self.pad_id))
+
+
+class ReplayedLogits:
+    """By running only the blocks above the vector's site.
+
+    Raises:
+        ReplayError: at construction, if the model cannot be replayed exactly.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, vector: SteeringVector, pad_id: int, probe: Sequence[Turn]
+    ) -> None:
+        self.site = vector.site(model)
+        self.replay = Replay(model, [self.site], pad_id, probe)
+        self.last: tuple[list[Turn], list[Tensor]] = ([], [])
+
+    def of(
+        self, turns: Sequence[Turn], steering: Steering | None = None
+    ) -> list[Float[Tensor, "_ vocab"]]:
+        """See `SteeredLogits`; the states of the turns last asked for are kept."""
+        if self.last[0] != list(turns):
+            self.last = (list(turns), list(self.replay.states(turns)))
+        edit = None
+        if steering is not None:
+            steered = SiteEdit([steering], self.site)
+
+            def edit(_index: int, hidden: Tensor) -> Tensor:
+                return steered.apply(hidden)
+
+        hidden = self.replay.responses(turns, self.last[1], edit)
+        projection = self.replay.projection
+        device = projection.weight.device
+        return list(projection.logits(torch.cat(hidden).to(device)).split([len(h) for h in hidden]))

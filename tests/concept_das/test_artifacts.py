@@ -1,0 +1,245 @@
+"""What holds for whatever a method leaves behind: one suite over all of them."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from concept_das.adapters import Adapter
+from concept_das.artifacts import Artifact, load_vector
+from concept_das.chats import Turn
+from concept_das.data import DIRECTIONS
+from concept_das.errors import InputError, VectorMismatchError
+from concept_das.evaluation import evaluate
+from concept_das.generation import generate_responses
+from concept_das.learned_edits import LearnedEdit
+from concept_das.methods import METHODS, find_method
+from concept_das.pipeline import train_vector
+from concept_das.prompting import SteeringPrompt
+from concept_das.scoring import collate_for, response_logits
+from concept_das.steering import Steering, steer
+from tests.concept_das.helpers import (
+    PAD,
+    ROWS,
+    encoded_rows,
+    tiny_chat,
+    tiny_config,
+    tiny_loaded,
+)
+from tests.tiny import WIDTH, tiny_model
+
+EVERY_METHOD = pytest.mark.parametrize("name", METHODS)
+IN_THE_MODEL = pytest.mark.parametrize("name", [name for name in METHODS if name != "prompt"])
+
+
+@cache
+def trained(name: str, architecture: str = "llama") -> Artifact:
+    config = tiny_config(name, epochs=2, batch_size=2, learning_rate=0.1, rank=1)
+    return train_vector(tiny_loaded(architecture), tiny_chat(), ROWS, [], 1, config).vector
+
+
+def turns() -> list[Turn]:
+    """Of different lengths; some prompts are too short for ten edited tokens."""
+    return [row.elicit.base for row in encoded_rows()]
+
+
+def logits_of(
+    model: PreTrainedModel,
+    batch: Sequence[Turn],
+    steering: Steering | Sequence[Steering | None] | None,
+) -> list[Tensor]:
+    collated = collate_for(model, batch, PAD)
+    if steering is None:
+        return response_logits(model, collated)
+    with steer(model, steering, prompt_lengths=[len(turn.prompt.ids) for turn in batch]):
+        return response_logits(model, collated)
+
+
+@EVERY_METHOD
+def test_saved_and_read_again(name: str, tmp_path: Path) -> None:
+    artifact = trained(name)
+    read = load_vector(artifact.save(tmp_path / "vector"), tiny_model())
+    assert type(read) is type(artifact)
+    assert read.describe() == artifact.describe()
+    assert read.directions == find_method(name).directions
+    for key, value in artifact.tensors().items():
+        assert torch.equal(read.tensors()[key], value.float())
+    assert (read.rank, read.layers, read.parameters) == (
+        artifact.rank,
+        artifact.layers,
+        artifact.parameters,
+    )
+
+
+@EVERY_METHOD
+def test_another_model_is_refused(name: str, tmp_path: Path) -> None:
+    trained(name).save(tmp_path)
+    with pytest.raises(VectorMismatchError, match="belongs to"):
+        load_vector(tmp_path, tiny_model(seed=1))
+
+
+@EVERY_METHOD
+def test_a_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
+    trained(name).save(tmp_path)
+    file = tmp_path / "vector.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated or was changed"):
+        load_vector(tmp_path)
+
+
+@EVERY_METHOD
+def test_only_the_directions_it_has(name: str) -> None:
+    artifact = trained(name)
+    for direction in DIRECTIONS:
+        if direction in artifact.directions:
+            Steering(artifact, direction).check()
+        else:
+            with pytest.raises(InputError, match=f"cannot {direction}"):
+                Steering(artifact, direction).check()
+
+
+@IN_THE_MODEL
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_steers_inside_the_block_only(name: str, architecture: str) -> None:
+    model, artifact = tiny_model(architecture), trained(name, architecture)
+    before = logits_of(model, turns(), None)
+    for direction in artifact.directions:
+        inside = logits_of(model, turns(), Steering(artifact, direction, 2.0))
+        assert any(not torch.allclose(a, b) for a, b in zip(inside, before, strict=True))
+    after = logits_of(model, turns(), None)
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@IN_THE_MODEL
+def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
+    """Together with rows that are not steered, or by another vector, or by themselves."""
+    model, artifact = tiny_model(), trained(name)
+    direction = artifact.directions[-1]
+    mine, other = Steering(artifact, direction, 1.5), Steering(trained("cdas"), "elicit", 3.0)
+    rows: list[Steering | None] = [mine, None, other, mine, None]
+    together = logits_of(model, turns(), rows)
+    for turn, row, found in zip(turns(), rows, together, strict=True):
+        (alone,) = logits_of(model, [turn], row)
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+def test_cache_and_padding_change_no_generated_token(name: str, positions: Any) -> None:
+    model, chat, artifact = tiny_model(), tiny_chat(), trained(name)
+    prompts = [turn.prompt for turn in turns()]
+    steering = Steering(artifact, artifact.directions[0], 2.0)
+    options: dict[str, Any] = {
+        "steering": steering,
+        "positions": positions,
+        "max_new_tokens": 6,
+    }
+    found = generate_responses(model, chat, prompts, **options)
+    alone = [generate_responses(model, chat, [prompt], **options)[0] for prompt in prompts]
+    model.generation_config.use_cache = False
+    uncached = generate_responses(model, chat, prompts, **options)
+    assert found == alone == uncached
+
+
+@EVERY_METHOD
+def test_every_method_is_evaluated_in_the_same_way(name: str) -> None:
+    artifact = trained(name)
+    result = evaluate(
+        tiny_model(),
+        tiny_chat(),
+        artifact,
+        encoded_rows(3),
+        multipliers=(1.0,),
+        unrelated=[row.suppress.source for row in encoded_rows(2)],
+    )
+    for direction, recovery in (
+        ("elicit", "elicitation_recovery"),
+        ("suppress", "suppression_recovery"),
+    ):
+        measured = direction in artifact.directions
+        for column in (recovery, f"heldout_jsd_{direction}", f"kl_side_effect_{direction}"):
+            assert bool(result.table[column].notna().all()) == measured
+
+
+def test_half_a_learned_edit_moves_half_as_far() -> None:
+    model, artifact = tiny_model(), trained("loreft")
+    assert isinstance(artifact, LearnedEdit)
+    (first, *_) = artifact.edits(model, "elicit", 1.0)
+    (half, *_) = artifact.edits(model, "elicit", 0.5)
+    hidden = torch.randn(2, 3, WIDTH)
+    torch.testing.assert_close(
+        half.change(hidden, hidden) - hidden, (first.change(hidden, hidden) - hidden) / 2
+    )
+
+
+def test_the_learned_edit_is_that_of_pyreft() -> None:
+    """The same positions, edited by pyreft's own `ReftModel` with the same parameters."""
+    pyreft = pytest.importorskip("pyreft", reason="pyreft is not installed")
+    from concept_das.loreft import loreft_intervention
+
+    artifact = trained("loreft")
+    assert isinstance(artifact, LearnedEdit)
+    model = tiny_model()
+    turn = turns()[0]
+    (found,) = logits_of(model, [turn], Steering(artifact))
+    prefix, stop = turn.prompt.prefix_length, len(turn.prompt.ids)
+    positions = sorted({*range(prefix, min(prefix + 5, stop)), *range(max(prefix, stop - 5), stop)})
+    representations = [
+        {
+            "component": f"model.layers[{layer}].output",
+            "low_rank_dimension": artifact.rank,
+            "intervention": loreft_intervention(tensors),
+        }
+        for layer, tensors in artifact.loreft["elicit"].items()
+    ]
+    theirs = pyreft.get_reft_model(model, pyreft.ReftConfig(representations=representations))
+    _, output = theirs(
+        {"input_ids": torch.tensor([turn.ids])},
+        unit_locations={"sources->base": (None, [[positions]] * len(representations))},
+        use_cache=False,
+    )
+    expected = output.logits[0, stop - 1 : stop - 1 + len(turn.response)]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_is_that_of_peft(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    from concept_das.exports.peft import to_peft
+
+    artifact = trained("lora")
+    assert isinstance(artifact, Adapter)
+    batch = turns()
+    found = logits_of(tiny_model(), batch, Steering(artifact))
+    adapted = peft.PeftModel.from_pretrained(tiny_model(), to_peft(artifact, tmp_path))
+    expected = response_logits(adapted.get_base_model(), collate_for(tiny_model(), batch, PAD))
+    for ours, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_steering_prompt_is_text_before_the_users() -> None:
+    chat, artifact = tiny_chat(), trained("prompt")
+    assert isinstance(artifact, SteeringPrompt)
+    prompt = chat.prompt("Name a tree")
+    steered = artifact.prompt(prompt, "elicit")
+    added = chat.text_ids(artifact.texts["elicit"])
+    assert steered.ids == (
+        *prompt.ids[: prompt.prefix_length],
+        *added,
+        *prompt.ids[prompt.prefix_length :],
+    )
+    at = prompt.source_position
+    assert steered.ids[steered.source_position] == prompt.ids[at]
+    assert "Pirate" in artifact.texts["elicit"]
+
+
+def test_a_steering_prompt_does_not_go_into_the_model() -> None:
+    with (
+        pytest.raises(InputError, match="put into the text and not into the model"),
+        steer(tiny_model(), trained("prompt")),
+    ):
+        pass
