@@ -3,21 +3,25 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from concept_das.data import Direction, EncodedQuadruple
+from concept_das.data import Direction, EditName, EncodedQuadruple
 from concept_das.errors import TrainingError
-from concept_das.methods import Term, find_method
-from concept_das.progress import Progress, RunIdentity, resume, save
+from concept_das.methods import Term, trained_method
+from concept_das.methods.base import directions_of
+from concept_das.progress import Progress, resume, run_identity, save
 from concept_das.recipe import TrainingConfig
+from concept_das.sites import Site
 from concept_das.tracking import NoTracker, Tracker
 from interventions import orthonormal_rows
+from interventions.partition import PartitionedSubspace
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ class TrainingTask:
         checkpoint: folder to save progress in after every epoch. If it already holds progress of
             the same run, training goes on from there and ends with the same direction.
         tracker: where the numbers of every step go.
+        seed: in place of the recipe's.
     """
 
     rows: Sequence[EncodedQuadruple]
@@ -40,29 +45,34 @@ class TrainingTask:
     name: str = ""
     checkpoint: Path | None = None
     tracker: Tracker = field(default_factory=NoTracker)
+    seed: int | None = None
 
 
 @dataclass
 class TrainingResult:
-    """Trained directions and how they came about.
+    """Trained interventions and how they came about.
 
     Attributes:
-        weights: `[sites, rank, dim]` float32; orthonormal rows at each site where the method keeps
-            unit norm.
+        interventions: of each site, from the lowest block to the highest, by edit.
         history: one record per step (`loss_elicit`, `loss_suppress`, `gradient_norm`, ...) and per
             epoch (`heldout_elicit`, `heldout_suppress`).
         best_epoch: the epoch the weights are from, counted from 1.
     """
 
-    weights: Float[Tensor, "sites rank dim"]
+    interventions: list[Mapping[EditName, nn.Module]]
     history: list[dict[str, float]]
     best_epoch: int
 
     @property
+    def weights(self) -> Float[Tensor, "sites rank dim"]:
+        """The directions at each site; orthonormal rows where the method keeps unit norm."""
+        return torch.stack([directions_of(at_site) for at_site in self.interventions])
+
+    @property
     def weight(self) -> Float[Tensor, "rank dim"]:
         """The directions of a run at one site."""
-        if len(self.weights) > 1:
-            raise ValueError(f"the run has {len(self.weights)} sites; use weights")
+        if len(self.interventions) > 1:
+            raise ValueError(f"the run has {len(self.interventions)} sites; use weights")
         return self.weights[0]
 
 
@@ -71,6 +81,7 @@ class ConceptRun:
 
     Attributes:
         interventions: for each site, from the lowest block to the highest, by edit.
+        turns: whether all that is learned is directions, whose turning is reported as drift.
         state: what changes, saved after each epoch.
         total: number of steps of the whole run.
     """
@@ -79,20 +90,21 @@ class ConceptRun:
         self,
         task: TrainingTask,
         config: TrainingConfig,
-        widths: Sequence[int],
-        device: torch.device,
-        identity: RunIdentity,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
     ) -> None:
+        if task.seed is not None:
+            config = replace(config, seed=task.seed)
         self.task = task
         self.config = config
-        self.identity = identity
+        self.identity = run_identity(model, sites, task.rows, task.heldout, asdict(config))
+        self.method = trained_method(config.method)
         torch.manual_seed(config.seed)
-        self.method = find_method(config.method)
-        self.interventions = [self.method.interventions(width, config.rank) for width in widths]
-        at_sites = [list(at_site.values()) for at_site in self.interventions]
-        for intervention in (one for at_site in at_sites for one in at_site):
-            intervention.to(device)
-        self.parameters = [at_site[0].weight for at_site in at_sites]
+        self.interventions = self.method.build(model, sites, config)
+        every = [one for at_site in self.interventions for one in at_site.values()]
+        # Edits of a site may share parameters.
+        self.parameters = list(dict.fromkeys(p for one in every for p in one.parameters()))
+        self.turns = all(isinstance(one, PartitionedSubspace) for one in every)
         self.optimizer = torch.optim.AdamW(
             self.parameters, config.learning_rate, weight_decay=config.weight_decay
         )
@@ -100,7 +112,7 @@ class ConceptRun:
         self.total = config.epochs * self.steps_per_epoch
         self.state = Progress(start=self._weights(), best=self._weights())
         if task.checkpoint is not None:
-            resume(task.checkpoint, self.state, self.parameters, self.optimizer, identity)
+            resume(task.checkpoint, self.state, self.parameters, self.optimizer, self.identity)
 
     @property
     def finished(self) -> bool:
@@ -141,23 +153,25 @@ class ConceptRun:
         if self.method.unit_norm:
             self._retract()
         self.state.step += 1
-        self.record(
-            {
-                "loss": sum(losses.values()),
-                **{f"loss_{direction}": value for direction, value in losses.items()},
-                "gradient_norm": float(norm),
-                "learning_rate": rate,
-                "drift": max(
-                    subspace_distance(*map(orthonormal_rows, pair))
-                    for pair in zip(self.state.start, self._weights(), strict=True)
-                ),
-            }
-        )
+        values = {
+            "loss": sum(losses.values()),
+            **{f"loss_{direction}": value for direction, value in losses.items()},
+            "gradient_norm": float(norm),
+            "learning_rate": rate,
+        }
+        if self.turns:
+            values["drift"] = max(
+                subspace_distance(*map(orthonormal_rows, pair))
+                for pair in zip(self.state.start, self._weights(), strict=True)
+            )
+        self.record(values)
 
     def _retract(self) -> None:
         try:
             for at_site in self.interventions:
-                next(iter(at_site.values())).retract()
+                intervention = next(iter(at_site.values()))
+                assert isinstance(intervention, PartitionedSubspace)
+                intervention.retract()
         except ValueError as error:
             raise TrainingError(f"{error} ({self.where()})") from error
 
@@ -200,9 +214,10 @@ class ConceptRun:
                 self.state.epoch,
                 self.state.best_epoch,
             )
-        return TrainingResult(
-            torch.stack(self.state.best).cpu(), self.state.history, self.state.best_epoch
-        )
+        with torch.no_grad():
+            for parameter, best in zip(self.parameters, self.state.best, strict=True):
+                parameter.copy_(best)
+        return TrainingResult(self.interventions, self.state.history, self.state.best_epoch)
 
     def where(self) -> str:
         """The current step, for messages."""

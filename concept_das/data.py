@@ -22,8 +22,8 @@ from concept_das.errors import InputError
 # D+ and D- of the paper.
 Direction = Literal["elicit", "suppress"]
 
-# What can be done to hidden states in training.
-EditName = Literal["interchange", "add", "null_out"]
+# What can be done to hidden states in training: `interchange`, `add`, `null_out`, `loreft`, ...
+EditName = str
 
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 

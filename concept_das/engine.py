@@ -18,20 +18,19 @@ from contextlib import ExitStack
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.cache import CacheBudget
 from concept_das.chats import Turn
 from concept_das.data import EditName, Run
-from concept_das.losses import spans
+from concept_das.losses import edit_mask, needs_no_source, spans
 from concept_das.methods import TrainedMethod
 from concept_das.packing import by_token_budget
 from concept_das.replay import Replay, final_states
 from concept_das.scoring import collate_for
 from concept_das.sites import Site, capture
-from interventions.partition import PartitionedSubspace
 from objectives.divergences import LOG_ZERO
 from objectives.projected import (
     ProjectedLoss,
@@ -63,7 +62,7 @@ class ReplayLosses:
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
-        interventions: Sequence[Sequence[Mapping[EditName, PartitionedSubspace]]],
+        interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
         method: TrainedMethod,
         pad_id: int,
         runs: Sequence[Run],
@@ -74,7 +73,8 @@ class ReplayLosses:
         self.model = model
         self.interventions = interventions
         self.method = method
-        self.replay = Replay(model, sites, pad_id, [run.base for run in runs[:2]])
+        probe = [run.base for run in runs[:2]]
+        self.replay = Replay(model, sites, pad_id, probe, share_prefix=method.shares_prefix)
         texts = list(dict.fromkeys((run.base, run.source) for run in runs))
         self.entry = {text: i for i, text in enumerate(texts)}
         self.likelihoods: dict[Turn, float] = {}
@@ -114,16 +114,24 @@ class ReplayLosses:
         sources = torch.stack([self.source.get(entry) for entry in entries], dim=1)
         factors = torch.tensor([run.factor for run in runs])
         users = list(spans([(part, run.edit) for part, run in zip(parts, runs, strict=True)]))
+        turns = [run.base for run in runs]
+        mask = edit_mask(self.method, turns, max(len(turn.ids) for turn in turns))
 
         def edit(index: int, hidden: Tensor) -> Tensor:
             moved = []
             for (part, name), rows in users:
                 intervention = self.interventions[part][index][name]
-                source = sources[index, rows].to(hidden.device) if name == "interchange" else None
-                moved.append(intervention(hidden[rows], source, row_factors=factors[rows]))
+                sourceless = needs_no_source(intervention)
+                moved.append(
+                    intervention(
+                        hidden[rows],
+                        None if sourceless else sources[index, rows].to(hidden.device),
+                        row_factors=factors[rows],
+                        position_mask=None if mask is None else mask[rows],
+                    )
+                )
             return torch.cat(moved)
 
-        turns = [run.base for run in runs]
         states = [self.base.get(entry) for entry in entries]
         hidden = torch.cat(self.replay.responses(turns, states, edit)).to(self.head_device)
         labels = torch.tensor([token for turn in turns for token in turn.response])

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from pyvene.models.interventions import SourcelessIntervention
+from torch import Tensor, nn
 
 from concept_das.chats import Turn
 from concept_das.data import DIRECTIONS, Direction, Run
 from concept_das.errors import InputError
-from concept_das.methods.base import Term
+from concept_das.methods.base import Term, TrainedMethod
 from concept_das.packing import by_token_budget
 
 Key = TypeVar("Key")
@@ -72,6 +73,29 @@ class Losses(Protocol):
 
     def log_likelihood(self, turn: Turn) -> float:
         """Log-probability of a turn's response in the untouched model, summed over its tokens."""
+
+
+def needs_no_source(intervention: nn.Module) -> bool:
+    """Whether an intervention makes do with the base's hidden states; pyvene's own mark."""
+    return isinstance(intervention, SourcelessIntervention)
+
+
+def edit_mask(
+    method: TrainedMethod, turns: Sequence[Turn], width: int
+) -> Bool[Tensor, "rows edited"] | None:
+    """Which positions after the template prefix a method edits; None if it is all of them.
+
+    Args:
+        turns: rows that share the template prefix.
+        width: tokens of the padded batch.
+    """
+    edited = [method.edited(turn.prompt) for turn in turns]
+    if all(positions is None for positions in edited):
+        return None
+    mask = torch.zeros(len(turns), width, dtype=torch.bool)
+    for row, positions in enumerate(edited):
+        mask[row, slice(None) if positions is None else list(positions)] = True
+    return mask[:, turns[0].prompt.prefix_length :]
 
 
 class NotFiniteError(Exception):

@@ -6,29 +6,31 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from concept_das.artifacts import Artifact, ModelIdentity
 from concept_das.chats import ChatFormat, pad_id_of
 from concept_das.concept_run import TrainingResult, TrainingTask
 from concept_das.data import EncodedQuadruple, Quadruple, data_hash, encode_quadruples
-from concept_das.factors import Latents, measure_latents
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
-from concept_das.methods import find_method
+from concept_das.methods import FittedMethod, Job, TrainedMethod, find_method
 from concept_das.models import LoadedModel
 from concept_das.recipe import TrainingConfig
-from concept_das.sites import find_site
 from concept_das.tracking import NoTracker, Tracker
 from concept_das.training import train_directions
-from concept_das.vectors import ModelIdentity, SteeringVector
 
 _VERSIONED = ("torch", "transformers", "pyvene", "datasets", "safetensors", "numpy")
 
 
 @dataclass(frozen=True)
 class TrainedVector:
-    """A vector with what its training left behind."""
+    """A vector with what its training left behind, if it was trained."""
 
-    vector: SteeringVector
-    training: TrainingResult
-    latents: Latents
+    vector: Artifact
+    training: TrainingResult | None = None
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What training recorded, step by step and epoch by epoch."""
+        return [] if self.training is None else self.training.history
 
 
 def encode_for(
@@ -47,13 +49,14 @@ class ConceptRows:
 
     Attributes:
         rows, heldout: quadruples to train on, and to measure the held-out loss on.
-        checkpoint, tracker: see `TrainingTask`.
+        checkpoint, tracker, seed: see `TrainingTask`.
     """
 
     rows: Sequence[Quadruple]
     heldout: Sequence[Quadruple] = ()
     checkpoint: Path | None = None
     tracker: Tracker = field(default_factory=NoTracker)
+    seed: int | None = None
 
 
 def train_vector(
@@ -68,7 +71,7 @@ def train_vector(
     checkpoint: Path | None = None,
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> TrainedVector:
-    """Train one concept's directions, measure the factors, and describe the result.
+    """Train one concept by the recipe's method, measure the factors, and describe the result.
 
     Args:
         layer: block index, 0-based; negative counts from the end.
@@ -88,48 +91,63 @@ def train_vectors(
 ) -> list[TrainedVector]:
     """The same for several concepts, trained `engine.together` at a time."""
     method = find_method(config.method)
-    site = find_site(loaded.model, layer)
-    pad_id = pad_id_of(chat.tokenizer)
+    jobs = [_job(loaded, chat, concept, layer, config) for concept in concepts]
+    if isinstance(method, FittedMethod):
+        return [TrainedVector(method.fit(job)) for job in jobs]
+    assert isinstance(method, TrainedMethod)
+    sites = method.sites(loaded.model, layer, config)
     tasks = [
         TrainingTask(
-            rows=encode_for(loaded, chat, concept.rows, config),
+            rows=job.encoded,
             heldout=encode_for(loaded, chat, concept.heldout, config),
             name=f"concept {concept.rows[0].concept_id}" if len(concepts) > 1 else "",
             checkpoint=concept.checkpoint,
             tracker=concept.tracker,
+            seed=concept.seed,
         )
-        for concept in concepts
+        for concept, job in zip(concepts, jobs, strict=True)
     ]
-    results = train_directions(loaded.model, [site], tasks, config, pad_id=pad_id, engine=engine)
+    pad_id = pad_id_of(chat.tokenizer)
+    results = train_directions(loaded.model, sites, tasks, config, pad_id=pad_id, engine=engine)
     trained = []
-    for concept, task, result in zip(concepts, tasks, results, strict=True):
-        latents = measure_latents(loaded.model, site, result.weight, task.rows, pad_id)
-        negative, positive = method.factors(latents)
-        vector = SteeringVector(
-            weight=result.weight,
-            negative_factor=negative,
-            positive_factor=positive,
-            operation=method.operation,
-            layer=site.layer,
-            model=ModelIdentity.of(loaded.model, loaded.name, loaded.revision),
-            method=config.method,
-            concept=concept.rows[0].concept,
-            prefix_length=len(chat.prefix),
-            system=chat.system,
-            source_token=chat.source_token,
-            recipe={
-                **asdict(config),
-                "rows": len(concept.rows),
-                "best_epoch": result.best_epoch,
-            },
-            data_hash=data_hash(concept.rows),
-            versions=versions(),
-        )
-        trained.append(TrainedVector(vector, result, latents))
+    for job, result in zip(jobs, results, strict=True):
+        job.common["recipe"]["best_epoch"] = result.best_epoch
+        trained.append(TrainedVector(method.artifact(job, result.interventions), result))
     return trained
 
 
-def with_metrics(vector: SteeringVector, metrics: dict[str, float]) -> SteeringVector:
+def _job(
+    loaded: LoadedModel,
+    chat: ChatFormat,
+    concept: ConceptRows,
+    layer: int,
+    config: TrainingConfig,
+) -> Job:
+    if concept.seed is not None:
+        config = replace(config, seed=concept.seed)
+    return Job(
+        model=loaded.model,
+        chat=chat,
+        layer=layer,
+        rows=concept.rows,
+        encoded=encode_for(loaded, chat, concept.rows, config),
+        config=config,
+        common={
+            "model": ModelIdentity.of(loaded.model, loaded.name, loaded.revision),
+            "method": config.method,
+            "concept": concept.rows[0].concept,
+            "prefix_length": len(chat.prefix),
+            "system": chat.system,
+            "source_token": chat.source_token,
+            # A list, as it is when read again.
+            "recipe": {**asdict(config), "layers": list(config.layers), "rows": len(concept.rows)},
+            "data_hash": data_hash(concept.rows),
+            "versions": versions(),
+        },
+    )
+
+
+def with_metrics(vector: Artifact, metrics: dict[str, float]) -> Artifact:
     """The vector with its measurements in the description."""
     return replace(vector, metrics=metrics)
 

@@ -9,17 +9,16 @@ from contextlib import ExitStack, contextmanager
 
 import pyvene as pv
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.chats import Batch, Turn
 from concept_das.data import EditName, Run
-from concept_das.losses import spans
+from concept_das.losses import edit_mask, needs_no_source, spans
 from concept_das.methods import TrainedMethod
 from concept_das.scoring import collate_for, response_logits
 from concept_das.sites import Site, capture
-from interventions.partition import PartitionedSubspace
 from objectives import token_cross_entropy
 
 
@@ -35,7 +34,7 @@ class PyveneLosses:
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
-        interventions: Sequence[Sequence[Mapping[EditName, PartitionedSubspace]]],
+        interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
         method: TrainedMethod,
         pad_id: int,
     ) -> None:
@@ -79,7 +78,9 @@ class PyveneLosses:
         teacher, states = None, None
         if sources:
             teacher, states = self._teacher(collate_for(self.model, sources, self.pad_id))
-        logits = intervenable.logits(base, states, torch.tensor([run.factor for run in runs]))
+        factors = torch.tensor([run.factor for run in runs])
+        mask = edit_mask(self.method, [run.base for run in runs], base.input_ids.shape[1])
+        logits = intervenable.logits(base, states, factors, mask)
         student = logits[base.response_mask.to(logits.device)]
         labels = torch.tensor([token for run in runs for token in run.base.response])
         values = self.method.objective.plain(
@@ -106,9 +107,10 @@ class _Intervenable:
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
-        interventions: Sequence[PartitionedSubspace],
+        interventions: Sequence[nn.Module],
     ) -> None:
         self.model = model
+        trainable = [p for one in interventions for p in one.parameters() if p.requires_grad]
         self.intervenable = pv.IntervenableModel(
             [
                 {"component": site.component, "intervention": intervention}
@@ -116,9 +118,12 @@ class _Intervenable:
             ],
             model,
         )
+        for parameter in trainable:  # pyvene freezes all that is in the model, adapters too
+            parameter.requires_grad_(True)
         # pyvene orders them its own way.
         held = [self.intervenable.interventions[key] for key in self.intervenable.sorted_keys]
         held = [h[0] if isinstance(h, (tuple, list)) else h for h in held]
+        self.sourceless = needs_no_source(held[0])
         self.order = [[i is h for i in interventions].index(True) for h in held]
 
     def logits(
@@ -126,6 +131,7 @@ class _Intervenable:
         base: Batch,
         source_states: Sequence[Tensor] | None,
         factors: Float[Tensor, "batch"],
+        mask: Bool[Tensor, "batch edited"] | None,
     ) -> Float[Tensor, "batch positions vocab"]:
         """The intervened run's logits.
 
@@ -135,12 +141,13 @@ class _Intervenable:
         Args:
             source_states: `[batch, 1, dim]` for each site; None for edits without a source.
             factors: one per row, for additions.
+            mask: see `edit_mask`.
         """
         prefix = base.rows[0].prompt.prefix_length
         positions = list(range(prefix, base.input_ids.shape[1]))
         keys = self.intervenable.sorted_keys
         given = None
-        if source_states is not None:
+        if source_states is not None and not self.sourceless:
             given = {key: source_states[i] for key, i in zip(keys, self.order, strict=True)}
         with _keeping_hooks(self.model):
             _, output = self.intervenable(
@@ -149,7 +156,7 @@ class _Intervenable:
                 unit_locations={
                     "sources->base": (None, [[positions] * len(base.rows)] * len(keys))
                 },
-                intervention_additional_kwargs={"row_factors": factors},
+                intervention_additional_kwargs={"row_factors": factors, "position_mask": mask},
                 use_cache=False,
             )
         logits = output.logits

@@ -3,18 +3,20 @@
 from dataclasses import dataclass
 
 from concept_das.errors import InputError
-from concept_das.methods import find_method
 from objectives import REDUCTIONS
 from objectives.reduction import Reduction
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Hyper-parameters. The defaults are the paper's for Gemma-2-2B-it on AxBench.
+    """Hyper-parameters. The defaults are CDAS's, the paper's for Gemma-2-2B-it on AxBench.
+
+    Every method has its own: `find_method("reps").config(epochs=3)` gives RePS's, epochs excepted.
 
     Attributes:
         method: name of the objective; `concept-das methods` lists them.
-        rank: number of directions (1 in the paper).
+        rank: number of directions (1 in the paper); rank of LoReFT and LoRA.
+        layers: blocks of a method that acts at several, 0-based; empty for one that acts at one.
         learning_rate: AdamW, decayed linearly to 0 without warm-up (0.04; the release's configs use
             0.02 to 0.08 depending on the model).
         epochs: passes over the training rows (18).
@@ -31,6 +33,7 @@ class TrainingConfig:
 
     method: str = "cdas"
     rank: int = 1
+    layers: tuple[int, ...] = ()
     learning_rate: float = 0.04
     epochs: int = 18
     batch_size: int = 8
@@ -42,7 +45,6 @@ class TrainingConfig:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        find_method(self.method)
         for name in ("rank", "epochs", "batch_size", "max_response_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")

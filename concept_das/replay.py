@@ -37,14 +37,21 @@ class Replay:
         sites: from the lowest block to the highest; edits may happen at each.
         projection: the model's head.
         shared: number of leading tokens whose keys and values are shared by all rows and which are
-            not replayed; the template prefix, or 0 where the model takes no such cache.
+            not replayed; the template prefix, or 0 where the model takes no such cache or it is
+            not to be shared.
 
     Raises:
         ReplayError: at construction, if a few rows come out otherwise than in the untouched model.
     """
 
     def __init__(
-        self, model: PreTrainedModel, sites: Sequence[Site], pad_id: int, probe: Sequence[Turn]
+        self,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        pad_id: int,
+        probe: Sequence[Turn],
+        *,
+        share_prefix: bool = True,
     ) -> None:
         if list(sites) != sorted(sites, key=lambda site: site.layer):
             raise ValueError("give the sites from the lowest block to the highest")
@@ -54,7 +61,7 @@ class Replay:
         self.projection = projection_of(model)
         self.as_tensor = _blocks_return_tensors(model, sites[0], probe[0], pad_id)
         try:
-            self.prefix = _prefix_cache(model, probe[0])
+            self.prefix = _prefix_cache(model, probe[0]) if share_prefix else []
             self._check(probe)
         except ReplayError:  # some models of transformers 4 take no plain cache
             self.prefix = []

@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -22,15 +22,13 @@ from concept_das.losses import (
     NotFiniteError,
     sum_losses,
 )
-from concept_das.methods import Term, find_method
+from concept_das.methods import Term, trained_method
 from concept_das.plain import PyveneLosses
-from concept_das.progress import RunIdentity, run_identity
 from concept_das.recipe import TrainingConfig
 from concept_das.replay import ReplayError
 from concept_das.scoring import batches
 from concept_das.sites import Site
 from concept_das.tracking import NoTracker, Tracker
-from interventions.partition import PartitionedSubspace
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +88,9 @@ def train_directions(
         if config.rank > site.width:
             raise InputError(f"rank {config.rank} exceeds the model's width {site.width}")
     results: list[TrainingResult] = []
+    alone = trained_method(config.method).trains_alone
     with _frozen(model):
-        for group in batches(tasks, engine.together):
+        for group in batches(tasks, 1 if alone else engine.together):
             results += _train_together(model, sites, group, config, pad_id, engine)
     return results
 
@@ -105,24 +104,29 @@ def _train_together(
     engine: EngineOptions,
 ) -> list[TrainingResult]:
     """Train a group of concepts in lockstep: a step holds a batch of rows of each."""
-    device = next(sites[0].module(model).parameters()).device
-    widths = [site.width for site in sites]
-
-    def identity(task: TrainingTask) -> RunIdentity:
-        return run_identity(model, sites, task.rows, task.heldout, asdict(config))
-
-    runs = [ConceptRun(task, config, widths, device, identity(task)) for task in tasks]
+    runs = [ConceptRun(task, config, model, sites) for task in tasks]
     active = {part: run for part, run in enumerate(runs) if not run.finished}
-    if active:
-        interventions = [run.interventions for run in runs]
-        losses = build_losses(
-            model, sites, interventions, config.method, pad_id, all_runs(active.values()), engine
+    with ExitStack() as stack:
+        for run in active.values():
+            stack.enter_context(run.method.installed(model, run.interventions))
+        if active:
+            interventions = [run.interventions for run in runs]
+            losses = build_losses(
+                model,
+                sites,
+                interventions,
+                config.method,
+                pad_id,
+                all_runs(active.values()),
+                engine,
+            )
+        bar = stack.enter_context(
+            tqdm(
+                total=sum(run.total for run in runs),
+                initial=sum(run.total if run.finished else run.state.step for run in runs),
+                desc=f"train {config.method}",
+            )
         )
-    with tqdm(
-        total=sum(run.total for run in runs),
-        initial=sum(run.total if run.finished else run.state.step for run in runs),
-        desc=f"train {config.method}",
-    ) as bar:
         while active:
             _step(losses, active, engine.batch_tokens)
             bar.update(len(active))
@@ -175,7 +179,7 @@ def _summary(records: Sequence[Mapping[str, float]]) -> str:
 def build_losses(
     model: PreTrainedModel,
     sites: Sequence[Site],
-    interventions: Sequence[Sequence[Mapping[EditName, PartitionedSubspace]]],
+    interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
     method: str,
     pad_id: int,
     runs: Sequence[Run],
@@ -188,7 +192,7 @@ def build_losses(
         interventions: for each concept and site, by the edit they make.
         runs: all that losses will be asked for.
     """
-    found = find_method(method)
+    found = trained_method(method)
     if engine.engine == "auto":
         device = next(sites[0].module(model).parameters()).device
         budget = CacheBudget(device, engine.cache_gb, engine.cache_folder)

@@ -1,12 +1,13 @@
 """Methods that train a direction to be added: Lang., BiPO and RePS.
 
 Its length is learned (no unit norm), and the factors are in units of it. Hyper-parameters of the
-papers, in AxBench's configurations for Gemma-2-2B: learning rate 0.04; Lang. 6 epochs, batch 12;
-BiPO 12 epochs, batch 12; RePS 18 epochs, batch 6.
+papers, in AxBench's configurations for Gemma-2-2B, are the defaults: learning rate 0.04; Lang. 6
+epochs, batch 12; BiPO 12 epochs, batch 12; RePS 18 epochs, batch 6.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from concept_das.data import Direction, EditName, EncodedQuadruple, Run
 from concept_das.factors import Latents
 from concept_das.methods.base import (
     LIKELIHOOD,
+    DirectionMethod,
     Term,
-    TrainedMethod,
     preference_term,
     weighted_terms,
 )
@@ -32,12 +33,12 @@ from objectives.reduction import Reduction
 TRAINING_FACTORS = tuple(range(2, 21, 2))
 
 
-class AdditiveMethod(TrainedMethod):
+class AdditiveMethod(DirectionMethod):
     """Add a direction of free length to every position after the template prefix."""
 
     operation = "add"
+    steering = "add multiplier x 11 x the vector; a negative factor suppresses"
     objective = LIKELIHOOD
-    unit_norm = False
     unit_factor = float(np.mean(TRAINING_FACTORS))
 
     def interventions(self, width: int, rank: int) -> Mapping[EditName, PartitionedSubspace]:
@@ -58,6 +59,8 @@ class Lang(AdditiveMethod):
 
     name = "lang"
     summary = "baseline: likelihood of the concept's response with an added vector, factors drawn"
+    columns = ("positive_output",)
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 6, "batch_size": 12}
 
     def terms(
         self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
@@ -80,6 +83,8 @@ class BiPO(AdditiveMethod):
 
     name = "bipo"
     summary = "baseline: bidirectional preference (DPO), the vector added and subtracted"
+    steering = "add multiplier x the vector; a negative factor suppresses"
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 12, "batch_size": 12}
     unit_factor = 1.0
 
     def terms(
@@ -126,6 +131,7 @@ class RePS(AdditiveMethod):
 
     name = "reps"
     summary = "baseline: reference-free preference with drawn factors, null-out to suppress"
+    defaults: ClassVar[dict[str, Any]] = {"batch_size": 6}
 
     def interventions(self, width: int, rank: int) -> Mapping[EditName, PartitionedSubspace]:
         """Addition and null-out of one direction."""

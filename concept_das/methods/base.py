@@ -1,20 +1,26 @@
-"""What a method is: the runs it makes of a row, how they are edited, and what their loss is."""
+"""What a method is: what it learns from quadruples, by which loss, and how that steers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from concept_das.chats import Turn
-from concept_das.data import Direction, EditName, EncodedQuadruple, Run
-from concept_das.factors import Latents
-from concept_das.vectors import Operation
+from concept_das.artifacts import Artifact
+from concept_das.chats import ChatFormat, Prompt, Turn, pad_id_of
+from concept_das.data import DIRECTIONS, Direction, EditName, EncodedQuadruple, Quadruple, Run
+from concept_das.errors import InputError
+from concept_das.factors import Latents, measure_latents
+from concept_das.recipe import TrainingConfig
+from concept_das.sites import Site, find_site
+from concept_das.vectors import Operation, SteeringVector
 from interventions.partition import PartitionedSubspace
 from objectives import token_cross_entropy, token_weights
 from objectives.projected import TokenLoss, cross_entropy_with_gradient
@@ -62,37 +68,112 @@ class Term:
     references: tuple[Turn, ...] = ()
 
 
+@dataclass(frozen=True)
+class Job:
+    """One concept at one place, as a method is given it.
+
+    Attributes:
+        layer: block index, 0-based; negative counts from the end.
+        rows, encoded: the training quadruples, as text and as token ids.
+        common: the fields that every `Artifact` has, as keyword arguments.
+    """
+
+    model: PreTrainedModel
+    chat: ChatFormat
+    layer: int
+    rows: Sequence[Quadruple]
+    encoded: Sequence[EncodedQuadruple]
+    config: TrainingConfig
+    common: dict[str, Any]
+
+
 class Method(ABC):
-    """A way to get directions from quadruples, and to steer by them.
+    """A way to get from quadruples to something that steers.
 
     Attributes:
         name, summary: for the command line; the summary is one line.
-        operation: how the directions are applied, see `SteeringVector`.
+        steering: how it steers, in a few words.
+        directions: the directions it can steer in.
+        columns: the columns of the data it uses, beside the two inputs.
+        defaults: hyper-parameters that differ from `TrainingConfig`'s own defaults.
+        draws: whether a seed changes what comes out.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    operation: ClassVar[Operation] = "clamp"
+    steering: ClassVar[str]
+    directions: ClassVar[tuple[Direction, ...]] = DIRECTIONS
+    columns: ClassVar[tuple[str, ...]] = ("negative_output", "positive_output")
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    draws: ClassVar[bool] = True
+
+    def config(self, **changed: Any) -> TrainingConfig:
+        """The method's own hyper-parameters, but for those given.
+
+        Raises:
+            InputError: if one of them cannot be.
+        """
+        return TrainingConfig(method=self.name, **{**self.defaults, **changed})
+
+
+class FittedMethod(Method):
+    """A method that needs no training loop."""
+
+    draws = False
 
     @abstractmethod
-    def factors(self, latents: Latents) -> tuple[Float[Tensor, "rank"], Float[Tensor, "rank"]]:
-        """The factors at multiplier 1: of suppression, and of elicitation."""
+    def fit(self, job: Job) -> Artifact:
+        """What steers.
+
+        Raises:
+            InputError: if the data do not allow it.
+        """
 
 
 class TrainedMethod(Method):
-    """A method that learns its directions by gradient.
+    """A method that learns by gradient.
 
     Attributes:
         objective: the loss of a response token.
         unit_norm: whether directions are brought back to orthonormal rows after each step.
+        trains_alone: whether only one concept can be in the model at a time.
+        shares_prefix: whether the template prefix is left alone, so that its keys and values are
+            the same for every row.
     """
 
     objective: ClassVar[TokenObjective]
-    unit_norm: ClassVar[bool] = True
+    unit_norm: ClassVar[bool] = False
+    trains_alone: ClassVar[bool] = False
+    shares_prefix: ClassVar[bool] = True
+
+    def sites(self, model: PreTrainedModel, job_layer: int, config: TrainingConfig) -> list[Site]:
+        """Where hidden states are edited.
+
+        Raises:
+            InputError: if there is no such layer.
+        """
+        if config.layers:
+            raise InputError(f"{self.name} acts at one layer; give --layer and no --layers")
+        return [find_site(model, job_layer)]
 
     @abstractmethod
-    def interventions(self, width: int, rank: int) -> Mapping[EditName, PartitionedSubspace]:
-        """New interventions for one site, by the edit they make; they may share a weight."""
+    def build(
+        self, model: PreTrainedModel, sites: Sequence[Site], config: TrainingConfig
+    ) -> list[Mapping[EditName, nn.Module]]:
+        """New pyvene interventions for every site, by the edit they make, on the model's device.
+
+        Interventions of a site may share parameters.
+        """
+
+    def edited(self, prompt: Prompt) -> Sequence[int] | None:
+        """The positions that are edited; None for all from the template prefix on."""
+        return None
+
+    def installed(
+        self, model: PreTrainedModel, built: Sequence[Mapping[EditName, nn.Module]]
+    ) -> AbstractContextManager[None]:
+        """Whatever must be in the model while it trains, inside the block."""
+        return nullcontext()
 
     @abstractmethod
     def terms(
@@ -103,6 +184,74 @@ class TrainedMethod(Method):
         Args:
             rng: for methods that draw factors; what is drawn changes no text.
         """
+
+    @abstractmethod
+    def artifact(self, job: Job, trained: Sequence[Mapping[EditName, nn.Module]]) -> Artifact:
+        """What steers, from the trained interventions of each site."""
+
+
+class SiteMethod(TrainedMethod):
+    """A method that has the same interventions at every site."""
+
+    @abstractmethod
+    def interventions(self, width: int, rank: int) -> Mapping[EditName, nn.Module]:
+        """New interventions for one site, by the edit they make; they may share parameters.
+
+        Args:
+            width: size of the hidden states.
+        """
+
+    def build(
+        self, model: PreTrainedModel, sites: Sequence[Site], config: TrainingConfig
+    ) -> list[Mapping[EditName, nn.Module]]:
+        """New interventions for every site, each on its site's device."""
+        built: list[Mapping[EditName, nn.Module]] = []
+        for site in sites:
+            device = next(site.module(model).parameters()).device
+            at_site = self.interventions(site.width, config.rank)
+            built.append({edit: one.to(device) for edit, one in at_site.items()})
+        return built
+
+
+class DirectionMethod(SiteMethod):
+    """A method whose parameters are directions at one site.
+
+    Attributes:
+        operation: how they are applied, see `SteeringVector`.
+    """
+
+    operation: ClassVar[Operation]
+
+    @abstractmethod
+    def interventions(self, width: int, rank: int) -> Mapping[EditName, PartitionedSubspace]:
+        """New interventions for one site, by the edit they make; they may share a weight."""
+
+    @abstractmethod
+    def factors(self, latents: Latents) -> tuple[Float[Tensor, "rank"], Float[Tensor, "rank"]]:
+        """The factors at multiplier 1: of suppression, and of elicitation."""
+
+    def artifact(self, job: Job, trained: Sequence[Mapping[EditName, nn.Module]]) -> SteeringVector:
+        """The directions, with the factors measured on the training prompts."""
+        weight = directions_of(trained[0])
+        site = find_site(job.model, job.layer)
+        pad_id = pad_id_of(job.chat.tokenizer)
+        latents = measure_latents(job.model, site, weight, job.encoded, pad_id)
+        negative, positive = self.factors(latents)
+        return SteeringVector(
+            weight=weight,
+            negative_factor=negative,
+            positive_factor=positive,
+            operation=self.operation,
+            layer=site.layer,
+            **job.common,
+        )
+
+
+def directions_of(at_site: Mapping[EditName, nn.Module]) -> Float[Tensor, "rank dim"]:
+    """The directions that a site's interventions share."""
+    intervention = next(iter(at_site.values()))
+    assert isinstance(intervention, PartitionedSubspace)
+    return intervention.weight.detach().cpu().clone()
 
 
 def weighted_terms(runs: Sequence[Run], direction: Direction, reduction: Reduction) -> list[Term]:

@@ -11,8 +11,8 @@ from concept_das.data import DIRECTIONS, EditName, EncodedQuadruple
 from concept_das.factors import Latents
 from concept_das.methods.base import (
     LIKELIHOOD,
+    DirectionMethod,
     Term,
-    TrainedMethod,
     matching,
     weighted_terms,
 )
@@ -22,10 +22,12 @@ from objectives import projected
 from objectives.reduction import Reduction
 
 
-class InterchangeMethod(TrainedMethod):
+class InterchangeMethod(DirectionMethod):
     """Swap the base's coordinates for the source's, score the source's response."""
 
     operation = "clamp"
+    steering = "clamp to multiplier x measured factor"
+    unit_norm = True
 
     def interventions(self, width: int, rank: int) -> Mapping[EditName, PartitionedSubspace]:
         """The interchange; orthonormal rows."""

@@ -1,6 +1,6 @@
 """What the tests of the library share: a chat, quadruples, vectors and losses in plain tensors."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,15 +8,23 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.chats import ChatFormat, Turn
-from concept_das.data import Direction, EncodedQuadruple, Quadruple, Run, encode_quadruples
+from concept_das.data import (
+    Direction,
+    EditName,
+    EncodedQuadruple,
+    Quadruple,
+    Run,
+    encode_quadruples,
+)
 from concept_das.losses import Losses
-from concept_das.methods import find_method
+from concept_das.methods import METHODS, Term, TrainedMethod, find_method, trained_method
 from concept_das.models import LoadedModel
-from concept_das.sites import find_site
+from concept_das.recipe import TrainingConfig
+from concept_das.sites import Site, find_site
 from concept_das.vectors import ModelIdentity, SteeringVector
 from interventions import orthonormal_rows
 from objectives.reduction import Reduction
@@ -26,6 +34,9 @@ PAD = 2
 """`<|im_end|>`: also end of text, and a token of every prompt."""
 
 EVERY_ARCHITECTURE = pytest.mark.parametrize("architecture", TINY_ARCHITECTURES)
+
+# Methods that learn by gradient.
+TRAINED = tuple(name for name, method in METHODS.items() if isinstance(method, TrainedMethod))
 
 # Prompts and responses of different lengths, so that every batch is padded somewhere.
 ROWS = (
@@ -168,10 +179,30 @@ def loss_of(
     return total
 
 
+def terms_of(rows: Sequence[EncodedQuadruple], method: str = "cdas") -> list[Term]:
+    """What a method's loss of the rows is made of."""
+    return trained_method(method).terms(rows, "sequence", np.random.default_rng(0))
+
+
 def runs_of(rows: Sequence[EncodedQuadruple], method: str = "cdas") -> list[Run]:
     """All runs that a method makes of the rows."""
-    terms = find_method(method).terms(rows, "sequence", np.random.default_rng(0))
-    return [run for term in terms for run in term.runs]
+    return [run for term in terms_of(rows, method) for run in term.runs]
+
+
+def tiny_config(method: str, **changed: Any) -> TrainingConfig:
+    """A method's recipe for the tiny models; what acts at several blocks does so at 1 and 2."""
+    several = {"layers": (1, 2)} if find_method(method).config().layers else {}
+    return find_method(method).config(**{**several, **changed})
+
+
+def built_for(
+    model: PreTrainedModel, method: str, layer: int = 1
+) -> tuple[list[Site], list[Mapping[EditName, nn.Module]]]:
+    """A method's sites in a tiny model, and new interventions for them."""
+    torch.manual_seed(0)
+    config = tiny_config(method)
+    sites = trained_method(method).sites(model, layer, config)
+    return sites, trained_method(method).build(model, sites, config)
 
 
 # On the planted model these differ in one thing: how much of the text are exclamation marks.

@@ -27,6 +27,7 @@ from objectives import (
 from tests.concept_das.helpers import (
     PAD,
     ROWS,
+    TRAINED,
     block_of,
     encoded_rows,
     hooked,
@@ -72,7 +73,7 @@ def test_each_name_stands_for_its_objective(reduction: str) -> None:
     assert len({round(float(value), 6) for value in expected.values()}) == len(expected)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_the_loss_per_token_is_the_same_loss(name: str, reduction: str) -> None:
     method = find_method(name)
@@ -97,8 +98,13 @@ def test_unknown_methods() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_says_what_it_is(name: str) -> None:
-    assert METHODS[name].name == name
-    assert METHODS[name].summary
+    method = METHODS[name]
+    assert method.name == name
+    assert method.summary
+    assert method.steering
+    assert method.directions
+    assert set(method.columns) <= {"concept", "negative_output", "positive_output"}
+    assert method.config().method == name
 
 
 LAYER, WEIGHT = 1, torch.nn.functional.normalize(torch.arange(1.0, WIDTH + 1)[None], dim=1)

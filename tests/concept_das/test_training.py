@@ -15,7 +15,7 @@ from concept_das.concept_run import TrainingResult, TrainingTask, subspace_dista
 from concept_das.data import DIRECTIONS, EncodedQuadruple, Run
 from concept_das.errors import InputError, TrainingError
 from concept_das.losses import EngineOptions, Losses
-from concept_das.methods import METHODS, find_method
+from concept_das.methods import find_method, trained_method
 from concept_das.recipe import TrainingConfig
 from concept_das.sites import find_site
 from concept_das.tracking import NoTracker
@@ -31,6 +31,7 @@ from tests.concept_das.helpers import (
     PAD,
     PLANTED_ROWS,
     ROWS,
+    TRAINED,
     encoded_rows,
     loss_of,
     plain_interchange,
@@ -559,12 +560,18 @@ def test_a_planted_direction_is_found() -> None:
     assert losses[-1] < 0.1 * result.history[0]["loss"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINED)
 def test_every_method_lowers_its_loss(method: str) -> None:
     model, rows = planted_model(), encoded_rows(rows=PLANTED_ROWS)
-    config = TrainingConfig(method=method, epochs=8, batch_size=4, learning_rate=0.1)
-    history = train(model, config, rows, layer=0).history
-    assert history[-1]["loss"] < 0.9 * history[0]["loss"]
+    layers = (0, 1, 2) if method.endswith("loreft") else (1, 2) if method == "lora" else ()
+    config = find_method(method).config(
+        layers=layers, epochs=8, batch_size=4, learning_rate=0.1, rank=1
+    )
+    sites = trained_method(method).sites(model, 0, config)
+    (result,) = train_directions(model, sites, [TrainingTask(rows)], config, pad_id=PAD)
+    losses = [record["loss"] for record in result.history]
+    assert losses[-1] < 0.9 * losses[0]
+    assert not any(hasattr(module, "lora_A") for module in model.modules())
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "phi3"])
@@ -591,7 +598,6 @@ def test_a_model_in_bfloat16_trains_a_float32_direction() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "unknown method 'magic'; choose one of cdas, kl_teacher_student"),
         ({"rank": 0}, "rank is 0; it must be at least 1"),
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"batch_size": -1}, "batch_size is -1; it must be at least 1"),

@@ -1,0 +1,180 @@
+"""LoRA through peft."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+from pyvene.models.interventions import SourcelessIntervention, TrainableIntervention
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from concept_das.adapters import Adapter, LoraTensors
+from concept_das.data import EditName, EncodedQuadruple, Run
+from concept_das.errors import InputError
+from concept_das.methods.base import LIKELIHOOD, Job, Term, TrainedMethod, weighted_terms
+from concept_das.recipe import TrainingConfig
+from concept_das.sites import Site, find_site
+from objectives.reduction import Reduction
+
+TARGET = "o_proj"
+ALPHA = 32
+
+_NAME = "default"  # under which peft keeps the adapter
+
+
+class PassThrough(SourcelessIntervention, TrainableIntervention):
+    """Leaves the hidden states below the adapted layers as they are, and holds the adapter.
+
+    Training starts from the hidden states of a site; this marks the block below the adapter.
+
+    Attributes:
+        adapted: peft's layers, by the path of the linear layer that each of them wraps.
+    """
+
+    def __init__(self, adapted: Mapping[str, nn.Module], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.adapted = dict(adapted)  # not as submodules, which would make the model a part of this
+        for name in ("lora_A", "lora_B"):
+            weights = [_weight(layer, name) for layer in self.adapted.values()]
+            setattr(self, name, nn.ParameterList(weights))
+
+    def forward(self, base: Tensor, *_source_and_subspaces: None, **_: Any) -> Tensor:
+        """The base itself."""
+        return base
+
+
+class LoRA(TrainedMethod):
+    """Maximum likelihood of the concept's response after the neutral prompt, by a LoRA.
+
+    Hyper-parameters are AxBench's for Gemma-2-2B: rank 4, alpha 32, on the attention's output
+    projection of blocks 5, 10, 15 and 20; learning rate 9e-4, 24 epochs, batches of 36 (18
+    accumulated twice). It elicits only.
+    """
+
+    name = "lora"
+    summary = "baseline: likelihood of the concept's response with peft's LoRA at 4 blocks"
+    steering = "the adapter, times the multiplier, at every token"
+    directions = ("elicit",)
+    columns = ("positive_output",)
+    objective = LIKELIHOOD
+    trains_alone = True
+    shares_prefix = False
+    defaults: ClassVar[dict[str, Any]] = {
+        "rank": 4,
+        "layers": (5, 10, 15, 20),
+        "learning_rate": 9e-4,
+        "epochs": 24,
+        "batch_size": 36,
+    }
+
+    def sites(self, model: PreTrainedModel, job_layer: int, config: TrainingConfig) -> list[Site]:
+        """The block below the lowest adapted one: up to there nothing changes.
+
+        Raises:
+            InputError: if there are no layers, they are beyond the model, or begin with the first.
+        """
+        layers = _blocks(model, config)
+        if layers[0] == 0:
+            raise InputError("LoRA is trained from the block below it; give --layers from 1 on")
+        return [find_site(model, layers[0] - 1)]
+
+    def build(
+        self, model: PreTrainedModel, sites: Sequence[Site], config: TrainingConfig
+    ) -> list[Mapping[EditName, nn.Module]]:
+        """A new adapter, outside the model until `installed` puts it there.
+
+        Raises:
+            InputError: if peft is not installed, or the model has no output projection of that
+                name.
+        """
+        adapted = _new_adapter(model, _blocks(model, config), config.rank)
+        return [{"lora": PassThrough(adapted, embed_dim=sites[0].width)}]
+
+    @contextmanager
+    def installed(
+        self, model: PreTrainedModel, built: Sequence[Mapping[EditName, nn.Module]]
+    ) -> Iterator[None]:
+        """peft's layers in the place of the linear layers that they wrap."""
+        holder = built[0]["lora"]
+        assert isinstance(holder, PassThrough)
+        plain = {path: model.get_submodule(path) for path in holder.adapted}
+        try:
+            for path, layer in holder.adapted.items():
+                _put(model, path, layer)
+            yield
+        finally:
+            for path, layer in plain.items():
+                _put(model, path, layer)
+
+    def terms(
+        self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
+    ) -> list[Term]:
+        """The mean negative log-likelihood of y^c after x."""
+        runs = [Run(row.elicit.base, None, "lora") for row in rows]
+        return weighted_terms(runs, "elicit", reduction)
+
+    def artifact(self, job: Job, trained: Sequence[Mapping[EditName, nn.Module]]) -> Adapter:
+        """A and B of every adapted layer."""
+        holder = trained[0]["lora"]
+        assert isinstance(holder, PassThrough)
+        lora = {
+            path: LoraTensors(
+                *(_weight(layer, name).detach().cpu().clone() for name in ("lora_A", "lora_B"))
+            )
+            for path, layer in holder.adapted.items()
+        }
+        return Adapter(
+            lora=lora,
+            scale=ALPHA / job.config.rank,
+            blocks=tuple(_blocks(job.model, job.config)),
+            **job.common,
+        )
+
+
+def _blocks(model: PreTrainedModel, config: TrainingConfig) -> list[int]:
+    if not config.layers:
+        raise InputError("lora acts at several layers; give --layers '[5, 10]'")
+    return sorted(find_site(model, layer).layer for layer in config.layers)
+
+
+def _new_adapter(model: PreTrainedModel, layers: list[int], rank: int) -> dict[str, nn.Module]:
+    """peft's layers by the path of the linear layer they wrap; the model is left as it was."""
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError('LoRA needs peft; run `pip install "concept-das[peft]"`') from error
+    before = dict(model.named_modules())
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=ALPHA, target_modules=[TARGET], layers_to_transform=layers
+    )
+    had_config = "peft_config" in vars(model)
+    if had_config:
+        raise InputError("the model has a peft adapter already; merge or unload it first")
+    try:
+        peft.inject_adapter_in_model(config, model, adapter_name=_NAME)
+    except ValueError as error:
+        raise InputError(
+            f"{type(model).__name__} has no {TARGET} in blocks {layers}, which LoRA adapts "
+            f"({error})"
+        ) from error
+    adapted = {
+        path: module
+        for path, module in model.named_modules()
+        if path in before and module is not before[path]
+    }
+    for path in adapted:
+        _put(model, path, before[path])
+    del model.peft_config
+    return adapted
+
+
+def _put(model: nn.Module, path: str, layer: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, layer)
+
+
+def _weight(layer: nn.Module, name: str) -> nn.Parameter:
+    weight = getattr(layer, name)[_NAME].weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
