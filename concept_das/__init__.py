@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from concept_das.artifacts import Artifact, load_vector
 from concept_das.chats import ChatFormat
 from concept_das.data import Quadruple, read_quadruples, split_quadruples
 from concept_das.errors import InputError, TrainingError, VectorMismatchError
@@ -9,6 +10,7 @@ from concept_das.evaluation import Evaluation, evaluate
 from concept_das.generation import generate_responses
 from concept_das.losses import EngineOptions
 from concept_das.making import make_quadruples, shipped_instructions
+from concept_das.methods import METHODS, find_method, register
 from concept_das.models import LoadedModel, load_model
 from concept_das.pipeline import ConceptRows, train_vector, train_vectors
 from concept_das.recipe import TrainingConfig
@@ -18,6 +20,8 @@ from concept_das.training import train_direction, train_directions
 from concept_das.vectors import SteeringVector
 
 __all__ = [
+    "METHODS",
+    "Artifact",
     "ChatFormat",
     "ConceptRows",
     "EngineOptions",
@@ -32,11 +36,14 @@ __all__ = [
     "TrainingError",
     "VectorMismatchError",
     "evaluate",
+    "find_method",
     "find_site",
     "generate_responses",
     "load_model",
+    "load_vector",
     "make_quadruples",
     "read_quadruples",
+    "register",
     "shipped_instructions",
     "split_quadruples",
     "steer",

@@ -17,9 +17,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from concept_das.commands import data, train, vectors
+from concept_das.commands import compare, data, train, vectors
 from concept_das.errors import InputError, TrainingError
-from concept_das.vectors import write_atomically
+from concept_das.files import write_atomically
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -33,11 +33,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": vectors.export,
     "inspect": data.inspect_row,
     "methods": train.methods,
+    "compare": compare.compare,
     "demo": train.demo,
 }
 
 # Their `out` is a folder, and gets the resolved options as config.yaml.
-RUNS = ("train", "demo")
+RUNS = ("train", "compare", "demo")
 
 
 def _groups(command: Callable[..., None]) -> dict[str, type]:

@@ -6,9 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from concept_das.chats import ChatFormat
+from concept_das.artifacts import Artifact
+from concept_das.chats import ChatFormat, pad_id_of
 from concept_das.data import Quadruple, read_quadruples, split_quadruples, to_frame
 from concept_das.evaluation import evaluate
+from concept_das.factors import Latents, measure_latents
+from concept_das.files import write_atomically
 from concept_das.generation import generate_responses
 from concept_das.making import make_quadruples, shipped_instructions
 from concept_das.models import LoadedModel
@@ -17,7 +20,7 @@ from concept_das.recipe import TrainingConfig
 from concept_das.report import Sample, write_report
 from concept_das.steering import Steering
 from concept_das.tracking import TrackingMode, open_tracker
-from concept_das.vectors import SteeringVector, write_atomically
+from concept_das.vectors import SteeringVector
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 
@@ -67,13 +70,14 @@ def run(
     vector = with_metrics(trained.vector, metrics)
     vector.save(out / "vector")
     write_atomically(out / "evaluation.csv", evaluation.table.to_csv(index=False).encode())
-    tracker.log(metrics, step=len(trained.training.history))
+    tracker.log(metrics, step=len(trained.history))
     tracker.finish()
     samples = make_samples(loaded, chat, vector, held[:SAMPLES], metrics)
     metrics["seconds"] = round(time.monotonic() - start, 1)
     content = json.dumps({**metrics, "versions": versions()}, indent=2)
     write_atomically(out / "metrics.json", content.encode())
-    report = write_report(out / "report.html", trained, evaluation, samples, metrics)
+    latents = _latents(loaded, chat, vector, kept)
+    report = write_report(out / "report.html", trained, latents, evaluation, samples, metrics)
     partial.unlink(missing_ok=True)
     return report
 
@@ -94,10 +98,20 @@ def _data(loaded: LoadedModel, chat: ChatFormat, concept: str, out: Path) -> lis
     return read_quadruples(path)
 
 
+def _latents(
+    loaded: LoadedModel, chat: ChatFormat, vector: Artifact, rows: Sequence[Quadruple]
+) -> Latents:
+    """Where the training prompts lie along the directions."""
+    assert isinstance(vector, SteeringVector)
+    encoded = encode_for(loaded, chat, rows, RECIPE)
+    site = vector.site(loaded.model)
+    return measure_latents(loaded.model, site, vector.weight, encoded, pad_id_of(chat.tokenizer))
+
+
 def make_samples(
     loaded: LoadedModel,
     chat: ChatFormat,
-    vector: SteeringVector,
+    vector: Artifact,
     rows: Sequence[Quadruple],
     metrics: dict[str, float],
 ) -> list[Sample]:

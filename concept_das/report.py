@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from concept_das.data import Direction
 from concept_das.evaluation import RECOVERY, Evaluation
 from concept_das.factors import Latents
+from concept_das.files import write_atomically
 from concept_das.pipeline import TrainedVector
-from concept_das.vectors import write_atomically
 from interventions import orthonormal_rows
 
 NEUTRAL, CONCEPT = "#4477aa", "#cc6677"
@@ -45,6 +45,7 @@ class Sample:
 def write_report(
     path: Path,
     trained: TrainedVector,
+    latents: Latents,
     evaluation: Evaluation,
     samples: Sequence[Sample],
     metrics: dict[str, float],
@@ -55,13 +56,13 @@ def write_report(
     )
     figures = [
         ("Loss", "Jensen-Shannon divergence per response token, in nats. Dots are training steps, "
-         "lines held-out rows after each epoch.", _figure(_loss, trained.training.history)),
+         "lines held-out rows after each epoch.", _drawn(_loss, trained.history)),
         ("Latents", "Coordinate of each training prompt along the direction, at the source token. "
-         "The dashed lines are the two measured factors.", _figure(_latents, trained.latents)),
+         "The dashed lines are the two measured factors.", _drawn(_latents, latents)),
         ("Recovery", "Share of the prompt's effect on the held-out responses that the vector has, "
-         "with 95% bootstrap intervals. 1 is all of it.", _figure(_recovery, evaluation.table)),
+         "with 95% bootstrap intervals. 1 is all of it.", _drawn(_recovery, evaluation.table)),
         ("Side effect", "KL(unsteered || steered) per token on unrelated text, in nats.",
-         _figure(_side_effect, evaluation.table)),
+         _drawn(_side_effect, evaluation.table)),
     ]  # fmt: skip
     page = environment.get_template("report.html").render(
         vector=trained.vector,
@@ -76,15 +77,24 @@ def write_report(
     return path
 
 
-def _figure(draw: Callable[[Axes, Any], None], data: Any) -> str:
-    """Draw into a PNG data address."""
+def figure_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def figure_address(png: bytes) -> str:
+    """A PNG as a data address, for a page that holds its own figures."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _drawn(draw: Callable[[Axes, Any], None], data: Any) -> str:
     figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=150)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     draw(axes, data)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return figure_address(figure_png(figure))
 
 
 def _loss(axes: Axes, history: Sequence[dict[str, float]]) -> None:

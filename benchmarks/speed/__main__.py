@@ -28,13 +28,14 @@ from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from concept_das.chats import ChatFormat, pad_id_of
 from concept_das.concept_run import TrainingTask
 from concept_das.data import EncodedQuadruple, read_quadruples
+from concept_das.files import write_atomically
 from concept_das.losses import EngineOptions
 from concept_das.models import DTYPES, LoadedModel, load_model
 from concept_das.pipeline import versions
 from concept_das.recipe import TrainingConfig
 from concept_das.sites import find_site
 from concept_das.training import train_directions
-from concept_das.vectors import ModelIdentity, SteeringVector, write_atomically
+from concept_das.vectors import ModelIdentity, SteeringVector
 
 
 def main(
@@ -206,7 +207,7 @@ def _generation(
         torch.zeros(1),
         torch.ones(1),
         layer,
-        ModelIdentity.of(loaded.model),
+        model=ModelIdentity.of(loaded.model),
         prefix_length=len(chat.prefix),
     )
     prompts = [chat.prompt(row.negative_input) for row in read_quadruples(refusal)[:8]]

@@ -22,7 +22,7 @@ from benchmarks.speed.steps import (
 from concept_das.chats import pad_id_of
 from concept_das.data import EncodedQuadruple, Interchange
 from concept_das.losses import EngineOptions, sum_losses
-from concept_das.methods import find_method
+from concept_das.methods import trained_method
 from concept_das.models import LoadedModel
 from concept_das.sites import find_site
 from concept_das.training import build_losses
@@ -131,7 +131,7 @@ def _by_concepts(
     site = find_site(loaded.model, layer)
     for count in CONCEPTS:
         used = [rows[:8] for rows in concepts[:count]]
-        cdas = find_method("cdas")
+        cdas = trained_method("cdas")
         terms = {
             part: cdas.terms(rows, "token", np.random.default_rng(0))
             for part, rows in enumerate(used)

@@ -14,7 +14,7 @@ from benchmarks.speed.release_loop import ReleaseLoop
 from concept_das.chats import pad_id_of
 from concept_das.data import EditName, EncodedQuadruple
 from concept_das.losses import EngineOptions, sum_losses
-from concept_das.methods import Term, find_method
+from concept_das.methods import Term, trained_method
 from concept_das.models import LoadedModel
 from concept_das.scoring import batches
 from concept_das.sites import Site, find_site
@@ -60,7 +60,7 @@ def engine_step(
     loaded.model.requires_grad_(False)
     intervention = new_intervention(loaded, site)
     pad = pad_id_of(loaded.tokenizer)
-    cdas = find_method("cdas")
+    cdas = trained_method("cdas")
 
     def terms(batch: Sequence[EncodedQuadruple]) -> list[Term]:
         return cdas.terms(batch, "token", np.random.default_rng(0))

@@ -2,11 +2,12 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from concept_das.data import Quadruple, to_frame
+from concept_das.data import Quadruple, read_quadruples, to_frame
 from concept_das.errors import InputError
-from concept_das.vectors import write_atomically
+from concept_das.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -51,3 +52,24 @@ def read_instructions(path: Path) -> list[str]:
     if not lines:
         raise InputError(f"{path} holds no instructions")
     return list(dict.fromkeys(lines))
+
+
+def read_concepts(sources: Sequence[str]) -> dict[int, list[Quadruple]]:
+    """Quadruples of several files by concept.
+
+    Raises:
+        InputError: if two files hold a concept of the same number.
+    """
+    found: dict[int, list[Quadruple]] = {}
+    for source in sources:
+        own: dict[int, list[Quadruple]] = {}
+        for row in read_quadruples(source.strip()):
+            own.setdefault(row.concept_id, []).append(row)
+        for number in own:
+            if number in found:
+                raise InputError(
+                    f"{source} holds rows of concept {number}, as another file does; give its "
+                    "rows another concept_id"
+                )
+        found |= own
+    return found

@@ -9,13 +9,13 @@ from pathlib import Path
 import concept_das.demo
 from concept_das.commands.rows import write_rows
 from concept_das.data import Quadruple, read_quadruples, split_quadruples
+from concept_das.files import write_atomically
 from concept_das.losses import EngineOptions
-from concept_das.methods import METHODS
+from concept_das.methods import all_methods, find_method
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.pipeline import ConceptRows, train_vectors
 from concept_das.recipe import TrainingConfig
 from concept_das.tracking import PrefixedTracker, TrackingMode, open_tracker
-from concept_das.vectors import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def train(
         concept_id: use only this concept's rows.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
+    find_method(training.method)
     rows = read_quadruples(data, concept_id=concept_id)
     by_concept: dict[int, list[Quadruple]] = {}
     for row in rows:
@@ -72,16 +73,18 @@ def train(
         run.finish()
     for folder, one in zip(folders.values(), trained, strict=True):
         one.vector.save(folder / "vector")
-        history = "\n".join(json.dumps(record) for record in one.training.history)
+        history = "\n".join(json.dumps(record) for record in one.history)
         write_atomically(folder / "history.jsonl", f"{history}\n".encode())
         log.info("vector saved in %s", folder / "vector")
     log.info("now: concept-das evaluate --vector %s", next(iter(folders.values())) / "vector")
 
 
 def methods() -> None:
-    """List the methods that can be trained."""
-    for method in METHODS.values():
+    """List the methods: what they are, how they steer and in which directions."""
+    for method in all_methods().values():
         print(f"{method.name:<20} {method.summary}")
+        directions = " and ".join(f"{direction}s" for direction in method.directions)
+        print(f"{'':<20} {directions}: {method.steering}; needs {', '.join(method.columns)}")
 
 
 def demo(

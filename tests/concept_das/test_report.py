@@ -9,6 +9,7 @@ import pytest
 from concept_das import demo
 from concept_das.chats import Prompt
 from concept_das.evaluation import Evaluation, evaluate
+from concept_das.factors import Latents, measure_latents
 from concept_das.generation import generate_responses
 from concept_das.making import make_quadruples
 from concept_das.pipeline import TrainedVector, encode_for, train_vector
@@ -16,7 +17,15 @@ from concept_das.report import Sample, write_report
 from concept_das.steering import Steering
 from concept_das.training import TrainingConfig
 from concept_das.vectors import SteeringVector
-from tests.concept_das.helpers import ROWS, random_vector, tiny_chat, tiny_loaded
+from tests.concept_das.helpers import (
+    PAD,
+    ROWS,
+    encoded_rows,
+    random_vector,
+    tiny_chat,
+    tiny_loaded,
+)
+from tests.tiny import tiny_model
 
 SAMPLES = [Sample("1 < 2?", "Yes", "Arr <b>yes</b>", "Aye", "Yes & no")]
 
@@ -32,11 +41,19 @@ def trained_and_measured(
     return trained, evaluate(loaded.model, chat, trained.vector, rows, multipliers=(1.0, 2.0))
 
 
+def latents_of(vector: SteeringVector) -> Latents:
+    model = tiny_model()
+    site = vector.site(model)
+    return measure_latents(model, site, vector.weight, encoded_rows(3), PAD)
+
+
 @pytest.mark.parametrize(("rank", "heldout"), [(1, True), (2, False)])
 def test_the_page_holds_everything_it_shows(tmp_path: Path, rank: int, heldout: bool) -> None:
     trained, evaluation = trained_and_measured(rank, heldout)
     metrics = {**evaluation.headline(), "elicitation_recovery": 0.123}
-    path = write_report(tmp_path / "report.html", trained, evaluation, SAMPLES, metrics)
+    path = write_report(
+        tmp_path / "report.html", trained, latents_of(trained.vector), evaluation, SAMPLES, metrics
+    )
     page = path.read_text()
     images = re.findall(r'<img[^>]*src="(.*?)"', page)
     assert len(images) == 4
@@ -55,7 +72,10 @@ def test_the_page_says_which_method_was_trained(tmp_path: Path) -> None:
     trained, evaluation = trained_and_measured(1)
     other = replace(trained, vector=replace(trained.vector, method="das", concept="Sing & dance"))
     metrics = evaluation.headline()
-    page = write_report(tmp_path / "r.html", other, evaluation, [], metrics).read_text()
+    path = write_report(
+        tmp_path / "r.html", other, latents_of(trained.vector), evaluation, [], metrics
+    )
+    page = path.read_text()
     assert "method das" in page
     assert "<h1>Sing &amp; dance</h1>" in page
 

@@ -1,0 +1,106 @@
+"""`concept-das compare`."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from concept_das.commands.rows import read_concepts
+from concept_das.comparison import ComparisonPlan, read_answers
+from concept_das.comparison import compare as compare_methods
+from concept_das.comparison_report import write_comparison
+from concept_das.errors import InputError
+from concept_das.losses import EngineOptions
+from concept_das.methods import all_methods, find_method
+from concept_das.options import ChatOptions, ModelOptions
+from concept_das.recipe import TrainingConfig
+from concept_das.tracking import TrackingMode, open_tracker
+
+log = logging.getLogger(__name__)
+
+
+def compare(
+    data: str,
+    out: Path,
+    layer: int,
+    loading: ModelOptions,
+    chat: ChatOptions,
+    engine: EngineOptions,
+    methods: str = "all",
+    changes: dict[str, dict[str, Any]] = {},  # noqa: B006 (shown in the help)
+    seeds: list[int] = [42, 43, 44],  # noqa: B006
+    heldout: int = 12,
+    rows: int | None = None,
+    multipliers: list[float] = [0.5, 1.0, 1.5, 2.0],  # noqa: B006
+    unrelated: int = 8,
+    generations: int = 4,
+    new_tokens: int = 32,
+    wandb: TrackingMode = "auto",
+) -> None:
+    """Train methods on the same rows and measure them in the same way.
+
+    Args:
+        data: quadruples of one or more concepts; several files with commas between them.
+        out: folder of the comparison: table.csv, summary.md, comparison.html, and every vector.
+            What is finished there is not done again.
+        layer: decoder block of the methods that act at one, 0-based.
+        methods: names with commas between them, or all.
+        changes: hyper-parameters in place of the methods' own, as JSON by method or for all, e.g.
+            '{"all": {"epochs": 6}, "cdas": {"rank": 4}}'.
+        seeds: one training each.
+        heldout: rows held out per concept, the same for every method.
+        rows: training rows per concept; all that are not held out if not given.
+        multipliers: strengths to measure at, without unit.
+        unrelated: shipped texts that the side effect is measured on.
+        generations: held-out instructions answered at every strength.
+        new_tokens: length of these answers.
+        wandb: auto (online with an API key, else offline), online, offline or off.
+    """
+    configs = [_config(name, changes) for name in _names(methods)]
+    unknown = sorted(changes.keys() - {"all"} - {config.method for config in configs})
+    if unknown:
+        raise InputError(f"changes name {unknown[0]!r}, which is not compared")
+    concepts = read_concepts(data.split(","))
+    plan = ComparisonPlan(
+        layer, tuple(seeds), heldout, rows, tuple(multipliers), unrelated, generations, new_tokens
+    )
+    loaded = loading.load()
+    options = {"data": data, "methods": [asdict(config) for config in configs], **asdict(plan)}
+    tracker = open_tracker(wandb, name=out.name, config=options, folder=out)
+    try:
+        table = compare_methods(
+            loaded, chat.of(loaded), concepts, configs, plan, out, engine=engine
+        )
+        tracker.table("comparison", list(table.columns), table.to_numpy().tolist())
+    finally:
+        tracker.finish()
+    page = write_comparison(out, table, f"{loaded.name}, layer {layer}", samples=_samples(out))
+    log.info("open %s", page.resolve())
+
+
+def _names(methods: str) -> list[str]:
+    if methods == "all":
+        return list(all_methods())
+    names = [name.strip() for name in methods.split(",")]
+    if len(set(names)) < len(names):
+        raise InputError(f"a method is named twice in {methods!r}")
+    return names
+
+
+def _config(name: str, changes: dict[str, dict[str, Any]]) -> TrainingConfig:
+    changed = {**changes.get("all", {}), **changes.get(name, {})}
+    try:
+        return find_method(name).config(**changed)
+    except TypeError as error:
+        raise InputError(f"changes for {name} hold no hyper-parameter: {error}") from error
+
+
+def _samples(out: Path) -> pd.DataFrame | None:
+    """The answers at multiplier 1, of the first seed."""
+    answers = read_answers(out)
+    if answers.empty:
+        return None
+    shown = answers[(answers["multiplier"] == 1.0) & (answers["seed"] == answers["seed"].min())]
+    return shown[["method", "concept", "direction", "instruction", "text"]]

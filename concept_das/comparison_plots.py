@@ -1,0 +1,213 @@
+"""The figures of a comparison of methods."""
+
+import textwrap
+from collections.abc import Iterable
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from concept_das.data import DIRECTIONS, Direction
+from concept_das.evaluation import RECOVERY
+from concept_das.methods import METHODS
+
+# CDAS is the subject: drawn over the others, in the one red. The rest are Paul Tol's qualitative
+# colours, ordered so that neighbours in the table of methods differ in hue and lightness.
+SUBJECT = "cdas"
+COLOURS = (
+    "#d0021b", "#0077bb", "#ee7733", "#117733", "#aa4499", "#66bbee", "#999933",
+    "#332288", "#44aa99", "#882255", "#ddaa33", "#777777", "#ee99aa", "#222222",
+)  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "8", "d")  # coprime to 14
+
+MOST_CONCEPTS = 12
+Y_LIMITS = (-1.0, 1.2)
+LEAST_KL = 1e-5
+
+
+def recovery_figure(summary: pd.DataFrame) -> Figure:
+    """Recovery against multiplier: a row of panels per concept, a column per direction.
+
+    Args:
+        summary: what `summarise` returns. Of more than 12 concepts the first 12 are drawn.
+    """
+    concepts = summary[["concept_id", "concept"]].drop_duplicates()
+    drawn = concepts.head(MOST_CONCEPTS)
+    figure = Figure(figsize=(12.5, 0.6 + 3.1 * len(drawn)), layout="constrained", dpi=120)
+    grid = figure.subplots(len(drawn), len(DIRECTIONS), squeeze=False, sharex=True, sharey=True)
+    limits, cut = _y_limits(summary[[*RECOVERY.values()]].to_numpy())
+    grid[0, 0].set_ylim(*limits)
+    styles = method_styles(summary["method"])
+    for row, (number, concept) in enumerate(drawn.itertuples(index=False)):
+        own = summary[summary["concept_id"] == number]
+        for axes, direction in zip(grid[row], DIRECTIONS, strict=True):
+            _panel(axes, f"{_short(number, concept)}: {direction}")
+            _lines(axes, own, direction, styles, cut)
+        grid[row, 0].set_ylabel(f"recovery{_cut_note(cut)}")
+    for axes in grid[-1]:
+        axes.set_xlabel("multiplier")
+        axes.set_xticks(sorted(summary["multiplier"].unique()))
+    if len(drawn) < len(concepts):
+        figure.suptitle(f"The first {len(drawn)} of {len(concepts)} concepts")
+    _legend(figure, styles)
+    return figure
+
+
+def tradeoff_figure(averages: pd.DataFrame) -> Figure:
+    """Recovery against side effect, each method at its tuned multiplier: a panel per direction.
+
+    Args:
+        averages: what `average` returns.
+    """
+    figure = Figure(figsize=(12.5, 5.2), layout="constrained", dpi=120)
+    grid = figure.subplots(1, len(DIRECTIONS), squeeze=False, sharex=True, sharey=True)[0]
+    names = [f"{name}_tuned" for name in RECOVERY.values()]
+    limits, cut = _y_limits(averages[names].to_numpy())
+    grid[0].set_ylim(*limits)
+    styles = method_styles(averages["method"])
+    for axes, direction in zip(grid, DIRECTIONS, strict=True):
+        _panel(axes, direction)
+        _points(axes, averages, direction, styles, cut)
+    grid[0].set_ylabel(f"recovery at the tuned multiplier{_cut_note(cut)}")
+    _legend(figure, styles, linestyle="none")
+    return figure
+
+
+def method_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker, width and order of each method, the same in every comparison.
+
+    Known methods take theirs by their place in `METHODS`; others, what is left, by the alphabet.
+    """
+    here = list(dict.fromkeys(methods))
+    places = {method: place for place, method in enumerate(METHODS) if method in here}
+    free = (place for place in count() if place not in {*places.values(), 0})
+    places |= dict(zip(sorted(set(here) - places.keys()), free, strict=False))
+    return {
+        method: {
+            "color": COLOURS[places[method] % len(COLOURS)],
+            "marker": MARKERS[places[method] % len(MARKERS)],
+            "linewidth": 3.0 if method == SUBJECT else 1.3,
+            "markersize": 8.0 if method == SUBJECT else 6.0,
+            "zorder": 5 if method == SUBJECT else 3,
+        }
+        for method in here
+    }
+
+
+def _lines(
+    axes: Axes,
+    summary: pd.DataFrame,
+    direction: Direction,
+    styles: dict[str, dict[str, Any]],
+    cut: bool,
+) -> None:
+    name = RECOVERY[direction]
+    known = summary[summary[name].notna()]
+    if known.empty:
+        _say(axes, "no method steers this way")
+    for method, style in styles.items():
+        rows = known[known["method"] == method].sort_values("multiplier")
+        mean, spread = rows[name], rows[f"{name}_sd"].fillna(0)
+        axes.fill_between(
+            rows["multiplier"],
+            mean - spread,
+            mean + spread,
+            color=style["color"],
+            alpha=0.25 if method == SUBJECT else 0.12,
+            linewidth=0,
+            zorder=style["zorder"] - 2,
+        )
+        axes.plot(
+            rows["multiplier"],
+            mean,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            **style | ({"markersize": 10.0} if len(rows) == 1 else {}),
+        )
+        if cut:
+            _off_scale(axes, rows["multiplier"], mean, style)
+
+
+def _points(
+    axes: Axes,
+    averages: pd.DataFrame,
+    direction: Direction,
+    styles: dict[str, dict[str, Any]],
+    cut: bool,
+) -> None:
+    name, effect = f"{RECOVERY[direction]}_tuned", f"kl_side_effect_{direction}_tuned"
+    axes.set_xscale("log")
+    if effect not in averages or averages[[name, effect]].dropna().empty:
+        _say(axes, "not measured")
+        return
+    known = averages.dropna(subset=[name, effect]).set_index("method")
+    floored = bool((known[effect] < LEAST_KL).any())
+    note = f"; less than {LEAST_KL:g} is drawn there" if floored else ""
+    axes.set_xlabel(f"KL side effect (nats per token, log axis{note})")
+    for method, row in known.iterrows():
+        style = styles[str(method)] | {"markersize": 14 if method == SUBJECT else 10}
+        x, y = max(row[effect], LEAST_KL), row[name]
+        interval = [row[f"{name}_low"], row[f"{name}_high"]]
+        axes.plot([x, x], interval, color=style["color"], linewidth=1.2, alpha=0.6, zorder=2)
+        axes.plot([x], [y], markeredgecolor="white", markeredgewidth=0.8, **style)
+        if cut:
+            _off_scale(axes, pd.Series([x]), pd.Series([y]), style)
+
+
+def _off_scale(axes: Axes, x: pd.Series, y: pd.Series, style: dict[str, Any]) -> None:
+    """Arrow heads on the edge, where a value lies outside."""
+    for outside, edge, marker in ((y < Y_LIMITS[0], 0, 7), (y > Y_LIMITS[1], 1, 6)):
+        axes.plot(
+            x[outside],
+            np.full(int(outside.sum()), Y_LIMITS[edge]),
+            linestyle="none",
+            marker=marker,
+            markersize=style["markersize"],
+            color=style["color"],
+            zorder=style["zorder"],
+        )
+
+
+def _y_limits(values: np.ndarray) -> tuple[tuple[float, float], bool]:
+    """The range of the axis, and whether it leaves something out."""
+    known = values[np.isfinite(values)]
+    low, high = Y_LIMITS
+    if not len(known):
+        return (0.0, 1.05), False
+    cut = bool(known.min() < low or known.max() > high)
+    margin = 0.06
+    return (
+        max(min(known.min(), 0.0), low) - margin,
+        min(max(known.max(), 1.0), high) + margin,
+    ), cut
+
+
+def _cut_note(cut: bool) -> str:
+    return "\n(axis cut at {:g} and {:g}; arrows: beyond)".format(*Y_LIMITS) if cut else ""
+
+
+def _panel(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize="medium", parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4ec", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelbottom=True, labelleft=True)
+    for value in (0.0, 1.0):
+        axes.axhline(value, color="grey", linewidth=0.8, zorder=1)
+
+
+def _short(number: int, concept: str) -> str:
+    return f"{number} " + textwrap.shorten(concept, 48, placeholder="…")
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="grey")
+
+
+def _legend(figure: Figure, styles: dict[str, dict[str, Any]], **changed: Any) -> None:
+    handles = [Line2D([], [], **style | changed) for style in styles.values()]
+    figure.legend(handles, list(styles), loc="outside right upper", frameon=False)
