@@ -8,6 +8,7 @@ from concept_das.data import Quadruple, read_quadruples, split_quadruples
 from concept_das.errors import InputError, TrainingError, VectorMismatchError
 from concept_das.evaluation import Evaluation, evaluate
 from concept_das.generation import generate_responses
+from concept_das.intervened import from_intervenable
 from concept_das.losses import EngineOptions
 from concept_das.making import make_quadruples, shipped_instructions
 from concept_das.methods import METHODS, find_method, register
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "find_method",
     "find_site",
+    "from_intervenable",
     "generate_responses",
     "load_model",
     "load_vector",

@@ -24,9 +24,16 @@ from concept_das.data import Direction
 from concept_das.errors import InputError
 from concept_das.sites import find_site
 from concept_das.vectors import ModelIdentity, Rule, SteeringVector
-from interventions import ClampIntervention, DistributedInterchangeIntervention
+from interventions import (
+    AdditiveIntervention,
+    ClampIntervention,
+    DistributedInterchangeIntervention,
+)
 
-_READABLE = {str(kind): kind for kind in (ClampIntervention, DistributedInterchangeIntervention)}
+# What steers by each operation: built of directions and a target.
+_STEERING = {"clamp": ClampIntervention, "add": AdditiveIntervention}
+
+_READABLE = {str(kind): kind for kind in (*_STEERING.values(), DistributedInterchangeIntervention)}
 
 
 def to_pyvene(
@@ -36,7 +43,7 @@ def to_pyvene(
     multiplier: float = 1.0,
     rule: Rule = "paper",
 ) -> pv.IntervenableModel:
-    """The model with a `ClampIntervention` at the vector's site.
+    """The model with a `ClampIntervention` or an `AdditiveIntervention` at the vector's site.
 
     The same as `steer(model, vector, ...)` if a mask protects the template prefix and the padding::
 
@@ -52,23 +59,17 @@ def to_pyvene(
     ends.
 
     Args:
-        vector: a vector that clamps, of any rank.
+        vector: of any rank.
         model: the model it belongs to, of any architecture.
         direction, multiplier, rule: see `SteeringVector.target`.
 
     Raises:
-        InputError: if the vector adds: a `ClampIntervention` cannot.
         VectorMismatchError: if the vector belongs to another model.
     """
-    if vector.operation != "clamp":
-        raise InputError(
-            "this vector adds and a ClampIntervention cannot; use concept_das.steer, or export it "
-            "with to_lm_eval or to_gguf"
-        )
     vector.check_model(model)
     target = vector.target(direction, multiplier, rule)
     site = vector.site(model)
-    intervention = ClampIntervention(weight=vector.weight, factor=target)
+    intervention = _STEERING[vector.operation](weight=vector.weight, factor=target)
     intervention.to(next(site.module(model).parameters()).device)
     return pv.IntervenableModel({"component": site.component, "intervention": intervention}, model)
 
@@ -87,8 +88,8 @@ def save_pyvene(
     have no place in it, so keep the vector's own folder too (`SteeringVector.save`).
 
     Raises:
-        InputError: if the vector adds, or pyvene cannot load on this architecture (0.1.8 looks the
-            model up in its own table: Phi-3, Qwen3, Gemma-3 and OLMo-2 are not in it).
+        InputError: if pyvene cannot load on this architecture (0.1.8 looks the model up in its own
+            table: Phi-3, Qwen3, Gemma-3 and OLMo-2 are not in it).
         VectorMismatchError: if the vector belongs to another model.
     """
     if type(model) not in type_to_dimension_mapping:
@@ -112,14 +113,15 @@ def from_pyvene(
 ) -> SteeringVector:
     """Read a folder that `pv.IntervenableModel.save` wrote, on every architecture.
 
-    The folder must hold one `DistributedInterchangeIntervention` or one `ClampIntervention` at the
-    output of a decoder block, addressed by string path or as `block_output`. It does not say which
+    The folder must hold one `DistributedInterchangeIntervention`, one `ClampIntervention` or one
+    `AdditiveIntervention` at the output of a decoder block, addressed by string path or as
+    `block_output`. It does not say which
     model it was trained on: the given one is taken at its word.
 
     Args:
         negative_factor, positive_factor: mean coordinates of neutral and of concept prompts; see
             `concept_das.factors.measure_latents`. A training intervention has none, so give both. A
-            clamp has one target, which stands for each factor that is not given.
+            clamp or an addition has one target, which stands for each factor that is not given.
         rows: which rows of the weight make up the vector, for an intervention with a
             `subspace_partition`; all of them if None.
         prefix_length: template tokens to leave alone; pyvene does not save it.
@@ -128,15 +130,21 @@ def from_pyvene(
         InputError: if the folder holds anything else, does not fit the model, or factors are
             missing.
     """
-    config = _read_config(Path(folder))
+    config = read_config(Path(folder))
+    found = len(config["intervention_types"])
+    if found != 1:
+        raise InputError(
+            f"{folder} holds {found} interventions; a steering vector is one, save it alone"
+        )
     kind = _kind_of(config, folder)
     layer, component = config["representations"][0][:2]
-    layer = _layer_of(model, layer, component)
+    layer = layer_of(model, layer, component)
     path = Path(folder) / f"intkey_{config['sorted_keys'][0]}.bin"
-    state = _read_tensors(path)
+    state = read_tensors(path)
     weight = _rows_of(state, "weight", rows, path)
-    _check_weight(weight, model, layer, folder)
-    if kind is ClampIntervention:
+    adds = kind is AdditiveIntervention
+    _check_weight(weight, model, layer, folder, orthonormal=not adds)
+    if kind in _STEERING.values():
         target = _rows_of(state, "factor", rows, path)
         negative_factor = target if negative_factor is None else negative_factor
         positive_factor = target if positive_factor is None else positive_factor
@@ -149,13 +157,19 @@ def from_pyvene(
         weight=weight,
         negative_factor=negative_factor,
         positive_factor=positive_factor,
+        operation="add" if adds else "clamp",
         layer=layer,
         model=ModelIdentity.of(model),
         prefix_length=prefix_length,
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder that pyvene wrote.
+
+    Raises:
+        InputError: if it is missing or not pyvene's.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -170,11 +184,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder / 'config.json'} is not pyvene's; give a folder that IntervenableModel.save "
             "wrote"
         )
-    found = len(config["intervention_types"])
-    if any(len(config[key]) != 1 for key in wanted):
-        raise InputError(
-            f"{folder} holds {found} interventions; a steering vector is one, save it alone"
-        )
     return config
 
 
@@ -186,8 +195,12 @@ def _kind_of(config: dict[str, Any], folder: str | os.PathLike[str]) -> type:
     return _READABLE[name]
 
 
-def _layer_of(model: PreTrainedModel, layer: int, component: str) -> int:
-    """The decoder block whose output pyvene's address names."""
+def layer_of(model: PreTrainedModel, layer: int, component: str) -> int:
+    """The decoder block whose output pyvene's address names.
+
+    Raises:
+        InputError: if it names anything else.
+    """
     if component == "block_output":
         return find_site(model, layer).layer
     # pyvene takes `layers[1]` and `layers.1` alike.
@@ -203,7 +216,12 @@ def _layer_of(model: PreTrainedModel, layer: int, component: str) -> int:
     )
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one saved intervention; objects are never loaded.
+
+    Raises:
+        InputError: if the file is missing or damaged.
+    """
     if not path.exists():
         raise InputError(f"{path} is missing; save the intervention again")
     try:
@@ -233,6 +251,8 @@ def _check_weight(
     model: PreTrainedModel,
     layer: int,
     folder: str | os.PathLike[str],
+    *,
+    orthonormal: bool,
 ) -> None:
     width = find_site(model, layer).width
     if weight.shape[1] != width:
@@ -241,7 +261,7 @@ def _check_weight(
             f"{width} here, so it belongs to another model"
         )
     overlap = weight @ weight.T - torch.eye(weight.shape[0])
-    if not float(overlap.abs().max()) < 1e-3:
+    if orthonormal and not float(overlap.abs().max()) < 1e-3:
         raise InputError(
             f"the directions in {folder} are not orthonormal; pass the rows of one concept, or "
             "retract() the intervention before it is saved"

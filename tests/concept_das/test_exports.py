@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,10 @@ FACTORS: dict[str, Any] = {
 class TestToPyvene:
     @pytest.mark.parametrize("name", TINY_ARCHITECTURES)
     @pytest.mark.parametrize("direction", ["elicit", "suppress"])
-    def test_same_logits_as_steer(self, name, direction):
+    @pytest.mark.parametrize("operation", ["clamp", "add"])
+    def test_same_logits_as_steer(self, name, direction, operation):
         model, inputs = tiny_model(name), left_padded()
-        vector = make_vector(model, rank=2)
+        vector = make_vector(model, rank=2, operation=operation)
         strength: dict[str, Any] = {
             "direction": direction,
             "multiplier": 1.5,
@@ -134,11 +136,6 @@ class TestToPyvene:
         )
         assert ids.tolist() == expected.tolist()
         assert ids.tolist() != unsteered.tolist()
-
-    def test_refuses_a_vector_that_adds(self):
-        model = tiny_model()
-        with pytest.raises(InputError, match="adds"):
-            to_pyvene(make_vector(model, operation="add"), model, "elicit")
 
     def test_refuses_another_model(self):
         vector = make_vector(tiny_model(seed=1))
@@ -179,6 +176,19 @@ class TestFromPyvene:
             assert torch.equal(read.target(direction), vector.target("suppress", 0.5))
         assert (read.layer, read.operation, read.prefix_length) == (2, "clamp", PREFIX)
         read.check_model(model)
+
+    def test_reads_an_addition_back(self, tmp_path):
+        """Its directions have a length of their own."""
+        model = tiny_model()
+        vector = make_vector(model, rank=2, operation="add")
+        vector = replace(vector, weight=3 * vector.weight)
+        read = from_pyvene(save_pyvene(vector, model, tmp_path, "suppress", 0.5), model)
+        assert read.operation == "add"
+        assert torch.equal(read.weight, vector.weight)
+        inputs, read = left_padded(), replace(read, prefix_length=PREFIX)
+        expected = steered_logits(model, vector, inputs, direction="suppress", multiplier=0.5)
+        found = steered_logits(model, read, inputs, direction="suppress")
+        torch.testing.assert_close(found, expected)
 
     def test_given_factors_replace_the_target_of_a_clamp(self, tmp_path):
         model = tiny_model()
