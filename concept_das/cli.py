@@ -15,11 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from concept_das.commands import compare, data, train, vectors
 from concept_das.errors import InputError, TrainingError
 from concept_das.files import write_atomically
+from concept_das.methods import find_method
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -65,8 +67,12 @@ def _parser_of(command: Callable[..., None]) -> ArgumentParser:
     return parser
 
 
-def build_parser() -> ArgumentParser:
-    """The whole parser, one subcommand a function."""
+def build_parser(method: str = "cdas") -> ArgumentParser:
+    """The whole parser, one subcommand a function.
+
+    Args:
+        method: whose hyper-parameters are the defaults of `train`.
+    """
     parser = ArgumentParser(prog="concept-das", description="Concept DAS model steering.")
     subcommands = parser.add_subcommands(required=True, dest="command")
     rows = ArgumentParser(description="Make or check contrastive quadruples.")
@@ -75,6 +81,8 @@ def build_parser() -> ArgumentParser:
     for name, command in COMMANDS.items():
         group, word = (data_commands, name[5:]) if name.startswith("data ") else (subcommands, name)
         sub = _parser_of(command)
+        if name == "train":
+            sub.set_defaults({"method": method, **find_method(method).defaults})
         group.add_subcommand(word, sub, help=sub.description)
     return parser
 
@@ -108,15 +116,35 @@ def _with_recipe_paths(arguments: Sequence[str]) -> list[str]:
     return changed
 
 
+def _method_of(arguments: Sequence[str]) -> str:
+    """The method that is asked for on the command line, or else in its yaml file."""
+    chosen = "cdas"
+    for option, value in pairwise([*arguments, ""]):
+        if option == "--config" and Path(value).is_file():
+            content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            if isinstance(content, dict):
+                chosen = str(content.get("method", chosen))
+    for option, value in pairwise([*arguments, ""]):
+        name, separator, joined = option.partition("=")
+        if name == "--method":
+            chosen = joined if separator else value
+    return chosen
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 2 on unusable input, 130 on an interrupt."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "transformers", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    parser = build_parser()
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    options = parser.parse_args([_underscored(a) for a in _with_recipe_paths(arguments)])
+    given = _with_recipe_paths(sys.argv[1:] if argv is None else list(argv))
+    arguments = [_underscored(argument) for argument in given]
+    try:
+        parser = build_parser(_method_of(arguments))
+    except InputError as error:
+        print(f"concept-das: {error}", file=sys.stderr)
+        return 2
+    options = parser.parse_args(arguments)
     name, chosen = options.command, options[options.command]
     if name == "data":
         name = f"data {chosen.data_command}"

@@ -81,10 +81,11 @@ def train(
 
 def methods() -> None:
     """List the methods: what they are, how they steer and in which directions."""
+    verbs = {"elicit": "elicits", "suppress": "suppresses"}
     for method in all_methods().values():
         print(f"{method.name:<20} {method.summary}")
-        directions = " and ".join(f"{direction}s" for direction in method.directions)
-        print(f"{'':<20} {directions}: {method.steering}; needs {', '.join(method.columns)}")
+        can = " and ".join(verbs[direction] for direction in method.directions)
+        print(f"{'':<20} {can}: {method.steering}; needs {', '.join(method.columns)}")
 
 
 def demo(

@@ -7,9 +7,23 @@ import importlib.metadata
 
 from concept_das.errors import InputError
 from concept_das.methods.additive import BiPO, Lang, RePS
-from concept_das.methods.base import FittedMethod, Job, Method, Term, TrainedMethod
+from concept_das.methods.base import (
+    FittedMethod,
+    Job,
+    Method,
+    SiteMethod,
+    Term,
+    TrainedMethod,
+    matching,
+)
 from concept_das.methods.diffmean import DiffMean
-from concept_das.methods.interchange import CDAS, DAS, KLStudentTeacher, KLTeacherStudent
+from concept_das.methods.interchange import (
+    CDAS,
+    DAS,
+    InterchangeMethod,
+    KLStudentTeacher,
+    KLTeacherStudent,
+)
 from concept_das.methods.lora import LoRA
 from concept_das.methods.loreft import CDASLoReFT, LoReFT
 from concept_das.methods.pdas import PDAS
@@ -41,12 +55,15 @@ __all__ = [
     "ENTRY_POINTS",
     "METHODS",
     "FittedMethod",
+    "InterchangeMethod",
     "Job",
     "Method",
+    "SiteMethod",
     "Term",
     "TrainedMethod",
     "all_methods",
     "find_method",
+    "matching",
     "register",
     "trained_method",
 ]

@@ -268,14 +268,31 @@ def _weighted_sum(values: Sequence[Tensor], _references: Sequence[float], weight
 
 
 def matching(
-    divergence: Callable[[Tensor, Tensor], Tensor], with_gradient: TokenLoss
+    divergence: Callable[[Tensor, Tensor], Tensor], with_gradient: TokenLoss | None = None
 ) -> TokenObjective:
-    """The objective of matching the teacher's distribution in a divergence."""
+    """The objective of matching the teacher's distribution in a divergence.
+
+    Args:
+        divergence: (student logits `[tokens, vocab]`, teacher logits) -> one value per token.
+        with_gradient: the same in closed form, which takes less time and memory; by autograd if
+            None.
+    """
 
     def plain(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         return divergence(student, teacher)
 
-    return TokenObjective(plain, with_gradient)
+    def by_autograd(
+        log_p: Tensor, log_q: Tensor | None, labels: Tensor, scratch: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        assert log_q is not None
+        with torch.enable_grad():
+            # Log-probabilities are logits too, so this is the gradient with respect to those.
+            logits = log_p.detach().clone().requires_grad_()
+            values = divergence(logits, log_q)
+            (gradient,) = torch.autograd.grad(values.sum(), logits)
+        return values.detach(), gradient
+
+    return TokenObjective(plain, with_gradient or by_autograd)
 
 
 def _likelihood(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

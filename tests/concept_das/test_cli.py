@@ -15,6 +15,7 @@ import yaml
 from transformers import LlamaForCausalLM
 
 from concept_das import cli
+from concept_das.artifacts import load_vector
 from concept_das.cli import COMMANDS, _groups, build_parser, main
 from concept_das.data import read_quadruples, to_frame
 from concept_das.errors import TrainingError
@@ -513,3 +514,72 @@ def test_several_concepts_are_trained_in_one_run(tmp_path: Path, model: Path) ->
     assert (together.concept, together.data_hash) == ("Captain", single.data_hash)
     torch.testing.assert_close(together.weight, single.weight, rtol=0, atol=1e-3)
     assert len(read_quadruples(tmp_path / "all" / "concept-9" / "heldout.parquet")) == 3
+
+
+def defaults_of(arguments: list[str]) -> Any:
+    required = ["--data", "rows.parquet", "--out", "out", "--layer", "1"]
+    parser = build_parser(cli._method_of([*arguments, *required]))
+    return parser.parse_args(["train", *arguments, *required]).train
+
+
+def test_a_method_brings_its_own_hyper_parameters(tmp_path: Path) -> None:
+    for name, method in METHODS.items():
+        options = defaults_of(["--method", name])
+        for key, value in {**vars(method.config())}.items():
+            assert options[key] == value, (name, key)
+    assert defaults_of([]).method == "cdas"
+    assert defaults_of(["--method=reps", "--epochs", "3"]).epochs == 3
+    assert defaults_of(["--method=reps"]).batch_size == METHODS["reps"].config().batch_size
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("method: lang\nlearning_rate: 0.5\n")
+    options = defaults_of(["--config", str(recipe)])
+    assert (options.method, options.learning_rate, options.epochs) == ("lang", 0.5, 6)
+
+
+def test_layers_of_a_method_that_acts_at_several(model: Path, data: Path, tmp_path: Path) -> None:
+    options = training_options(model, data, tmp_path / "run")
+    assert main([*options, "--method", "lora", "--layers", "[1, 2]"]) == 0
+    vector = load_vector(tmp_path / "run/vector")
+    assert vector.layers == (1, 2)
+    evaluate = ["evaluate", "--vector", str(tmp_path / "run/vector"), "--multipliers", "[1]"]
+    assert main([*evaluate, "--device", "cpu"]) == 0
+    table = pd.read_csv(tmp_path / "run/evaluation.csv")
+    assert table["elicitation_recovery"].notna().all()
+    assert table["suppression_recovery"].isna().all()
+    export = ["export", "--vector", str(tmp_path / "run/vector"), "--format", "peft"]
+    assert main([*export, "--out", str(tmp_path / "peft")]) == 0
+    assert (tmp_path / "peft/adapter_config.json").exists()
+
+
+def test_unknown_methods_stop_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--data", "none", "--out", "none", "--layer", "1", "--method", "magic"]
+    assert main(arguments) == 2
+    assert "unknown method 'magic'; choose one of cdas" in capsys.readouterr().err
+
+
+def test_compare_writes_tables_plots_and_vectors(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "comparison"
+    changes = {"all": {"epochs": 1, "max_response_tokens": 6}, "loreft": {"layers": [1, 2]}}
+    arguments = [
+        *("compare", "--model", str(model), "--device", "cpu", "--data", str(data), "--layer", "1"),
+        *("--out", str(out), "--methods", "cdas,diffmean,loreft,prompt", "--seeds", "[1, 2]"),
+        *("--changes", json.dumps(changes), "--heldout", "3", "--rows", "4", "--unrelated", "1"),
+        *("--multipliers", "[0.5, 1]", "--generations", "1", "--new_tokens", "4"),
+        *("--wandb", "off"),
+    ]
+    assert main(arguments) == 0
+    table = pd.read_csv(out / "table.csv")
+    counts = table.groupby("method").size().to_dict()
+    # Two seeds at two strengths; what draws nothing once; a text has one strength.
+    assert counts == {"cdas": 4, "diffmean": 2, "loreft": 4, "prompt": 1}
+    needed = "method concept seed rank multiplier elicitation_recovery suppression_recovery"
+    needed += " heldout_jsd_elicit heldout_jsd_suppress kl_side_effect seconds parameters"
+    assert set(needed.split()) <= set(table.columns)
+    for name in ("summary.md", "comparison.html", "recovery.png", "tradeoff.png", "config.yaml"):
+        assert (out / name).stat().st_size > 0
+    monkeypatch.setattr("concept_das.comparison.train_vectors", None)  # nothing is left to train
+    before = (out / "table.csv").read_bytes()
+    assert main(arguments) == 0
+    assert (out / "table.csv").read_bytes() == before

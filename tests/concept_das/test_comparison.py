@@ -1,0 +1,161 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from concept_das import comparison
+from concept_das.comparison import ComparisonPlan, compare, read_answers
+from concept_das.data import Quadruple
+from concept_das.errors import InputError
+from concept_das.evaluation import evaluate
+from concept_das.methods import find_method
+from concept_das.pipeline import encode_for, train_vector
+from concept_das.recipe import TrainingConfig
+from tests.concept_das.helpers import ROWS, tiny_chat, tiny_config, tiny_loaded
+
+PLAN = ComparisonPlan(
+    layer=1,
+    seeds=(1, 2),
+    heldout=2,
+    multipliers=(0.5, 1.0),
+    unrelated=1,
+    generations=1,
+    new_tokens=4,
+)
+
+CONCEPTS = {3: ROWS, 4: [replace(row, concept_id=4, concept="Arr") for row in ROWS]}
+
+
+def config(name: str, **changed: Any) -> TrainingConfig:
+    return tiny_config(name, epochs=1, batch_size=2, max_response_tokens=6, **changed)
+
+
+def run(out: Path, *names: str, plan: ComparisonPlan = PLAN, **changed: Any) -> pd.DataFrame:
+    configs = [config(name, **changed) for name in names]
+    return compare(tiny_loaded(), tiny_chat(), CONCEPTS, configs, plan, out)
+
+
+def without_time(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns="seconds").reset_index(drop=True)
+
+
+def interrupted_after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    done = []
+
+    def run_or_stop(*arguments: Any, **options: Any) -> Any:
+        if len(done) == calls:
+            raise KeyboardInterrupt
+        done.append(1)
+        return function(*arguments, **options)
+
+    return run_or_stop
+
+
+def test_one_row_per_method_concept_seed_and_multiplier(tmp_path: Path) -> None:
+    table = run(tmp_path, "cdas", "lang", "diffmean")
+    keys = ["method", "concept_id", "seed", "multiplier"]
+    assert not table.duplicated(keys).any()
+    assert table.groupby("method").size().to_dict() == {"cdas": 8, "lang": 8, "diffmean": 4}
+    assert set(table.loc[table["method"] == "diffmean", "seed"]) == {1}
+    answers = read_answers(tmp_path)
+    assert len(answers) == 2 * (2 + 2 + 1) * 2 * 2  # concepts, seeds, multipliers, directions
+    assert table["repetition_elicit"].between(0, 1).all()
+    assert (table["perplexity_suppress"] > 1).all()
+
+
+def test_a_cell_is_what_training_and_evaluating_alone_give(tmp_path: Path) -> None:
+    table = run(tmp_path, "cdas")
+    kept, held = comparison._split(list(ROWS), PLAN)
+    loaded, chat, recipe = tiny_loaded(), tiny_chat(), config("cdas", seed=2)
+    vector = train_vector(loaded, chat, kept, [], 1, recipe).vector
+    expected = evaluate(
+        loaded.model,
+        chat,
+        vector,
+        encode_for(loaded, chat, held, recipe),
+        multipliers=PLAN.multipliers,
+        unrelated=comparison.unrelated_turns(chat, 1),
+    ).table
+    found = table[(table["concept_id"] == 3) & (table["seed"] == 2)].reset_index(drop=True)
+    for column in expected:
+        pd.testing.assert_series_equal(found[column], expected[column], rtol=1e-3, atol=1e-5)
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(tmp_path / "whole", "cdas", "reps")
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "_measure", interrupted_after(3, comparison._measure))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "broken", "cdas", "reps")
+    resumed = run(tmp_path / "broken", "cdas", "reps")
+    pd.testing.assert_frame_equal(without_time(resumed), without_time(whole), rtol=1e-4)
+
+
+def test_methods_and_seeds_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(tmp_path, "cdas")
+    trained = []
+    original = comparison.train_vectors
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        trained.append(arguments[4].method)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(comparison, "train_vectors", counted)
+    more = run(tmp_path, "cdas", "lang", plan=replace(PLAN, seeds=(1, 2, 3)))
+    assert trained == ["cdas", "lang", "cdas", "lang"]  # of cdas the third seed alone
+    kept = more[(more["method"] == "cdas") & (more["seed"] < 3)]
+    pd.testing.assert_frame_equal(without_time(kept), without_time(first))
+
+
+@pytest.mark.parametrize(
+    ("names", "plan", "message"),
+    [
+        (["cdas"], {"heldout": 3}, "results of other data or options; delete it or choose"),
+        (["cdas"], {"rows": 2}, "results of other data or options"),
+        (["lang"], {"layer": 9}, "layer 9 is out of range"),
+        (["lang"], {"heldout": 5}, "cannot hold out 5 of 5 rows"),
+    ],
+)
+def test_what_stops_before_training(
+    names: list[str],
+    plan: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(tmp_path, "cdas")
+    monkeypatch.setattr(comparison, "train_vectors", None)
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, *names, plan=replace(PLAN, **plan))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": ()}, "at least one of the seeds"),
+        ({"multipliers": (1.0, 1.0)}, "multipliers, and each of them once"),
+        ({"rows": 0}, "rows is 0"),
+    ],
+)
+def test_unusable_plans(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(PLAN, **options)
+
+
+def test_every_method_can_be_compared_with_its_own_defaults() -> None:
+    for name in ("cdas", "reps", "loreft", "prompt"):
+        assert find_method(name).config() == TrainingConfig(
+            method=name, **find_method(name).defaults
+        )
+
+
+def test_fewer_rows_are_a_part_of_the_same_split() -> None:
+    rows = [Quadruple(f"a {i}", "b", "c", "d") for i in range(20)]
+    kept, held = comparison._split(rows, PLAN)
+    fewer, same = comparison._split(rows, replace(PLAN, rows=5))
+    assert same == held
+    assert len(fewer) == 5
+    assert set(fewer) < set(kept)
