@@ -1,0 +1,366 @@
+"""From ratings of single answers to a table of methods.
+
+AxBench's rule: an answer's score is the harmonic mean of its three ratings; per method and concept
+the multiplier is chosen on one half of the instructions and the score reported on the other; and
+methods are compared by the mean over concepts. Intervals resample concepts, which is the population
+that a claim about a method is about; the few answers of one concept are not independent of each
+other.
+
+A table of answers has one row per generation, with the columns `method`, `concept_id`, `direction`
+(elicit or suppress), `multiplier`, `input_id` (number of the instruction, from 0), and the ratings
+`concept`, `instruction`, `fluency`, from 0 to 2, NaN where the judge gave none. Nothing here
+depends on the order of rows. Draws are made with a fixed seed.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.judges.ratings import HIGHEST
+from concept_das.data import DIRECTIONS, Direction
+from concept_das.errors import InputError
+
+RATINGS = ("concept", "instruction", "fluency")
+LABELS = ("negative", "positive")
+
+_CASE = ["method", "concept_id", "direction"]
+_ANSWER = [*_CASE, "multiplier", "input_id"]
+
+_DRAWS = 2000
+
+# Equal scores added up in another order differ by rounding; beyond this many digits they are ties.
+_DIGITS = 12
+
+log = logging.getLogger(__name__)
+
+Numbers = NDArray[np.float64]
+
+
+def halves(count: int) -> tuple[range, range]:
+    """The input ids that multipliers are chosen on, and those that are reported; floor first.
+
+    Raises:
+        InputError: if there are fewer than two instructions.
+    """
+    if count < 2:
+        raise InputError(f"{count} instructions cannot be halved; take at least 2 per concept")
+    return range(count // 2), range(count // 2, count)
+
+
+CHOSEN_ON, REPORTED_ON = halves(10)
+
+
+def harmonic_mean(concept: ArrayLike, instruction: ArrayLike, fluency: ArrayLike) -> Numbers:
+    """Harmonic mean of three ratings, elementwise, from 0 to 2.
+
+    0 if any rating is 0, NaN if any is missing. Missing goes first, as in
+    `benchmarks.judges.ratings`. For suppression give 2 - concept as the first.
+    """
+    ratings = np.stack(
+        np.broadcast_arrays(*(np.asarray(r, dtype=float) for r in (concept, instruction, fluency)))
+    )
+    with np.errstate(divide="ignore"):
+        return np.asarray(len(ratings) / (1 / ratings).sum(axis=0))
+
+
+def with_scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """The answers with a column `score`; when suppressing, 2 - concept stands for concept.
+
+    Raises:
+        InputError: if a column is missing, a rating is off the scale, a direction is unknown, a
+            key is missing, or an answer is there twice.
+    """
+    _require(frame, _ANSWER, gaps=RATINGS)
+    _refuse_copies(frame, _ANSWER)
+    unknown = sorted(set(frame["direction"]) - set(DIRECTIONS))
+    if unknown:
+        raise InputError(f"the direction {unknown[0]!r} is not one of {', '.join(DIRECTIONS)}")
+    ratings = {}
+    for name in RATINGS:
+        values = pd.to_numeric(frame[name], errors="coerce")
+        bad = (values.isna() & frame[name].notna()) | (values < 0) | (values > HIGHEST)
+        if bad.any():
+            value = frame.loc[bad, name].tolist()[0]
+            raise InputError(
+                f"the rating {value!r} for {name} is not a number from 0 to "
+                f"{HIGHEST}; leave it empty where the judge gave none"
+            )
+        ratings[name] = values.to_numpy(dtype=float)
+    suppressed = (frame["direction"] == "suppress").to_numpy()
+    shown = np.where(suppressed, HIGHEST - ratings["concept"], ratings["concept"])
+    score = harmonic_mean(shown, ratings["instruction"], ratings["fluency"])
+    return frame.assign(**ratings, score=score)
+
+
+def select_multipliers(scored: pd.DataFrame, chosen_on: Iterable[int] = CHOSEN_ON) -> pd.DataFrame:
+    """Per method, concept and direction, the multiplier with the highest mean score.
+
+    Ties go to the smallest. Missing ratings are left out of the mean, and a multiplier without any
+    rated answer cannot be chosen; where that is all of them, the multiplier is NaN, and a warning
+    says so.
+
+    Args:
+        scored: from `with_scores`.
+        chosen_on: input ids of the answers that count.
+
+    Returns:
+        The columns method, concept_id, direction, multiplier and `chosen_score`, the mean.
+
+    Raises:
+        InputError: if there are no answers to these inputs.
+    """
+    rows = scored[scored["input_id"].isin(list(chosen_on))].dropna(subset=["score"])
+    if rows.empty:
+        raise InputError("no answer to the inputs that choose multipliers is rated; judge them")
+    means = rows.groupby([*_CASE, "multiplier"], observed=True)[["score"]].mean().round(_DIGITS)
+    means = means.reset_index().rename(columns={"score": "chosen_score"})
+    best = means.sort_values(["chosen_score", "multiplier"], ascending=[False, True])
+    cases = scored[_CASE].drop_duplicates().sort_values(_CASE, ignore_index=True)
+    selected = cases.merge(best.drop_duplicates(_CASE), on=_CASE, how="left")
+    for case in selected.loc[selected["multiplier"].isna(), _CASE].itertuples(index=False):
+        log.warning("%s, concept %s, %s: no rated answer to choose a multiplier by", *case)
+    return selected
+
+
+def reported(
+    scored: pd.DataFrame, selected: pd.DataFrame, on: Iterable[int] = REPORTED_ON
+) -> pd.DataFrame:
+    """The held-out answers at the chosen multipliers (`tuned` in the paper's tables).
+
+    Args:
+        scored: from `with_scores`.
+        selected: from `select_multipliers`.
+        on: input ids that were not used to choose.
+
+    Raises:
+        InputError: if a chosen multiplier has no held-out answers.
+    """
+    chosen = selected.dropna(subset=["multiplier"])[[*_CASE, "multiplier"]]
+    held_out = scored[scored["input_id"].isin(list(on))]
+    rows = held_out.merge(chosen, on=[*_CASE, "multiplier"], validate="many_to_one")
+    there = set(rows[_CASE].itertuples(index=False, name=None))
+    for *case, multiplier in chosen.itertuples(index=False, name=None):
+        if tuple(case) not in there:
+            method, concept, direction = case
+            raise InputError(
+                f"{method}, concept {concept}, {direction}, has no held-out answers at its "
+                f"multiplier {multiplier:g}; generate them"
+            )
+    return rows
+
+
+def unit(scored: pd.DataFrame, on: Iterable[int] = REPORTED_ON) -> pd.DataFrame:
+    """The held-out answers at multiplier 1; a method that was not run at 1 has none."""
+    return scored[scored["input_id"].isin(list(on)) & (scored["multiplier"] == 1)].reset_index(
+        drop=True
+    )
+
+
+def summarise(reported: pd.DataFrame) -> pd.DataFrame:
+    """One row per method and direction.
+
+    Args:
+        reported: scored answers, one multiplier for each concept (`reported` or `unit`).
+
+    Returns:
+        The columns method, direction, `score` (mean over concepts of the concept's mean),
+        `score_low` and `score_high` (95% bootstrap interval over concepts, percentile, 2000 draws;
+        NaN with fewer than two), `concepts` (those with a rated answer) and `missing` (share of
+        answers that lack a rating).
+
+    Raises:
+        InputError: if an input of a concept is there twice, as with several multipliers.
+    """
+    means = _concept_means(reported)
+    records = []
+    for (method, direction), rows in reported.groupby(["method", "direction"], observed=True):
+        of = means[(means["method"] == method) & (means["direction"] == direction)]
+        records.append(
+            {
+                "method": method,
+                "direction": direction,
+                **_mean_with_interval("score", of["score"].to_numpy(dtype=float)),
+                "concepts": len(of),
+                "missing": float(rows["score"].isna().mean()),
+            }
+        )
+    columns = ["method", "direction", "score", "score_low", "score_high", "concepts", "missing"]
+    return pd.DataFrame(records, columns=columns)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """One method against another, over the concepts that both have.
+
+    Attributes:
+        difference: mean over concepts of the first's mean score less the second's.
+        difference_low, difference_high: 95% bootstrap interval; NaN with fewer than two concepts.
+        p: two-sided, from the same draws: twice the share of mean differences on the rarer side
+            of 0, each side counted once more (so never 0). Not corrected for several comparisons.
+        winrate: mean over concepts of 1 for a win, 0.5 for a tie, 0 for a loss (AxBench).
+        winrate_low, winrate_high: its interval.
+        concepts: how many both have.
+    """
+
+    difference: float
+    difference_low: float
+    difference_high: float
+    p: float
+    winrate: float
+    winrate_low: float
+    winrate_high: float
+    concepts: int
+
+
+def paired_difference(
+    reported: pd.DataFrame, method_a: str, method_b: str, direction: Direction
+) -> PairedDifference:
+    """How much better a method is than another in a direction; NaN if they share no concept.
+
+    Raises:
+        InputError: if a method has no answers in this direction.
+    """
+    means = _concept_means(reported)
+    scores = []
+    for method in (method_a, method_b):
+        of = means[(means["method"] == method) & (means["direction"] == direction)]
+        if of.empty:
+            known = ", ".join(sorted(means.loc[means["direction"] == direction, "method"].unique()))
+            raise InputError(f"{method!r} has no rated answers to {direction}; there are {known}")
+        scores.append(of.set_index("concept_id")["score"])
+    first, second = scores
+    shared = first.index.intersection(second.index).sort_values()
+    gaps = (first.loc[shared] - second.loc[shared]).to_numpy(dtype=float).round(_DIGITS)
+    p = float("nan")
+    if len(gaps) > 1:
+        draws = _bootstrap_means(gaps)
+        sides = [int((draws <= 0).sum()), int((draws >= 0).sum())]
+        p = min(1.0, 2 * (min(sides) + 1) / (len(draws) + 1))
+    return PairedDifference(
+        **_mean_with_interval("difference", gaps),
+        p=p,
+        **_mean_with_interval("winrate", (np.sign(gaps) + 1) / 2),
+        concepts=len(gaps),
+    )
+
+
+def winners(reported: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Every method against the reference, in each direction that both have; best first.
+
+    Returns:
+        The columns method, reference, direction, and the fields of `PairedDifference`.
+
+    Raises:
+        InputError: if the reference has no answers.
+    """
+    pairs = _concept_means(reported)[["method", "direction"]].drop_duplicates()
+    if reference not in set(pairs["method"]):
+        known = ", ".join(sorted(pairs["method"].unique()))
+        raise InputError(f"the reference {reference!r} has no rated answers; there are {known}")
+    records = []
+    for direction in DIRECTIONS:
+        methods = set(pairs.loc[pairs["direction"] == direction, "method"])
+        for method in sorted(methods - {reference}) if reference in methods else ():
+            against = paired_difference(reported, method, reference, direction)
+            names = {"method": method, "reference": reference, "direction": direction}
+            records.append({**names, **asdict(against)})
+    fields = list(PairedDifference.__dataclass_fields__)
+    table = pd.DataFrame(records, columns=["method", "reference", "direction", *fields])
+    keys = ["direction", "difference", "method"]
+    return table.sort_values(keys, ascending=[True, False, True], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well a direction tells texts with the concept from texts without.
+
+    Attributes:
+        per_concept: method, concept_id, `auroc`, and the number of `positive` and `negative` texts.
+        summary: per method the mean `auroc` over concepts, `auroc_low`, `auroc_high`, `concepts`.
+    """
+
+    per_concept: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def detection_auroc(latents: pd.DataFrame) -> Detection:
+    """Area under the ROC curve per concept, and its mean (AxBench's concept detection).
+
+    Args:
+        latents: one row per text: method, concept_id, label (positive or negative) and score, the
+            largest coordinate over the text's tokens along the direction, which has to point
+            towards the concept.
+
+    Raises:
+        InputError: if a column, a score or a class of a concept is missing, or a label unknown.
+    """
+    _require(latents, ["method", "concept_id", "label", "score"])
+    unknown = sorted(set(latents["label"]) - set(LABELS))
+    if unknown:
+        raise InputError(f"the label {unknown[0]!r} is not one of {', '.join(LABELS)}")
+    records = []
+    for (method, concept), rows in latents.groupby(["method", "concept_id"], observed=True):
+        counts = {label: int((rows["label"] == label).sum()) for label in LABELS}
+        for label, count in counts.items():
+            if not count:
+                raise InputError(f"{method}, concept {concept}, has no {label} text; add some")
+        auroc = float(roc_auc_score(rows["label"] == "positive", rows["score"]))
+        records.append({"method": method, "concept_id": concept, "auroc": auroc, **counts})
+    per_concept = pd.DataFrame(records, columns=["method", "concept_id", "auroc", *LABELS])
+    summary = [
+        {
+            "method": method,
+            **_mean_with_interval("auroc", rows["auroc"].to_numpy(dtype=float)),
+            "concepts": len(rows),
+        }
+        for method, rows in per_concept.groupby("method", observed=True)
+    ]
+    columns = ["method", "auroc", "auroc_low", "auroc_high", "concepts"]
+    return Detection(per_concept, pd.DataFrame(summary, columns=columns))
+
+
+def _concept_means(reported: pd.DataFrame) -> pd.DataFrame:
+    """Mean score of each method, concept and direction that has one."""
+    _require(reported, [*_CASE, "input_id"], gaps=["score"])
+    _refuse_copies(reported, [*_CASE, "input_id"])
+    known = reported.dropna(subset=["score"]).sort_values([*_CASE, "input_id"])
+    return known.groupby(_CASE, observed=True)[["score"]].mean().reset_index()
+
+
+def _bootstrap_means(values: Numbers) -> Numbers:
+    """Means of resampled values, `[draws]`."""
+    draws = np.random.default_rng(0).integers(len(values), size=(_DRAWS, len(values)))
+    return np.asarray(values[draws].mean(axis=1))
+
+
+def _mean_with_interval(name: str, values: Numbers) -> dict[str, Any]:
+    low = high = float("nan")
+    if len(values) > 1:
+        low, high = np.percentile(_bootstrap_means(values), [2.5, 97.5])
+    mean = float(values.mean()) if len(values) else float("nan")
+    return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _require(frame: pd.DataFrame, columns: Sequence[str], *, gaps: Sequence[str] = ()) -> None:
+    """The columns are there, without gaps; and those in `gaps`, which may have some."""
+    absent = [name for name in (*columns, *gaps) if name not in frame.columns]
+    if absent:
+        raise InputError(f"the table has no column {absent[0]}; add it")
+    for name in columns:
+        if frame[name].isna().any():
+            row = frame.index[frame[name].isna()][0]
+            raise InputError(f"row {row} of the table has no {name}; fill it or drop the row")
+
+
+def _refuse_copies(frame: pd.DataFrame, key: Sequence[str]) -> None:
+    copies = frame.duplicated(list(key))
+    if copies.any():
+        row = frame.loc[copies, list(key)].iloc[0]
+        named = ", ".join(f"{name} {value}" for name, value in row.items())
+        raise InputError(f"there are several rows for {named}; keep one")

@@ -1,0 +1,134 @@
+"""The presets say what their sources say."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import concept_das
+from benchmarks.axbench.presets import PRESETS, Preset, find_preset, to_multipliers
+from benchmarks.axbench.published import CELLS
+from concept_das.errors import InputError
+from concept_das.methods import METHODS
+
+RECIPES = Path(concept_das.__file__).parent / "recipes"
+ALL = list(PRESETS.values())
+NAMES = [
+    "gemma-2-2b-l10",
+    "gemma-2-2b-l20",
+    "gemma-2-9b-l20",
+    "gemma-2-9b-l31",
+    "qwen2.5-3b-l18",
+    "qwen2.5-7b-l14",
+    "qwen2.5-14b-l24",
+    "olmo-2-1b-l8",
+    "olmo-2-7b-l16",
+    "olmo-2-13b-l20",
+    "smollm2-135m",
+]
+# Methods that take part but are not part of every installation of the registry.
+LOW_RANK = {"loreft", "lora", "cdas_loreft"}
+
+
+def test_the_presets_are_found_by_name() -> None:
+    assert list(PRESETS) == NAMES
+    for name, preset in PRESETS.items():
+        assert find_preset(name) is preset
+        assert preset.name == name
+        assert name.endswith(f"-l{preset.layer}") or name == "smollm2-135m"
+    with pytest.raises(InputError, match=r"'gpt-2'.*gemma-2-2b-l10, .*smollm2-135m"):
+        find_preset("gpt-2")
+
+
+@pytest.mark.parametrize("preset", ALL, ids=NAMES)
+def test_every_method_is_complete(preset: Preset) -> None:
+    assert set(preset.methods) <= {*METHODS, *LOW_RANK}
+    for method, config in preset.configs.items():
+        assert config.method == method
+        assert preset.sources[method]
+        assert preset.sources[f"{method} factors"]
+        multipliers = preset.multipliers[method]
+        assert list(multipliers) == sorted(set(multipliers))
+        assert multipliers[0] > 0
+    assert {"layer", "generation", "judge"} < set(preset.sources)
+    assert len(preset.sources) == 3 + 2 * len(preset.methods)
+    assert {"cdas", "das", "diffmean", "reps", "prompt"} <= set(preset.methods)
+
+
+def test_the_cells_are_those_that_were_published() -> None:
+    cells = [preset.cell for preset in ALL if preset.cell]
+    assert cells == list(CELLS)
+    for preset in ALL:
+        if preset.cell:
+            size, _, layer = preset.cell.partition("-l")
+            assert f"gemma-2-{size}-it" in preset.model
+            assert preset.layer == int(layer)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.glob("*-axbench-*.yaml")), ids=lambda path: path.stem
+)
+def test_cdas_agrees_with_the_shipped_recipe(path: Path) -> None:
+    preset = find_preset(path.stem.replace("-axbench", "").replace("qwen-2.5", "qwen2.5"))
+    recipe = yaml.safe_load(path.read_text())
+    assert (preset.model, preset.layer) == (recipe["model"], recipe["layer"])
+    config = preset.configs["cdas"]
+    for name in ("rank", "learning_rate", "epochs", "batch_size", "max_response_tokens"):
+        assert getattr(config, name) == recipe[name], name
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "expected"),
+    [
+        # rate, epochs, batch, tokens, number of factors
+        ("gemma-2-2b-l20", "kl_teacher_student", (0.04, 18, 8, 128, 16)),
+        ("gemma-2-2b-l10", "pdas", (0.04, 12, 6, 511, 6)),
+        ("gemma-2-2b-l10", "lang", (0.04, 6, 12, 128, 14)),
+        ("gemma-2-2b-l10", "bipo", (0.04, 12, 12, 128, 14)),
+        ("gemma-2-2b-l10", "loreft", (9e-4, 24, 36, 128, 1)),
+        ("gemma-2-9b-l31", "cdas", (0.06, 18, 6, 128, 11)),
+        ("gemma-2-9b-l20", "das", (0.06, 18, 8, 128, 16)),
+        ("gemma-2-9b-l20", "lang", (0.08, 12, 12, 128, 14)),
+        ("gemma-2-9b-l20", "reps", (0.08, 18, 6, 511, 14)),
+        ("gemma-2-9b-l31", "lora", (5e-3, 24, 36, 128, 1)),
+        ("qwen2.5-3b-l18", "pdas", (0.04, 18, 8, 128, 16)),
+        ("qwen2.5-14b-l24", "reps", (0.08, 10, 6, 128, 14)),
+        ("olmo-2-1b-l8", "reps", (0.08, 18, 6, 511, 14)),
+        ("olmo-2-13b-l20", "reps", (0.04, 18, 6, 511, 14)),
+        ("smollm2-135m", "reps", (0.04, 5, 6, 32, 4)),
+    ],
+)
+def test_numbers_of_the_sources(name: str, method: str, expected: tuple[float, ...]) -> None:
+    preset = find_preset(name)
+    config = preset.configs[method]
+    found = (config.learning_rate, config.epochs, config.batch_size, config.max_response_tokens)
+    assert (*found, len(preset.factors[method])) == expected
+
+
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_grids_reach_as_far_as_the_sources(name: str) -> None:
+    preset = find_preset(name)
+    ends = {method: (factors[0], factors[-1]) for method, factors in preset.factors.items()}
+    assert ends["reps"] == ends["lang"] == (2, 50)
+    assert ends["diffmean"] == ends["bipo"] == (0.2, 5)
+    assert ends["cdas"] == (1, 7 if "9b" in name else 14)
+    assert ends["loreft"] == ends["lora"] == ends["prompt"] == (1, 1)
+
+
+def test_factors_of_lang_and_reps_are_in_units_of_11() -> None:
+    assert to_multipliers("reps", (2.0, 11.0, 50.0)) == pytest.approx((2 / 11, 1.0, 50 / 11))
+    assert to_multipliers("lang", (22.0,)) == (2.0,)
+    for method in ("cdas", "diffmean", "bipo"):
+        assert to_multipliers(method, (0.2, 5.0)) == (0.2, 5.0)
+    assert find_preset("smollm2-135m").multipliers["reps"] == (0.5, 1.0, 1.5, 2.0)
+
+
+def test_the_small_preset_is_small() -> None:
+    preset = find_preset("smollm2-135m")
+    assert (preset.layer, preset.concept_ids, preset.new_tokens) == (15, (0, 1, 2, 3, 4), 32)
+    assert preset.judge == "proxy"
+    assert preset.cell is None
+    others = [other for other in ALL if other is not preset]
+    assert {(p.new_tokens, p.temperature, p.instructions_per_concept) for p in others} == {
+        (128, 1.0, 10)
+    }

@@ -1,0 +1,311 @@
+"""Scores by hand, and what must not change them."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from benchmarks.axbench.scores import (
+    CHOSEN_ON,
+    REPORTED_ON,
+    detection_auroc,
+    halves,
+    harmonic_mean,
+    paired_difference,
+    reported,
+    select_multipliers,
+    summarise,
+    unit,
+    winners,
+    with_scores,
+)
+from benchmarks.judges.ratings import Rating
+from concept_das.errors import InputError
+
+NAN = float("nan")
+
+
+def answers(
+    method: str = "cdas",
+    concept_id: int = 0,
+    direction: str = "elicit",
+    by_multiplier: dict[float, list[float]] | None = None,
+    first_input: int = 0,
+) -> pd.DataFrame:
+    """Answers whose three ratings are equal, so that an elicited answer's score is the rating."""
+    rows = [
+        (method, concept_id, direction, multiplier, first_input + i, rating, rating, rating)
+        for multiplier, ratings in (by_multiplier or {1.0: [1.0] * 10}).items()
+        for i, rating in enumerate(ratings)
+    ]
+    columns = ["method", "concept_id", "direction", "multiplier", "input_id"]
+    return pd.DataFrame(rows, columns=[*columns, "concept", "instruction", "fluency"])
+
+
+def table(scores: dict[str, list[float]], direction: str = "elicit") -> pd.DataFrame:
+    """One held-out answer for each concept, by method."""
+    parts = [
+        answers(method, concept, direction, {1.0: [score]}, first_input=5)
+        for method, by_concept in scores.items()
+        for concept, score in enumerate(by_concept)
+    ]
+    return with_scores(pd.concat(parts, ignore_index=True))
+
+
+def noisy(seed: int = 0) -> pd.DataFrame:
+    """Two methods, six concepts, both directions, three multipliers, some ratings missing."""
+    rng = np.random.default_rng(seed)
+    keys = product(["cdas", "reps"], range(6), ["elicit", "suppress"], [0.5, 1.0, 2.0], range(10))
+    columns = ["method", "concept_id", "direction", "multiplier", "input_id"]
+    frame = pd.DataFrame(keys, columns=columns)
+    for name in ("concept", "instruction", "fluency"):
+        frame[name] = rng.choice([0.0, 1.0, 2.0, NAN], len(frame), p=[0.2, 0.4, 0.35, 0.05])
+    return frame
+
+
+def test_the_harmonic_mean_agrees_with_the_judges_own() -> None:
+    values = np.array(list(product([0, 1, 2, NAN], repeat=3)))
+    expected = [
+        Rating(*(None if np.isnan(v) else int(v) for v in ratings)).score() for ratings in values
+    ]
+    found = harmonic_mean(*values.T)
+    np.testing.assert_allclose(found, [NAN if e is None else e for e in expected])
+    assert float(harmonic_mean(1, 2, 2)) == pytest.approx(1.5)
+    assert np.isnan(harmonic_mean(0, NAN, 2))
+
+
+def test_suppression_turns_the_concept_rating_round() -> None:
+    frame = pd.concat(
+        [answers(direction=d, by_multiplier={1.0: [2.0]}) for d in ("elicit", "suppress")]
+    )
+    frame = frame.assign(concept=[0.5, 0.5], instruction=[1.0, 1.0])
+    scores = with_scores(frame)["score"]
+    assert list(scores) == pytest.approx([3 / (2 + 1 + 0.5), 3 / (1 / 1.5 + 1 + 0.5)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"concept": 2.5}, "2.5 for concept"),
+        ({"fluency": -1}, "-1 for fluency"),
+        ({"instruction": "make tea"}, "'make tea' for instruction"),
+        ({"direction": "erase"}, "'erase'"),
+        ({"multiplier": NAN}, "no multiplier"),
+        ({"input_id": 0}, "method cdas, concept_id 0, direction elicit.*input_id 0"),
+    ],
+)
+def test_a_bad_table_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        with_scores(answers().assign(**change))
+    with pytest.raises(InputError, match="no column fluency"):
+        with_scores(answers().drop(columns="fluency"))
+
+
+def test_the_multiplier_is_chosen_on_one_half_and_reported_on_the_other() -> None:
+    # 2 is best on the first half, 1 on the second, which must not count.
+    low, high = [0.5] * 5, [2.0] * 5
+    scored = with_scores(answers(by_multiplier={1.0: low + high, 2.0: [1.5] * 5 + low}))
+    selected = select_multipliers(scored)
+    assert selected[["multiplier", "chosen_score"]].to_numpy().tolist() == [[2.0, 1.5]]
+    held_out = reported(scored, selected)
+    assert list(held_out["score"]) == pytest.approx(low)
+    assert list(held_out["input_id"]) == list(REPORTED_ON)
+    assert list(unit(scored)["score"]) == pytest.approx(high)
+    swapped = select_multipliers(scored, chosen_on=REPORTED_ON)
+    assert reported(scored, swapped, on=CHOSEN_ON)["score"].tolist() == pytest.approx(low)
+
+
+def test_ties_go_to_the_smallest_in_any_order_of_rows() -> None:
+    by_multiplier = {3.0: [0.1, 0.2, 0.3, 0.7, 1.1], 1.5: [1.1, 0.7, 0.3, 0.2, 0.1], 0.5: [0.1] * 5}
+    scored = with_scores(answers(by_multiplier=by_multiplier))
+    for frame in (scored, scored.iloc[::-1]):
+        assert list(select_multipliers(frame)["multiplier"]) == [1.5]
+
+
+def test_means_that_differ_by_rounding_alone_are_ties() -> None:
+    # Both means are 0.9; in floating point the first comes out one step lower.
+    few, fewer = [0.0, 1.2, 1.2, 1.2, NAN], [0.0, 1.2, 1.5, NAN, NAN]
+    assert pd.Series(few).mean() < pd.Series(fewer).mean()
+    scored = with_scores(answers(by_multiplier={1.0: few, 2.0: fewer}))
+    assert list(select_multipliers(scored)["multiplier"]) == [1.0]
+
+
+def test_missing_ratings_do_not_count_in_the_choice() -> None:
+    by_multiplier = {1.0: [1.2] * 5, 2.0: [1.5] + [NAN] * 4, 3.0: [NAN] * 5}
+    assert list(
+        select_multipliers(with_scores(answers(by_multiplier=by_multiplier)))["multiplier"]
+    ) == [2.0]
+
+
+def test_a_concept_without_any_rating_has_no_multiplier(caplog: pytest.LogCaptureFixture) -> None:
+    unrated = answers("reps", 7, by_multiplier={1.0: [NAN] * 10})
+    scored = with_scores(pd.concat([answers(), unrated], ignore_index=True))
+    selected = select_multipliers(scored)
+    assert selected["multiplier"].isna().tolist() == [False, True]
+    assert "reps, concept 7, elicit" in caplog.text
+    assert set(reported(scored, selected)["method"]) == {"cdas"}
+    with pytest.raises(InputError, match="rated"):
+        select_multipliers(scored[scored["method"] == "reps"])
+
+
+def test_held_out_answers_must_be_there() -> None:
+    by_multiplier = {1.0: [1.0] * 10, 2.0: [2.0] * 5}
+    scored = with_scores(answers(by_multiplier=by_multiplier))
+    with pytest.raises(InputError, match="cdas, concept 0, elicit, has no held-out.*2;"):
+        reported(scored, select_multipliers(scored))
+
+
+def test_halves_take_odd_counts() -> None:
+    assert halves(7) == (range(3), range(3, 7))
+    assert (range(5), range(5, 10)) == (CHOSEN_ON, REPORTED_ON)
+    with pytest.raises(InputError, match="1 instructions"):
+        halves(1)
+
+
+def test_the_summary_is_a_mean_of_concept_means() -> None:
+    # One concept has four answers and one of them unrated, the other one answer.
+    rows = pd.concat(
+        [
+            answers(concept_id=0, by_multiplier={1.0: [0.0, 1.0, 2.0, NAN]}),
+            answers(concept_id=1, by_multiplier={1.0: [2.0]}),
+            answers(concept_id=2, by_multiplier={1.0: [NAN]}),
+        ]
+    )
+    (row,) = summarise(with_scores(rows)).to_dict("records")
+    assert row["score"] == pytest.approx(1.5)
+    assert row["concepts"] == 2
+    assert row["missing"] == pytest.approx(2 / 6)
+    # Two concepts resampled: the extreme means have a quarter of the draws each.
+    assert (row["score_low"], row["score_high"]) == pytest.approx((1.0, 2.0))
+
+
+def test_one_concept_has_no_interval_and_no_answers_no_rows() -> None:
+    (row,) = summarise(table({"cdas": [1.0]})).to_dict("records")
+    assert row["score"] == 1.0
+    assert np.isnan([row["score_low"], row["score_high"]]).all()
+    empty = summarise(table({"cdas": [1.0]}).iloc[:0])
+    assert len(empty) == 0
+    assert "score_low" in empty
+
+
+def test_the_interval_has_the_width_of_the_standard_error() -> None:
+    values = np.random.default_rng(1).uniform(0, 2, 200)
+    (row,) = summarise(table({"cdas": list(values)})).to_dict("records")
+    half_width = 1.96 * values.std() / np.sqrt(len(values))
+    assert row["score_high"] - row["score_low"] == pytest.approx(2 * half_width, rel=0.05)
+
+
+def test_several_multipliers_of_a_concept_are_not_averaged() -> None:
+    scored = with_scores(answers(by_multiplier={1.0: [1.0] * 10, 2.0: [1.0] * 10}))
+    with pytest.raises(InputError, match="several rows"):
+        summarise(scored)
+
+
+def test_a_constant_advantage_is_certain() -> None:
+    scored = table({"cdas": [0.5, 1.0, 1.5, 2.0], "reps": [0.25, 0.75, 1.25, 1.75]})
+    found = paired_difference(scored, "cdas", "reps", "elicit")
+    assert (found.difference, found.difference_low, found.difference_high) == pytest.approx(
+        (0.25,) * 3
+    )
+    assert found.p == pytest.approx(2 / 2001)
+    assert (found.winrate, found.concepts) == (1.0, 4)
+    assert paired_difference(scored, "cdas", "cdas", "elicit").p == 1.0
+
+
+def test_wins_ties_and_losses_by_hand() -> None:
+    scored = table({"a": [2.0, 1.0, 1.0, 0.0], "b": [1.0, 1.0, 2.0, 1.0, 2.0]})
+    found = paired_difference(scored, "a", "b", "elicit")
+    assert found.concepts == 4  # the fifth is b's alone
+    assert found.winrate == pytest.approx(1.5 / 4)
+    assert found.difference == pytest.approx(-0.25)
+    other = paired_difference(scored, "b", "a", "elicit")
+    assert other.difference == -found.difference
+    assert other.winrate == 1 - found.winrate
+    assert (other.difference_low, other.difference_high) == pytest.approx(
+        (-found.difference_high, -found.difference_low)
+    )
+    assert other.p == pytest.approx(found.p)
+
+
+def test_p_is_small_exactly_when_the_interval_leaves_out_zero() -> None:
+    rng = np.random.default_rng(3)
+    for shift in (0.0, 0.1, 0.2, 0.5):
+        base = rng.uniform(0.5, 1.5, 20)
+        scored = table({"a": list(base + shift + rng.normal(0, 0.1, 20)), "b": list(base)})
+        found = paired_difference(scored, "a", "b", "elicit")
+        without_zero = found.difference_low > 0 or found.difference_high < 0
+        assert without_zero == (found.p < 0.05)
+
+
+def test_methods_are_compared_on_shared_concepts_only() -> None:
+    scored = table({"a": [1.0, 2.0, 1.0], "b": [1.0, 1.0, 1.0]})
+    scored.loc[scored["method"] == "b", "concept_id"] += 10
+    found = paired_difference(scored, "a", "b", "elicit")
+    assert found.concepts == 0
+    assert np.isnan([found.difference, found.p, found.winrate]).all()
+    with pytest.raises(InputError, match="'c' has no rated answers to elicit; there are a, b"):
+        paired_difference(scored, "a", "c", "elicit")
+
+
+def test_winners_are_all_methods_against_the_reference() -> None:
+    both = [table({"cdas": [1.0, 1.0], "a": [1.5, 1.5], "b": [2.0, 1.8]})]
+    both.append(table({"cdas": [1.0, 1.0], "b": [0.5, 1.0]}, "suppress"))
+    found = winners(pd.concat(both, ignore_index=True), "cdas")
+    shown = found[["direction", "method", "reference", "winrate"]].to_numpy().tolist()
+    assert shown == [
+        ["elicit", "b", "cdas", 1.0],
+        ["elicit", "a", "cdas", 1.0],
+        ["suppress", "b", "cdas", 0.25],
+    ]
+    assert found["difference"].tolist()[:2] == pytest.approx([0.9, 0.5])
+    with pytest.raises(InputError, match="'x' has no rated answers; there are a, b, cdas"):
+        winners(both[0], "x")
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    def tables(frame: pd.DataFrame) -> list[pd.DataFrame]:
+        scored = with_scores(frame)
+        selected = select_multipliers(scored)
+        held_out = reported(scored, selected)
+        return [selected, summarise(held_out), summarise(unit(scored)), winners(held_out, "reps")]
+
+    frame = noisy()
+    shuffled = frame.sample(frac=1, random_state=1)
+    for one, other in zip(tables(frame), tables(shuffled), strict=True):
+        assert len(one)
+        assert_frame_equal(one, other, check_exact=True)
+
+
+def test_auroc_by_hand() -> None:
+    rows = [
+        *[("cdas", 0, "positive", score) for score in (3.0, 2.0, 1.0)],
+        *[("cdas", 0, "negative", score) for score in (0.0, 1.5)],
+        *[("cdas", 1, label, 1.0) for label in ("positive", "negative")],
+    ]
+    latents = pd.DataFrame(rows, columns=["method", "concept_id", "label", "score"])
+    found = detection_auroc(latents)
+    assert found.per_concept["auroc"].tolist() == pytest.approx([5 / 6, 0.5])
+    assert found.per_concept["negative"].tolist() == [2, 1]
+    (row,) = found.summary.to_dict("records")
+    assert row["auroc"] == pytest.approx((5 / 6 + 0.5) / 2)
+    assert (row["auroc_low"], row["auroc_high"]) == pytest.approx((0.5, 5 / 6))
+    # Only the order of scores matters, and a direction turned round has the complement.
+    stretched = detection_auroc(latents.assign(score=np.exp(latents["score"])))
+    assert_frame_equal(stretched.per_concept, found.per_concept)
+    turned = detection_auroc(latents.assign(score=-latents["score"])).per_concept["auroc"]
+    assert (turned + found.per_concept["auroc"]).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_auroc_needs_both_classes_and_all_scores() -> None:
+    latents = pd.DataFrame(
+        {"method": "cdas", "concept_id": 4, "label": ["positive", "negative"], "score": [1.0, 0.0]}
+    )
+    with pytest.raises(InputError, match="cdas, concept 4, has no negative"):
+        detection_auroc(latents.iloc[:1])
+    with pytest.raises(InputError, match="no score"):
+        detection_auroc(latents.assign(score=[1.0, NAN]))
+    with pytest.raises(InputError, match="'hard'"):
+        detection_auroc(latents.assign(label=["positive", "hard"]))
