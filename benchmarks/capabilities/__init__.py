@@ -1,0 +1,1 @@
+"""What steering costs in capabilities, measured by lm-evaluation-harness."""

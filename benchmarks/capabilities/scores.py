@@ -1,0 +1,213 @@
+"""Scores of a model on lm-eval's tasks, and how steering changes them.
+
+    before = capability_scores(loaded.model, loaded.tokenizer, ["mmlu"], apply_chat_template=True)
+    after = capability_scores(..., steering=Steering(vector, "suppress"))
+    capability_change(before, after)
+
+The paper reports such changes for vectors that suppress: MMLU and TruthfulQA under refusal,
+tinyMMLU under the backdoor. The same questions are asked with and without steering, so the
+difference is taken question by question: its standard error is that of the mean difference, and
+most often far below what the two scores' own errors suggest.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from concept_das.chats import ChatFormat
+from concept_das.errors import InputError
+from concept_das.steering import Steering, steer
+
+TASKS_FOLDER = Path(__file__).parent / "tasks"
+EVERYDAY = "concept_das_everyday"
+"""The project's own task, which needs no network."""
+
+
+def capability_scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str] = (EVERYDAY,),
+    *,
+    steering: Steering | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    apply_chat_template: bool = False,
+    fewshot_as_multiturn: bool = True,
+    batch_size: int = 8,
+) -> pd.DataFrame:
+    """Score a model, steered or not, on tasks of lm-eval.
+
+    Every token after the template prefix is steered, the answers to be scored included. The prefix
+    is that of the chat template as lm-eval renders it for a task without a description. A
+    description becomes the system turn, and the same number of tokens is protected then. Without
+    the template only a begin-of-text token is protected, if the tokenizer puts one.
+
+    Args:
+        tasks: names that lm-eval knows (tasks, groups, tags), tasks of this folder, or yaml files.
+        steering: None for the model as it is. A prompt that steers, and LoReFT, which edits the end
+            of a prompt, are refused: lm-eval does not say where its prompts end.
+        num_fewshot: solved examples before each question; the task's own number by default.
+        limit: only the first so many questions of each task.
+        fewshot_as_multiturn: with the template, whether each example is a turn of its own.
+        batch_size: answers per forward pass.
+
+    Returns:
+        One row per task and metric: `task`; `metric`, with the name of lm-eval's filter after a
+        comma where it has one; `value`; `stderr`, lm-eval's, NaN if it has none; `samples`, the
+        number of questions; `scores`, a dictionary of each question's own score, by which
+        `capability_change` pairs them. It is empty if the value is not the mean of such scores
+        (a perplexity, for instance).
+
+    Raises:
+        InputError: if lm-eval is missing, does not know a task, or the vector cannot steer here.
+        VectorMismatchError: if the vector belongs to another model.
+    """
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise InputError(
+            "capability scores need lm-eval; pip install 'concept-das[lmeval]'"
+        ) from error
+    manager = _task_manager(tasks)
+    prefix_length = _prefix_length(tokenizer, apply_chat_template)
+    with steer(model, steering, prefix_length=prefix_length) if steering else nullcontext():
+        results = lm_eval.simple_evaluate(
+            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            tasks=list(tasks),
+            task_manager=manager,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=apply_chat_template and fewshot_as_multiturn,
+        )
+    return scores_of(results)
+
+
+def scores_of(results: Mapping[str, Any]) -> pd.DataFrame:
+    """The table of `capability_scores` from what `lm_eval.simple_evaluate` returns.
+
+    The questions of a group are those of all tasks in it.
+    """
+    rows = []
+    for task, values in results["results"].items():
+        leaves = list(_leaves(task, results.get("group_subtasks", {})))
+        for key, value in values.items():
+            metric, _, filter_name = key.partition(",")
+            if not filter_name or metric.endswith("_stderr"):
+                continue
+            scores = {
+                _question(leaf, sample): sample[metric]
+                for leaf in leaves
+                for sample in results["samples"][leaf]
+                if sample["filter"] == filter_name and metric in sample
+            }
+            stderr = values.get(f"{metric}_stderr,{filter_name}")
+            rows.append(
+                {
+                    "task": task,
+                    "metric": metric if filter_name == "none" else key,
+                    "value": value,
+                    "stderr": stderr if isinstance(stderr, float) else math.nan,
+                    "samples": len(scores),
+                    "scores": scores if _is_mean(value, scores.values()) else {},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def capability_change(unsteered: pd.DataFrame, steered: pd.DataFrame) -> pd.DataFrame:
+    """How much the scores of `capability_scores` change.
+
+    Returns:
+        One row per task and metric: `task`, `metric`, `unsteered`, `steered`, `change` (steered
+        minus unsteered), `stderr` of the change, `samples`. The error is the standard deviation of
+        the questions' differences (n - 1 in the denominator) over the root of their number n; NaN
+        for a metric that is not a mean over questions, and for a single question.
+
+    Raises:
+        InputError: if the two do not hold the same tasks, questions and prompts.
+    """
+    index = ["task", "metric"]
+    before, after = unsteered.set_index(index), steered.set_index(index)
+    if set(before.index) != set(after.index):
+        differing = sorted({task for task, _ in set(before.index) ^ set(after.index)})
+        raise InputError(
+            f"{', '.join(differing)} is not scored by the same metrics with and without steering; "
+            "score both with the same tasks"
+        )
+    rows = []
+    for task, metric in before.index:
+        old, new = before.loc[(task, metric)], after.loc[(task, metric)]
+        if old["samples"] != new["samples"] or old["scores"].keys() != new["scores"].keys():
+            raise InputError(
+                f"{task} was not asked the same questions in the same words with and without "
+                "steering; score both with the same limit, num_fewshot and apply_chat_template"
+            )
+        differences = np.array([new["scores"][key] - old["scores"][key] for key in old["scores"]])
+        n = len(differences)
+        rows.append(
+            {
+                "task": task,
+                "metric": metric,
+                "unsteered": old["value"],
+                "steered": new["value"],
+                "change": new["value"] - old["value"],
+                "stderr": differences.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan,
+                "samples": old["samples"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _task_manager(tasks: Sequence[str]) -> Any:
+    """lm-eval's index of tasks with the project's own; reading all of lm-eval's takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    own = TaskManager(include_path=str(TASKS_FOLDER), include_defaults=False)
+    if set(tasks) <= set(own.all_tasks):
+        return own
+    manager = TaskManager(include_path=str(TASKS_FOLDER))
+    unknown = [task for task in tasks if task not in manager.all_tasks and not Path(task).is_file()]
+    if unknown:
+        raise InputError(
+            f"lm-eval has no task {', '.join(map(repr, unknown))}; `lm_eval ls tasks` lists its "
+            f"own, and {EVERYDAY} comes with this project"
+        )
+    return manager
+
+
+def _prefix_length(tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool) -> int:
+    """Leading tokens of every prompt that are not to be steered."""
+    if apply_chat_template:
+        return len(ChatFormat.of(tokenizer).prefix)
+    first = tokenizer("text")["input_ids"][0]
+    return int(tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id)
+
+
+def _leaves(task: str, subtasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
+    """The tasks in a group, at any depth; a task itself."""
+    if task not in subtasks:
+        return [task]
+    return dict.fromkeys(leaf for child in subtasks[task] for leaf in _leaves(child, subtasks))
+
+
+def _question(task: str, sample: Mapping[str, Any]) -> str:
+    """A name of a question that changes with its answers and with the prompt it is asked in."""
+    return "/".join(
+        [task, str(sample["doc_id"]), sample["doc_hash"][:12], sample["prompt_hash"][:12]]
+    )
+
+
+def _is_mean(value: float, scores: Iterable[object]) -> bool:
+    """Whether a task's value is the mean of its questions' scores, all of them numbers."""
+    each = list(scores)
+    if not each or not all(isinstance(score, int | float | np.number) for score in each):
+        return False
+    return math.isclose(value, float(np.array(each).mean()), rel_tol=1e-9, abs_tol=1e-9)
