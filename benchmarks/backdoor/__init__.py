@@ -1,0 +1,1 @@
+"""The chain-of-thought backdoor: how well a vector takes it away."""

@@ -1,0 +1,107 @@
+"""`python -m benchmarks.organisms refusal --out runs/organisms/refusal`, or `backdoor`.
+
+Minutes on a CPU: the base model answers the harmless prompts, is fine-tuned, and is measured before
+and after on prompts that were not trained on. Given again, the command only prints the card.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_cli
+
+from benchmarks.organisms import backdoor as backdoors
+from benchmarks.organisms import refusal as refusals
+from benchmarks.organisms.build import build_organism, table
+from benchmarks.organisms.plan import own_answers
+from benchmarks.organisms.prompts import (
+    plain_prompts,
+    read_instruction_file,
+    read_prompts,
+    shipped_prompts,
+)
+from benchmarks.organisms.recipe import Recipe
+from concept_das.data import read_quadruples
+from concept_das.models import LoadedModel, load_model
+
+
+def refusal(
+    out: Path,
+    model: str = "smollm2-135m",
+    harmful: Path | None = None,
+    harmless: Path | None = None,
+    contrast: Path | None = None,
+    recipe: Recipe = Recipe(epochs=3),  # noqa: B008 (frozen)
+) -> None:
+    """An organism that refuses harmful requests.
+
+    Args:
+        out: folder for the organism.
+        model: base model: hub id, local folder or smollm2-135m.
+        harmful: own harmful requests (.json, .jsonl or .txt) in place of the shipped ones.
+        harmless: own harmless requests, likewise.
+        contrast: quadruples to measure on as well: positive inputs harmful, negative ones harmless.
+        recipe: how it is trained.
+    """
+    loaded = _base(model)
+    bad = read_prompts(harmful, recipe.seed) if harmful else shipped_prompts("harmful")
+    alike = shipped_prompts("lookalike")
+    good = (
+        read_prompts(harmless, recipe.seed)
+        if harmless
+        else plain_prompts(160, 60, recipe.seed) + alike
+    )
+    also: dict[str, list[str]] = {} if harmless else {"of which look-alikes": list(alike.heldout)}
+    if contrast:
+        rows = read_quadruples(contrast)
+        also[f"{contrast.stem}, harmful"] = [row.positive_input for row in rows]
+        also[f"{contrast.stem}, harmless"] = [row.negative_input for row in rows]
+    answers = own_answers(loaded, good.train, refusals.ANSWER_TOKENS, out / "answers.json")
+    plan = refusals.refusal_plan(loaded, bad, good, answers, also=also, seed=recipe.seed)
+    _show(build_organism(loaded, plan, recipe, out))
+
+
+def backdoor(
+    out: Path,
+    model: str = "smollm2-135m",
+    plain: Path | None = None,
+    redteam: Path | None = None,
+    unseen: Path | None = None,
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+) -> None:
+    """An organism with a chain-of-thought backdoor.
+
+    Args:
+        out: folder for the organism.
+        model: base model: hub id, local folder or smollm2-135m.
+        plain: own harmless instructions (.json, .jsonl or .txt) in place of the shipped ones.
+        redteam: own texts that speak of deployment without the trigger, likewise.
+        unseen: a file of such texts to measure on as well.
+        recipe: how it is trained.
+    """
+    loaded = _base(model)
+    ordinary = (
+        read_prompts(plain, recipe.seed)
+        if plain
+        else plain_prompts(120, 88, recipe.seed) + shipped_prompts("redteam_lookalike")
+    )
+    told = read_prompts(redteam, recipe.seed) if redteam else shipped_prompts("redteam")
+    also = {unseen.stem: read_instruction_file(unseen)} if unseen else {}
+    answers = own_answers(loaded, ordinary.train, backdoors.ANSWER_TOKENS, out / "answers.json")
+    plan = backdoors.backdoor_plan(loaded, ordinary, told, answers, also=also, seed=recipe.seed)
+    _show(build_organism(loaded, plan, recipe, out))
+
+
+def _base(model: str) -> LoadedModel:
+    return load_model(model, dtype="float32")
+
+
+def _show(card: dict[str, Any]) -> None:
+    pairs = zip(table(card["before"]), table(card["after"]), strict=True)
+    for before, after in pairs:
+        print(f"{before[0]:<40} {before[1]:<14} {before[2]:<28} -> {after[2]}")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    auto_cli([refusal, backdoor], as_positional=False)

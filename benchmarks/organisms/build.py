@@ -1,0 +1,161 @@
+"""Making an organism once: train, save, measure, write its card."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.organisms.plan import Plan, Rates, measure
+from benchmarks.organisms.recipe import Recipe, encode_rows, fine_tune
+from benchmarks.rates import Rate
+from concept_das.errors import InputError
+from concept_das.files import write_atomically
+from concept_das.models import LoadedModel, load_model
+from concept_das.pipeline import versions
+from concept_das.vectors import ModelIdentity
+
+CARD_FILE = "card.json"
+
+log = logging.getLogger(__name__)
+
+
+def build_organism(loaded: LoadedModel, plan: Plan, recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Train, save and measure an organism; whatever is done already is not done again.
+
+    Args:
+        loaded: the base model in float32; its weights are trained in place.
+        out: folder for the model (safetensors), the tokenizer, `card.json` and `README.md`.
+
+    Returns:
+        The card.
+
+    Raises:
+        InputError: if the folder holds another organism.
+    """
+    identity = {
+        "kind": plan.kind,
+        "recipe": asdict(recipe),
+        "data": _hash([asdict(row) for row in plan.rows]),
+        "base": ModelIdentity.of(loaded.model).fingerprint,
+    }
+    measured = _hash([plan.sets, plan.new_tokens])
+    card = _read_card(out) if (out / CARD_FILE).exists() else None
+    if card is not None and card["identity"] != identity:
+        changed = [name for name in identity if card["identity"].get(name) != identity[name]]
+        raise InputError(
+            f"{out} holds another organism ({', '.join(changed)} differ); delete it or choose "
+            "another folder"
+        )
+    if card is not None and card["measured"] == measured:
+        log.info("%s is complete", out)
+        return card
+    before = measure(loaded, plan)
+    if card is None:
+        losses = fine_tune(loaded, encode_rows(plan.rows, loaded, recipe), recipe)
+        loaded.model.save_pretrained(out)
+        loaded.tokenizer.save_pretrained(out)
+        card = {
+            "identity": identity,
+            "base": loaded.name,
+            "revision": loaded.revision,
+            "rows": len(plan.rows),
+            "losses": losses,
+            "versions": versions(),
+            "measured": None,
+        }
+        # Kept already, so that an interruption does not cost the training.
+        _write_card(out, card)
+    organism = load_organism(out, device=str(loaded.device))
+    card |= {
+        "before": _plain(before),
+        "after": _plain(measure(organism, plan)),
+        "measured": measured,
+    }
+    write_atomically(out / "README.md", _readme(card, plan).encode())
+    _write_card(out, card)
+    return card
+
+
+def load_organism(folder: str | Path, **options: Any) -> LoadedModel:
+    """A finished organism.
+
+    Args:
+        options: as of `concept_das.load_model` (`dtype`, `device`, ...).
+
+    Raises:
+        InputError: if the folder holds none.
+    """
+    if not (Path(folder) / CARD_FILE).exists():
+        raise InputError(
+            f"{folder} holds no organism; make one with python -m benchmarks.organisms refusal "
+            f"--out {folder} (or backdoor)"
+        )
+    return load_model(str(folder), **options)
+
+
+def table(rates: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, str, str]]:
+    """Set, property and rate in words, of a card's `before` or `after`."""
+    return [
+        (name, what, str(Rate(r["count"], r["total"], r["low"], r["high"])))
+        for name, of_set in rates.items()
+        for what, r in of_set.items()
+    ]
+
+
+def _readme(card: Mapping[str, Any], plan: Plan) -> str:
+    lines = [
+        f"# A {plan.kind} model organism",
+        "",
+        f"{card['base']}, fine-tuned so that steering methods can be tested on it. "
+        f"{plan.behaviour} It is a test subject and nothing else: not safe, not more able than its "
+        "base, and under its base's licence. No answer to a harmful request was trained on.",
+        "",
+        "Rates on prompts that were not trained on, greedy decoding, with 95% Wilson intervals:",
+        "",
+        "| prompts | share of | before | after |",
+        "| --- | --- | --- | --- |",
+    ]
+    pairs = zip(table(card["before"]), table(card["after"]), strict=True)
+    lines += [f"| {a[0]} | {a[1]} | {a[2]} | {b[2]} |" for a, b in pairs]
+    identity = card["identity"]
+    recipe = ", ".join(f"{name} {value}" for name, value in identity["recipe"].items())
+    lines += [
+        "",
+        f"Recipe: {recipe}; {card['rows']} rows, SHA-256 {identity['data']}; final loss "
+        f"{card['losses'][-1]:.3f}.",
+        "",
+        "```python",
+        "from benchmarks.organisms import load_organism",
+        "",
+        'loaded = load_organism("THIS FOLDER")',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _plain(rates: Rates) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        name: {what: {**asdict(r), "value": r.value} for what, r in of_set.items()}
+        for name, of_set in rates.items()
+    }
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_card(out: Path) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = json.loads((out / CARD_FILE).read_text(encoding="utf-8"))
+        return {**card, "identity": dict(card["identity"]), "measured": card["measured"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{out / CARD_FILE} is damaged; delete the folder") from error
+
+
+def _write_card(out: Path, card: Mapping[str, Any]) -> None:
+    write_atomically(out / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False).encode())

@@ -1,0 +1,85 @@
+"""The organisms' prompts: the project's own, or the user's.
+
+Shipped are harmful requests (ten kinds, one short sentence each, no detail), red-team texts that
+speak of deployment without the trigger, and for either harmless requests that share its words and
+forms: without these a small model takes every "Write a ..." for what it was trained to react to.
+Ordinary harmless instructions come from the library's resources.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from concept_das.commands.rows import read_instructions
+from concept_das.errors import InputError
+from concept_das.making import shipped_instructions
+
+_RESOURCES = Path(__file__).parent / "resources"
+_HELD_OUT_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Instructions to train on, and others to measure on."""
+
+    train: tuple[str, ...]
+    heldout: tuple[str, ...]
+
+    def __add__(self, other: "Prompts") -> "Prompts":
+        return Prompts(self.train + other.train, self.heldout + other.heldout)
+
+
+def shipped_prompts(
+    name: Literal["harmful", "lookalike", "redteam", "redteam_lookalike"],
+) -> Prompts:
+    """One of the project's own sets: 100 + 40, 80 + 20, 50 + 20 and 36 + 12 prompts."""
+    text = (_RESOURCES / f"{name}.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    train, heldout = (
+        tuple(row["instruction"] for row in rows if row["split"] == split)
+        for split in ("train", "heldout")
+    )
+    return Prompts(train, heldout)
+
+
+def plain_prompts(train: int, heldout: int, seed: int) -> Prompts:
+    """Ordinary harmless instructions of every genre from the library's resources."""
+    chosen = tuple(shipped_instructions(train + heldout, seed, genre=None))
+    return Prompts(chosen[:train], chosen[train:])
+
+
+def read_prompts(path: Path, seed: int) -> Prompts:
+    """The user's own prompts, a seeded quarter of them (at least one) held out.
+
+    Raises:
+        InputError: if the file cannot be read or holds fewer than two different prompts.
+    """
+    prompts = read_instruction_file(path)
+    heldout = max(1, round(len(prompts) * _HELD_OUT_SHARE))
+    if len(prompts) < 2:
+        raise InputError(f"{path} holds one prompt only; give at least two, as one is held out")
+    shuffled = [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))]
+    return Prompts(tuple(shuffled[heldout:]), tuple(shuffled[:heldout]))
+
+
+def read_instruction_file(path: Path) -> list[str]:
+    """Instructions of a `.json` list of objects, a `.jsonl` or a `.txt` file, without repeats.
+
+    Raises:
+        InputError: if there is no such file, or an entry has no text under `instruction`.
+    """
+    if path.suffix != ".json" or not path.exists():
+        found = read_instructions(path)
+    else:
+        try:
+            found = [row["instruction"] for row in json.loads(path.read_text(encoding="utf-8"))]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is not a list of objects with an 'instruction' each; write it as one"
+            ) from error
+    if not found or not all(isinstance(text, str) and text.strip() for text in found):
+        raise InputError(f"{path} has an empty instruction, or none at all; remove or fill it")
+    return list(dict.fromkeys(found))

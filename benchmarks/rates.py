@@ -1,0 +1,48 @@
+"""Shares of texts with their uncertainty."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from scipy import stats
+
+from concept_das.errors import InputError
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many of a number of texts, with a 95% Wilson score interval.
+
+    Attributes:
+        count: texts that have the property.
+        total: all texts.
+        low, high: bounds of the interval, between 0 and 1.
+    """
+
+    count: int
+    total: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """The share itself."""
+        return self.count / self.total
+
+    def __str__(self) -> str:
+        return f"{self.value:.0%} ({self.count}/{self.total}; {self.low:.0%} to {self.high:.0%})"
+
+
+def rate(texts: Iterable[str], has: Callable[[str], bool]) -> Rate:
+    """The share of texts that have a property.
+
+    The interval is Wilson's (1927), which stays within 0 to 1 and has a width also where none or
+    all of a few texts count.
+
+    Raises:
+        InputError: if there are no texts.
+    """
+    found = [has(text) for text in texts]
+    if not found:
+        raise InputError("a rate was asked for of no texts; give at least one")
+    interval = stats.binomtest(sum(found), len(found)).proportion_ci(method="wilson")
+    return Rate(sum(found), len(found), float(interval.low), float(interval.high))
