@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from concept_das.commands import compare, data, train, vectors
+from concept_das.commands import compare, data, sweep, train, vectors
 from concept_das.errors import InputError, TrainingError
 from concept_das.files import write_atomically
 from concept_das.methods import find_method
@@ -36,11 +36,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": data.inspect_row,
     "methods": train.methods,
     "compare": compare.compare,
+    "sweep": sweep.sweep,
     "demo": train.demo,
 }
 
 # Their `out` is a folder, and gets the resolved options as config.yaml.
-RUNS = ("train", "compare", "demo")
+RUNS = ("train", "compare", "sweep", "demo")
+
+# Options of a group that a command has lists for, of its own.
+REPLACED: dict[Callable[..., None], set[str]] = {sweep.sweep: {"layers", "rank", "seed"}}
 
 
 def _groups(command: Callable[..., None]) -> dict[str, type]:
@@ -60,7 +64,8 @@ def _parser_of(command: Callable[..., None]) -> ArgumentParser:
     groups = _groups(command)
     parser.add_function_arguments(command, skip=set(groups), as_group=False)
     for group in groups.values():
-        parser.add_class_arguments(group, as_group=True)
+        skipped = REPLACED.get(command, set()) & {field.name for field in fields(group)}
+        parser.add_class_arguments(group, as_group=True, skip=skipped)
     for action in parser._actions:
         if isinstance(action.default, bool):  # `--compare` alone means `--compare=true`
             action.nargs, action.const = "?", True
@@ -93,8 +98,8 @@ def _call(name: str, options: Namespace) -> None:
     values = {key: value for key, value in options.items() if key != "config"}
     arguments: dict[str, Any] = {}
     for parameter, group in _groups(command).items():
-        own = {field.name: values.pop(field.name) for field in fields(group)}
-        arguments[parameter] = group(**own)
+        names = {field.name for field in fields(group)} - REPLACED.get(command, set())
+        arguments[parameter] = group(**{name: values.pop(name) for name in names})
     command(**values, **arguments)
 
 

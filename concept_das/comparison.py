@@ -1,33 +1,28 @@
 """Several methods on the same rows, in the same engine, under the same measurements."""
 
-import hashlib
-import json
-import logging
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from concept_das.artifacts import Artifact, ModelIdentity
+from concept_das.cells import Cell, check_once, run_cells, signature_of, split_rows
 from concept_das.chats import ChatFormat
-from concept_das.data import DIRECTIONS, Direction, Quadruple, data_hash, split_quadruples
+from concept_das.data import DIRECTIONS, Direction, Quadruple, data_hash
 from concept_das.errors import InputError
-from concept_das.evaluation import evaluate, mean_with_interval, unrelated_turns
+from concept_das.evaluation import mean_with_interval
 from concept_das.files import write_atomically
 from concept_das.fluency import distinct_pairs, log_likelihoods
 from concept_das.generation import generate_responses
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
 from concept_das.methods import Method, TrainedMethod, find_method
 from concept_das.models import LoadedModel
-from concept_das.pipeline import ConceptRows, encode_for, train_vectors, with_metrics
 from concept_das.recipe import TrainingConfig
 from concept_das.steering import Steering
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,9 +52,7 @@ class ComparisonPlan:
     split_seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "multipliers"):
-            if not getattr(self, name) or len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise InputError(f"give at least one of the {name}, and each of them once")
+        check_once(self, "seeds", "multipliers")
         if self.rows is not None and self.rows < 1:
             raise InputError(f"rows is {self.rows}; train on at least one")
 
@@ -90,24 +83,19 @@ def compare(
         InputError: before any training, if the rows or the plan cannot be used, or `out` holds
             results of other options.
     """
-    splits = {number: _split(rows, plan) for number, rows in concepts.items()}
+    splits = {
+        number: split_rows(rows, plan.heldout, plan.rows, plan.split_seed)
+        for number, rows in concepts.items()
+    }
     for config in configs:
         _check_layers(loaded, find_method(config.method), plan.layer, config)
     cells = [
-        _Cell(out, number, config, plan, _signature(loaded, config, plan, *splits[number]))
-        for number in splits
+        _cell(loaded, number, kept, held, config, plan, out)
+        for number, (kept, held) in splits.items()
         for config in configs
     ]
-    for cell in cells:
-        cell.finished()  # refuses results of other options
-    for cell in cells:
-        missing = [seed for seed in cell.seeds if seed not in cell.finished()]
-        if missing:
-            log.info("%s, concept %d, seeds %s", cell.config.method, cell.concept_id, missing)
-            _run(loaded, chat, cell, missing, *splits[cell.concept_id], engine)
-    return pd.concat(
-        [table for cell in cells for table in cell.finished().values()], ignore_index=True
-    )
+    generate = partial(_generate, loaded, chat, plan) if plan.generations else None
+    return run_cells(loaded, chat, cells, engine, generate)
 
 
 def read_answers(out: Path) -> pd.DataFrame:
@@ -118,47 +106,29 @@ def read_answers(out: Path) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-@dataclass(frozen=True)
-class _Cell:
+def _cell(
+    loaded: LoadedModel,
+    concept_id: int,
+    kept: Sequence[Quadruple],
+    held: Sequence[Quadruple],
+    config: TrainingConfig,
+    plan: ComparisonPlan,
+    out: Path,
+) -> Cell:
     """A method on a concept."""
-
-    out: Path
-    concept_id: int
-    config: TrainingConfig
-    plan: ComparisonPlan
-    signature: str
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return self.plan.seeds if find_method(self.config.method).draws else self.plan.seeds[:1]
-
-    def folder(self, seed: int) -> Path:
-        return self.out / f"concept-{self.concept_id}" / self.config.method / f"seed-{seed}"
-
-    def finished(self) -> dict[int, pd.DataFrame]:
-        """The measurements of every finished seed."""
-        tables = {}
-        for seed in self.seeds:
-            path = self.folder(seed) / "done.json"
-            if not path.exists():
-                continue
-            if json.loads(path.read_text())["signature"] != self.signature:
-                raise InputError(
-                    f"{self.folder(seed)} holds results of other data or options; delete it or "
-                    "choose another folder"
-                )
-            tables[seed] = pd.read_csv(self.folder(seed) / "table.csv")
-        return tables
-
-
-def _split(
-    rows: Sequence[Quadruple], plan: ComparisonPlan
-) -> tuple[list[Quadruple], list[Quadruple]]:
-    """Training rows and held-out rows."""
-    kept, held = split_quadruples(rows, plan.heldout, plan.split_seed)
-    if plan.rows is not None and plan.rows < len(kept):
-        _, kept = split_quadruples(kept, plan.rows, plan.split_seed)
-    return kept, held
+    return Cell(
+        name=f"{config.method}, concept {concept_id}",
+        parent=out / f"concept-{concept_id}" / config.method,
+        concept_id=concept_id,
+        config=config,
+        layer=plan.layer,
+        all_seeds=plan.seeds,
+        rows=kept,
+        heldout=held,
+        multipliers=plan.multipliers,
+        unrelated=plan.unrelated,
+        signature=_signature(loaded, config, plan, kept, held),
+    )
 
 
 def _check_layers(loaded: LoadedModel, method: Method, layer: int, config: TrainingConfig) -> None:
@@ -175,89 +145,34 @@ def _signature(
 ) -> str:
     """What must be the same for finished work to be of this comparison."""
     measured = {name: value for name, value in vars(plan).items() if name != "seeds"}
-    parts = [
-        {**vars(config), "seed": None},
-        measured,
-        data_hash(kept),
-        data_hash(held),
-        ModelIdentity.of(loaded.model).fingerprint,
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _run(
-    loaded: LoadedModel,
-    chat: ChatFormat,
-    cell: _Cell,
-    seeds: Sequence[int],
-    kept: list[Quadruple],
-    held: list[Quadruple],
-    engine: EngineOptions,
-) -> None:
-    """Train the seeds of a cell together, then measure each."""
-    start = time.monotonic()
-    trained = train_vectors(
-        loaded,
-        chat,
-        [ConceptRows(kept, (), cell.folder(seed) / "progress", seed=seed) for seed in seeds],
-        cell.plan.layer,
-        cell.config,
-        engine=engine,
+    return signature_of(
+        [
+            {**vars(config), "seed": None},
+            measured,
+            data_hash(kept),
+            data_hash(held),
+            ModelIdentity.of(loaded.model).fingerprint,
+        ]
     )
-    seconds = (time.monotonic() - start) / len(seeds)
-    for seed, one in zip(seeds, trained, strict=True):
-        folder = cell.folder(seed)
-        table = _measure(loaded, chat, one.vector, cell, seed, held)
-        first: dict[str, Any] = {
-            "method": cell.config.method,
-            "concept_id": cell.concept_id,
-            "concept": one.vector.concept,
-            "seed": seed,
-            "rank": one.vector.rank,
-            "layers": " ".join(map(str, one.vector.layers)),
-            "parameters": one.vector.parameters,
-        }
-        for position, (name, value) in enumerate(first.items()):
-            table.insert(position, name, value)
-        table["seconds"] = round(seconds, 2)
-        at_1 = table[table["multiplier"] == 1.0]
-        measured = {} if at_1.empty else at_1.iloc[0, len(first) :].to_dict()
-        metrics = {str(name): float(value) for name, value in measured.items()}
-        with_metrics(one.vector, metrics).save(folder / "vector")
-        write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
-        done = json.dumps({"signature": cell.signature})
-        write_atomically(folder / "done.json", done.encode())
-        (folder / "evaluation.partial.json").unlink(missing_ok=True)
 
 
-def _measure(
+def _generate(
     loaded: LoadedModel,
     chat: ChatFormat,
+    plan: ComparisonPlan,
+    cell: Cell,
     vector: Artifact,
-    cell: _Cell,
     seed: int,
-    held: list[Quadruple],
+    multipliers: Sequence[float],
 ) -> pd.DataFrame:
-    """One row per multiplier."""
-    plan, folder = cell.plan, cell.folder(seed)
-    multipliers = (1.0,) if vector.is_text else plan.multipliers
-    result = evaluate(
-        loaded.model,
-        chat,
-        vector,
-        encode_for(loaded, chat, held, cell.config),
-        multipliers=multipliers,
-        unrelated=unrelated_turns(chat, plan.unrelated),
-        partial=folder / "evaluation.partial.json",
-    )
-    if not plan.generations:
-        return result.table
-    answers = _answers(loaded, chat, vector, multipliers, held[: plan.generations], plan)
+    """Keep a cell's answers in its folder; how fluent they are, one row per multiplier."""
+    rows = cell.heldout[: plan.generations]
+    answers = _answers(loaded, chat, vector, multipliers, rows, plan)
     answers.insert(0, "method", cell.config.method)
     answers.insert(1, "concept_id", cell.concept_id)
     answers.insert(2, "seed", seed)
-    write_atomically(folder / "answers.parquet", answers.to_parquet(index=False))
-    return result.table.merge(_fluency(answers), on="multiplier")
+    write_atomically(cell.folder(seed) / "answers.parquet", answers.to_parquet(index=False))
+    return _fluency(answers)
 
 
 def _answers(

@@ -1,0 +1,223 @@
+"""Vectors that are trained and measured in folders of their own, so that finished work stays."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from concept_das.artifacts import Artifact
+from concept_das.chats import ChatFormat
+from concept_das.data import Quadruple, split_quadruples
+from concept_das.errors import InputError
+from concept_das.evaluation import evaluate, unrelated_turns
+from concept_das.files import write_atomically
+from concept_das.losses import EngineOptions
+from concept_das.methods import find_method
+from concept_das.models import LoadedModel
+from concept_das.pipeline import ConceptRows, encode_for, train_vectors, with_metrics
+from concept_das.recipe import TrainingConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one concept at one place, with some seeds.
+
+    Attributes:
+        name: for messages.
+        parent: gets a folder for each seed, seed-N.
+        concept_id: number of the concept.
+        layer: of a method that acts at one, 0-based.
+        all_seeds: one training each; a method that draws nothing uses the first alone.
+        rows, heldout: quadruples to train on, and to measure on.
+        multipliers: strengths to measure at, without unit.
+        unrelated: number of shipped turns that the side effect is measured on.
+        signature: what must be the same for finished work to be of this cell, see `signature_of`.
+    """
+
+    name: str
+    parent: Path
+    concept_id: int
+    config: TrainingConfig
+    layer: int
+    all_seeds: tuple[int, ...]
+    rows: Sequence[Quadruple]
+    heldout: Sequence[Quadruple]
+    multipliers: tuple[float, ...]
+    unrelated: int
+    signature: str
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that are trained."""
+        return self.all_seeds if find_method(self.config.method).draws else self.all_seeds[:1]
+
+    def folder(self, seed: int) -> Path:
+        """Where a seed's vector and measurements are."""
+        return self.parent / f"seed-{seed}"
+
+    def finished(self) -> dict[int, pd.DataFrame]:
+        """The measurements of every finished seed.
+
+        Raises:
+            InputError: if a folder holds results of other data or options.
+        """
+        tables = {}
+        for seed in self.seeds:
+            path = self.folder(seed) / "done.json"
+            if not path.exists():
+                continue
+            if json.loads(path.read_text())["signature"] != self.signature:
+                raise InputError(
+                    f"{self.folder(seed)} holds results of other data or options; delete it or "
+                    "choose another folder"
+                )
+            tables[seed] = pd.read_csv(self.folder(seed) / "table.csv")
+        return tables
+
+
+# (cell, vector, seed, multipliers) -> more measurements, one row per multiplier
+Measurement = Callable[[Cell, Artifact, int, Sequence[float]], pd.DataFrame]
+
+
+def check_once(plan: Any, *names: str) -> None:
+    """Make sure that a plan's lists hold something, and nothing twice.
+
+    Raises:
+        InputError: naming the list.
+    """
+    for name in names:
+        values = getattr(plan, name)
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"give at least one of the {name}, and each of them once")
+
+
+def split_rows(
+    rows: Sequence[Quadruple], heldout: int, limit: int | None, seed: int
+) -> tuple[list[Quadruple], list[Quadruple]]:
+    """Training rows and held-out rows.
+
+    Args:
+        limit: number of training rows, of those not held out; all of them if None.
+
+    Raises:
+        InputError: if no training row would be left.
+    """
+    kept, held = split_quadruples(rows, heldout, seed)
+    if limit is not None and limit < len(kept):
+        _, kept = split_quadruples(kept, limit, seed)
+    return kept, held
+
+
+def signature_of(parts: Sequence[Any]) -> str:
+    """SHA-256 of what JSON can hold."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def run_cells(
+    loaded: LoadedModel,
+    chat: ChatFormat,
+    cells: Sequence[Cell],
+    engine: EngineOptions,
+    measurement: Measurement | None = None,
+) -> pd.DataFrame:
+    """Train and measure every seed of every cell that is not finished.
+
+    A seed's folder ends with the vector, its measurements (`table.csv`) and the cell's signature
+    (`done.json`). Training and evaluation broken off go on where they were.
+
+    Args:
+        measurement: what is measured beside recovery, divergence and side effect.
+
+    Returns:
+        One row per cell, seed and multiplier.
+
+    Raises:
+        InputError: before any training, if a folder holds results of other data or options.
+    """
+    for cell in cells:
+        cell.finished()
+    for cell in cells:
+        finished = cell.finished()
+        missing = [seed for seed in cell.seeds if seed not in finished]
+        if missing:
+            log.info("%s, seeds %s", cell.name, missing)
+            _run(loaded, chat, cell, missing, engine, measurement)
+    return pd.concat(
+        [table for cell in cells for table in cell.finished().values()], ignore_index=True
+    )
+
+
+def _run(
+    loaded: LoadedModel,
+    chat: ChatFormat,
+    cell: Cell,
+    seeds: Sequence[int],
+    engine: EngineOptions,
+    measurement: Measurement | None,
+) -> None:
+    """Train the seeds of a cell together, then measure each."""
+    start = time.monotonic()
+    trained = train_vectors(
+        loaded,
+        chat,
+        [ConceptRows(cell.rows, (), cell.folder(seed) / "progress", seed=seed) for seed in seeds],
+        cell.layer,
+        cell.config,
+        engine=engine,
+    )
+    seconds = (time.monotonic() - start) / len(seeds)
+    for seed, one in zip(seeds, trained, strict=True):
+        folder = cell.folder(seed)
+        table = _measure(loaded, chat, one.vector, cell, seed, measurement)
+        first: dict[str, Any] = {
+            "method": cell.config.method,
+            "concept_id": cell.concept_id,
+            "concept": one.vector.concept,
+            "seed": seed,
+            "rank": one.vector.rank,
+            "layers": " ".join(map(str, one.vector.layers)),
+            "parameters": one.vector.parameters,
+        }
+        for position, (name, value) in enumerate(first.items()):
+            table.insert(position, name, value)
+        table["seconds"] = round(seconds, 2)
+        at_1 = table[table["multiplier"] == 1.0]
+        measured = {} if at_1.empty else at_1.iloc[0, len(first) :].to_dict()
+        metrics = {str(name): float(value) for name, value in measured.items()}
+        with_metrics(one.vector, metrics).save(folder / "vector")
+        write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
+        done = json.dumps({"signature": cell.signature})
+        write_atomically(folder / "done.json", done.encode())
+        (folder / "evaluation.partial.json").unlink(missing_ok=True)
+
+
+def _measure(
+    loaded: LoadedModel,
+    chat: ChatFormat,
+    vector: Artifact,
+    cell: Cell,
+    seed: int,
+    measurement: Measurement | None,
+) -> pd.DataFrame:
+    """One row per multiplier."""
+    multipliers = (1.0,) if vector.is_text else cell.multipliers
+    table = evaluate(
+        loaded.model,
+        chat,
+        vector,
+        encode_for(loaded, chat, cell.heldout, cell.config),
+        multipliers=multipliers,
+        unrelated=unrelated_turns(chat, cell.unrelated),
+        partial=cell.folder(seed) / "evaluation.partial.json",
+    ).table
+    if measurement is None:
+        return table
+    return table.merge(measurement(cell, vector, seed, multipliers), on="multiplier")
