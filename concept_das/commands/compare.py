@@ -1,7 +1,7 @@
 """`concept-das compare`."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,18 @@ def _names(methods: str) -> list[str]:
 
 def _config(name: str, changes: dict[str, dict[str, Any]]) -> TrainingConfig:
     changed = {**changes.get("all", {}), **changes.get(name, {})}
+    known = {field.name for field in fields(TrainingConfig)} - {"method", "seed"}
+    for option, value in changed.items():
+        if option not in known:
+            raise InputError(
+                f"changes for {name} name {option!r}; choose from {', '.join(sorted(known))}"
+            )
+        if isinstance(value, list):
+            changed[option] = tuple(value)
     try:
         return find_method(name).config(**changed)
     except TypeError as error:
-        raise InputError(f"changes for {name} hold no hyper-parameter: {error}") from error
+        raise InputError(f"changes for {name} hold a value of the wrong kind: {error}") from error
 
 
 def _samples(out: Path) -> pd.DataFrame | None:

@@ -329,7 +329,10 @@ def test_inspecting_a_row(model: Path, data: Path, capsys: pytest.CaptureFixture
 def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(METHODS)
+    assert [line.split()[0] for line in lines if line[0] != " "] == list(METHODS)
+    below = dict(zip(METHODS, lines[1::2], strict=True))
+    assert "elicits and suppresses: clamp" in below["cdas"]
+    assert "elicits: the adapter" in below["lora"]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -579,7 +582,25 @@ def test_compare_writes_tables_plots_and_vectors(
     assert set(needed.split()) <= set(table.columns)
     for name in ("summary.md", "comparison.html", "recovery.png", "tradeoff.png", "config.yaml"):
         assert (out / name).stat().st_size > 0
-    monkeypatch.setattr("concept_das.comparison.train_vectors", None)  # nothing is left to train
+    monkeypatch.setattr("concept_das.cells.train_vectors", None)  # nothing is left to train
     before = (out / "table.csv").read_bytes()
     assert main(arguments) == 0
     assert (out / "table.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cdas": {"epoch": 1}}, "changes for cdas name 'epoch'; choose from batch_size"),
+        ({"all": {"seed": 1}}, "changes for cdas name 'seed'"),
+        ({"lang": {"epochs": 1}}, "changes name 'lang', which is not compared"),
+        ({"cdas": {"epochs": 0}}, "epochs is 0; it must be at least 1"),
+    ],
+)
+def test_changes_that_cannot_be_made(
+    changes: dict[str, Any], message: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", "--data", str(data), "--layer", "1", "--out", str(data.parent / "c")]
+    arguments += ["--methods", "cdas", "--changes", json.dumps(changes), "--wandb", "off"]
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
