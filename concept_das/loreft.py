@@ -15,7 +15,8 @@ What pyreft 0.1.0's `LoreftIntervention` does, measured with torch 2.13:
 
 - Train it **without weight decay**. R is stored as Householder vectors whose diagonal, -1, is read
   through an integer cast: a single AdamW step with torch's default weight decay moves it towards 0,
-  the cast makes it 0, and R is zero from then on.
+  the cast makes it 0, and R is zero from then on. pyreft's own trainer never gets there: whatever
+  `weight_decay` it is given, none of the parameters is in the group that decays.
 - Its `load_state_dict` restores R exactly, but completes it with columns that are orthogonal to
   another, random R: as soon as the loaded intervention is trained further, R is no longer
   orthonormal (off by 0.15 after one step, at width 16). `loreft_intervention` has neither fault.
