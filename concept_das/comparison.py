@@ -90,7 +90,7 @@ def compare(
     for config in configs:
         _check_layers(loaded, find_method(config.method), plan.layer, config)
     cells = [
-        _cell(loaded, number, kept, held, config, plan, out)
+        _cell(loaded, chat, number, kept, held, config, plan, out)
         for number, (kept, held) in splits.items()
         for config in configs
     ]
@@ -108,6 +108,7 @@ def read_answers(out: Path) -> pd.DataFrame:
 
 def _cell(
     loaded: LoadedModel,
+    chat: ChatFormat,
     concept_id: int,
     kept: Sequence[Quadruple],
     held: Sequence[Quadruple],
@@ -127,7 +128,7 @@ def _cell(
         heldout=held,
         multipliers=plan.multipliers,
         unrelated=plan.unrelated,
-        signature=_signature(loaded, config, plan, kept, held),
+        signature=_signature(loaded, chat, config, plan, kept, held),
     )
 
 
@@ -138,6 +139,7 @@ def _check_layers(loaded: LoadedModel, method: Method, layer: int, config: Train
 
 def _signature(
     loaded: LoadedModel,
+    chat: ChatFormat,
     config: TrainingConfig,
     plan: ComparisonPlan,
     kept: Sequence[Quadruple],
@@ -152,6 +154,7 @@ def _signature(
             data_hash(kept),
             data_hash(held),
             ModelIdentity.of(loaded.model).fingerprint,
+            [chat.system, chat.source_token, list(chat.prefix)],
         ]
     )
 

@@ -533,6 +533,9 @@ def test_a_method_brings_its_own_hyper_parameters(tmp_path: Path) -> None:
     assert defaults_of([]).method == "cdas"
     assert defaults_of(["--method=reps", "--epochs", "3"]).epochs == 3
     assert defaults_of(["--method=reps"]).batch_size == METHODS["reps"].config().batch_size
+    parser = build_parser("lora")
+    required = ["--data", "a", "--out", "b", "--layers", "[1]", "--ranks", "[2]"]
+    assert parser.parse_args(["sweep", *required]).sweep.learning_rate == 9e-4
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("method: lang\nlearning_rate: 0.5\n")
     options = defaults_of(["--config", str(recipe)])

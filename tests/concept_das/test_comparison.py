@@ -135,6 +135,13 @@ def test_what_stops_before_training(
         run(tmp_path, *names, plan=replace(PLAN, **plan))
 
 
+def test_another_source_token_is_another_comparison(tmp_path: Path) -> None:
+    run(tmp_path, "diffmean")
+    chat = tiny_chat(source_token=-2)
+    with pytest.raises(InputError, match="results of other data or options"):
+        compare(tiny_loaded(), chat, CONCEPTS, [config("diffmean")], PLAN, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
