@@ -189,7 +189,6 @@ def _clear(job: Job) -> None:
     job.scratch.mkdir(parents=True, exist_ok=True)
     if DONE_FILE in names:
         log.warning("%s is made again: it is damaged or of other inputs or options", job.folder)
-        (job.folder / DONE_FILE).unlink()
     for path in job.folder.iterdir():
         if path == job.scratch:
             continue

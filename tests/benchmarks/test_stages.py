@@ -215,8 +215,11 @@ def test_a_stage_alone_names_what_is_stale(tmp_path: Path) -> None:
 # A job's chances: one before each of three rows, one before and one after each of two files.
 @pytest.mark.parametrize(
     ("stage", "chance"),
-    [*((stage, 2) for stage in NEEDS), *((stage, 6 + 3) for stage in EACH)]
-    + [*((stage, chance) for stage in ("generate", "report") for chance in (1, 4, 5, 6))],
+    [
+        *((stage, 2) for stage in NEEDS),
+        *((stage, 6 + 3) for stage in EACH),
+        *((stage, chance) for stage in ("generate", "report") for chance in (1, 4, 5, 6)),
+    ],
 )
 def test_a_killed_run_goes_on_where_it_was(
     tmp_path: Path,
