@@ -1,0 +1,326 @@
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.sharding import Shard
+from benchmarks.stages import Job, Piece, Stage, run_stages
+from concept_das.errors import InputError
+from concept_das.files import write_atomically
+from tests.benchmarks.tiny_benchmark import (
+    EACH,
+    GATHERING,
+    NEEDS,
+    PIECES,
+    ROWS,
+    Worker,
+    content,
+    run,
+    stages_of,
+    start,
+)
+
+ALL = "concept-0+concept-1+concept-2"
+
+
+def stages_in(rows: list[str]) -> set[str]:
+    return {row.split()[0] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[str]]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    rows = run(folder)
+    return content(folder), rows
+
+
+def test_every_job_is_run_once_and_in_order(
+    undisturbed: tuple[dict[str, bytes], list[str]],
+) -> None:
+    expected = [
+        f"{name} {key} {row}"
+        for name in NEEDS
+        for key in ([ALL] if name in GATHERING else [piece.key for piece in PIECES])
+        for row in ROWS
+    ]
+    assert undisturbed[1] == expected
+    folders = {f"{name}/{piece.key}" for name in EACH for piece in PIECES} | {*GATHERING}
+    files = {f"{folder}/{name}" for folder in folders for name in ("table.parquet", "done.json")}
+    assert set(undisturbed[0]) == files | {f"{folder}/more/sum.json" for folder in folders}
+
+
+def test_nothing_is_run_twice(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    before = content(tmp_path / "out")
+    assert run(tmp_path / "out") == []
+    assert content(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("data", {*NEEDS}),
+        ("factors", {"factors", "generate", "judge", "select", "test", "report"}),
+        ("select", {"select", "test", "report"}),
+        ("test", {"test", "report"}),
+        ("report", {"report"}),
+    ],
+)
+def test_changed_options_run_what_depends_on_them(
+    tmp_path: Path, name: str, again: set[str]
+) -> None:
+    run(tmp_path / "out")
+    rows = run(tmp_path / "out", {name: {"add": 1}})
+    assert stages_in(rows) == again
+    assert len(rows) == len(set(rows))
+    assert sum(row.startswith(f"{name} ") for row in rows) == (3 if name in GATHERING else 9)
+    run(tmp_path / "fresh", {name: {"add": 1}})
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_options_that_change_no_file_run_their_own_stage_alone(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    assert stages_in(run(tmp_path / "out", {"train": {"batch": 2}})) == {"train"}
+    assert run(tmp_path / "out", {"train": {"batch": 2}}) == []
+
+
+def test_a_changed_piece_leaves_the_others_alone(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    pieces = [PIECES[0], replace(PIECES[1], inputs={"start": 7}), PIECES[2]]
+    rows = run(tmp_path / "out", pieces=pieces)
+    before_select = {row.split()[1] for row in rows if row.split()[0] in EACH[:-1]}
+    assert before_select == {"concept-1"}
+    # What was selected over all pieces has changed.
+    assert sum(row.startswith("test ") for row in rows) == 9
+
+
+def test_more_pieces_leave_the_first_alone(tmp_path: Path) -> None:
+    run(tmp_path / "out", pieces=PIECES[:2])
+    rows = run(tmp_path / "out")
+    assert {row.split()[1] for row in rows if row.startswith("judge")} == {"concept-2"}
+    run(tmp_path / "fresh")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_the_fingerprint_is_of_every_part_and_of_nothing_else(tmp_path: Path) -> None:
+    def fingerprint(second: Stage, piece: Piece, written: bytes, folder: str = "out") -> str:
+        first = Stage("first", lambda job: write_atomically(job.folder / "x", written))
+        run_stages([first, second], [piece], tmp_path / folder)
+        done = json.loads((tmp_path / folder / "second" / piece.key / "done.json").read_text())
+        return str(done["fingerprint"])
+
+    stage = Stage("second", lambda job: None, ("first",), {"a": 1, "b": [2.0]})
+    piece = Piece("p", {"c": "d"})
+    plain = fingerprint(stage, piece, b"x")
+    same = [
+        fingerprint(stage, piece, b"x", "elsewhere"),
+        fingerprint(replace(stage, options={"b": (2.0,), "a": 1}), piece, b"x"),
+        fingerprint(replace(stage, run=lambda job: print()), piece, b"x"),
+    ]
+    assert same == [plain] * 3
+    changed = [
+        fingerprint(replace(stage, version=2), piece, b"x"),
+        fingerprint(replace(stage, options={"a": 1, "b": [2.5]}), piece, b"x"),
+        fingerprint(replace(stage, needs=()), piece, b"x"),
+        fingerprint(stage, Piece("q", {"c": "d"}), b"x"),
+        fingerprint(stage, Piece("p", {"c": "e"}), b"x"),
+        fingerprint(stage, piece, b"y"),
+    ]
+    assert len({plain, *changed}) == 7
+
+
+@pytest.mark.parametrize("damage", ["edit", "delete", "torn done.json"])
+def test_a_damaged_output_is_made_again(tmp_path: Path, damage: str) -> None:
+    run(tmp_path / "out")
+    before = content(tmp_path / "out")
+    job = tmp_path / "out" / "generate" / "concept-1"
+    if damage == "edit":
+        (job / "table.parquet").write_bytes(b"other")
+    elif damage == "delete":
+        (job / "more" / "sum.json").unlink()
+    else:
+        (job / "done.json").write_text('{"fingerp')
+    rows = run(tmp_path / "out")
+    assert rows == [f"generate concept-1 {row}" for row in ROWS]
+    assert content(tmp_path / "out") == before
+
+
+def test_files_of_the_old_options_do_not_stay(tmp_path: Path) -> None:
+    def stage(name: str) -> Stage:
+        return Stage(
+            "s", lambda job: write_atomically(job.folder / name / "x", b""), options={"n": name}
+        )
+
+    run_stages([stage("old")], [Piece("p")], tmp_path)
+    run_stages([stage("new")], [Piece("p")], tmp_path)
+    assert {*content(tmp_path)} == {"s/p/new/x", "s/p/done.json"}
+
+
+def test_an_error_leaves_the_rows_but_not_those_of_other_options(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def broken(job: Job) -> None:
+        with job.rows() as log:
+            seen.extend(log.missing(["a", "b"]))
+            if log.missing(["a"]):
+                log.append("a", {"x": 1})
+                raise RuntimeError("broken")
+        assert [path.name for path in job.folder.iterdir()] == [job.scratch.name]
+
+    stage = Stage("s", broken)
+    for changed, missing in ((stage, ["a", "b"]), (stage, ["b"]), (stage, [])):
+        seen.clear()
+        if missing == ["a", "b"]:
+            with pytest.raises(RuntimeError):
+                run_stages([changed], [Piece("p")], tmp_path)
+            (tmp_path / "s" / "p" / "half written").write_bytes(b"x")
+        else:
+            run_stages([changed], [Piece("p")], tmp_path)
+        assert seen == missing
+    with pytest.raises(RuntimeError):
+        run_stages([replace(stage, version=2)], [Piece("p")], tmp_path)
+    assert seen == ["a", "b"]
+
+
+def test_a_stage_alone(tmp_path: Path) -> None:
+    run(tmp_path / "out", only=("data", "train", "factors", "generate"))
+    rows = run(tmp_path / "out", only=("judge",))
+    assert stages_in(rows) == {"judge"}
+    assert len(rows) == 9
+    assert stages_in(run(tmp_path / "out")) == {"select", "test", "report"}
+
+
+def test_a_stage_alone_names_what_is_missing(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "generate" / "concept-1")
+    with pytest.raises(InputError, match=r"^judge needs generate of concept-1, which"):
+        run(tmp_path / "out", only=("judge",))
+
+
+def test_a_stage_alone_names_what_is_stale(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    before = content(tmp_path / "out")
+    names = "concept-0, concept-1, concept-2"
+    for changed in ("generate", "data"):
+        with pytest.raises(InputError, match=rf"^judge needs generate of {names}, which"):
+            run(tmp_path / "out", {changed: {"add": 1}}, only=("judge",))
+    assert content(tmp_path / "out") == before
+
+
+# A job's chances: one before each of three rows, one before and one after each of two files.
+@pytest.mark.parametrize(
+    ("stage", "chance"),
+    [
+        *((stage, 2) for stage in NEEDS),
+        *((stage, 6 + 3) for stage in EACH),
+        *((stage, chance) for stage in ("generate", "report") for chance in (1, 4, 5, 6)),
+    ],
+)
+def test_a_killed_run_goes_on_where_it_was(
+    tmp_path: Path,
+    undisturbed: tuple[dict[str, bytes], list[str]],
+    stage: str,
+    chance: int,
+) -> None:
+    trace = tmp_path / "trace"
+    assert start(tmp_path / "out", trace, (stage, chance))() == -signal.SIGKILL
+    killed = trace.read_text().splitlines() if trace.exists() else []
+    assert killed == undisturbed[1][: len(killed)]
+    rows = run(tmp_path / "out")
+    assert killed + rows == undisturbed[1]
+    assert content(tmp_path / "out") == undisturbed[0]
+
+
+@pytest.mark.parametrize(
+    ("rank", "kill"), [(1, ("generate", 2)), (1, ("test", 4)), (0, ("select", 2))]
+)
+def test_two_processes_one_of_them_killed(
+    tmp_path: Path,
+    undisturbed: tuple[dict[str, bytes], list[str]],
+    rank: int,
+    kill: tuple[str, int],
+) -> None:
+    def environment(number: int) -> dict[str, str]:
+        return {"RANK": str(number), "WORLD_SIZE": "2"}
+
+    folder, trace = tmp_path / "out", tmp_path / "trace"
+    other = start(folder, trace, environment=environment(1 - rank))
+    assert start(folder, trace, kill, environment(rank))() == -signal.SIGKILL
+    assert not (folder / "report").exists()
+    assert start(folder, trace, environment=environment(rank))() == 0
+    assert other() == 0
+    assert sorted(trace.read_text().splitlines()) == sorted(undisturbed[1])
+    assert content(folder) == undisturbed[0]
+
+
+def test_the_first_process_alone_names_what_it_waits_for(tmp_path: Path) -> None:
+    stages = stages_of(Worker(tmp_path / "trace"))
+    with pytest.raises(InputError, match=r"^select has waited 0 s for judge of concept-1 of"):
+        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0)
+    assert not (tmp_path / "out" / "select").exists()
+    # The second does its share, then waits for what the first has gathered.
+    with pytest.raises(InputError, match=r"^test has waited 0 s for select of other"):
+        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(1, 2), timeout=0)
+    run_stages(stages[:6], PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0)
+    assert (tmp_path / "out" / "select" / "done.json").exists()
+
+
+def test_waiting_says_what_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = stages_of(Worker(tmp_path / "trace"))
+    with pytest.raises(InputError):
+        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0)
+    assert "select waits for judge of concept-1" in capsys.readouterr().err
+
+
+def test_processes_beyond_the_pieces_have_nothing_to_do(tmp_path: Path) -> None:
+    stages = stages_of(Worker(tmp_path / "trace"))
+    run_stages(stages, PIECES, tmp_path / "out", shard=Shard(3, 4), timeout=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "report" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    stage = Stage("report", lambda job: None, gathers=True)
+    with pytest.raises(InputError, match="report holds files"):
+        run_stages([stage], PIECES, tmp_path)
+    assert mine.read_text() == "mine"
+
+
+def nothing(job: Job) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("stages", "pieces", "only", "message"),
+    [
+        ([Stage("a", nothing, ("b",)), Stage("b", nothing)], [Piece("p")], None, "no earlier"),
+        ([Stage("a", nothing, ("a",))], [Piece("p")], None, "a needs a"),
+        ([Stage("a", nothing), Stage("a", nothing)], [Piece("p")], None, "'a' is taken"),
+        ([Stage("a", nothing)], [Piece("p"), Piece("p")], None, "'p' is taken"),
+        ([Stage("a", nothing)], [Piece("partial-1")], None, "is taken"),
+        ([Stage("a", nothing)], [Piece("../p")], None, "cannot name a folder"),
+        ([Stage("a", nothing)], [Piece(".")], None, "cannot name a folder"),
+        ([Stage("a", nothing)], [], None, "at least one piece"),
+        ([Stage("a", nothing)], [Piece("p")], ["judge"], "no stage 'judge'"),
+    ],
+)
+def test_unusable_names(
+    tmp_path: Path, stages: list[Stage], pieces: list[Piece], only: list[str] | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_stages(stages, pieces, tmp_path / "out", only)
+    assert not os.listdir(tmp_path)
+
+
+def test_the_tables_of_the_tiny_benchmark_hold_its_sums(tmp_path: Path) -> None:
+    run(tmp_path / "out", only=("data", "train"))
+    table = pd.read_parquet(tmp_path / "out" / "train" / "concept-2" / "table.parquet")
+    # data: 97 + 98 + 99 + 3 * 2; train: a third of it, and the same again
+    assert table.to_dict("list") == {"key": [*"abc"], "value": [199.0, 200.0, 201.0]}

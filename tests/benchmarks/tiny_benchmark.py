@@ -1,0 +1,145 @@
+"""A benchmark of sums in the shape of the real ones, which can kill its own process."""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.sharding import shard_of_environment
+from benchmarks.stages import Job, Piece, Stage, run_stages
+from concept_das.files import write_atomically
+
+PIECES = [Piece(f"concept-{i}", {"start": i}) for i in range(3)]
+ROWS = ("a", "b", "c")
+EACH = ("data", "train", "factors", "generate", "judge", "test")
+GATHERING = ("select", "report")
+NEEDS = {
+    "data": (),
+    "train": ("data",),
+    "factors": ("data", "train"),
+    "generate": ("train", "factors"),
+    "judge": ("generate",),
+    "select": ("judge",),
+    "test": ("train", "select"),
+    "report": ("test", "select"),
+}
+
+
+@dataclass
+class Worker:
+    """Works on rows, writes down each that is kept, and may be killed at the n-th chance."""
+
+    trace: Path
+    kill: tuple[str, int] | None = None
+    chances: int = field(default=0)
+
+    def chance(self, stage: str) -> None:
+        if self.kill is not None and self.kill[0] == stage:
+            self.chances += 1
+            if self.chances == self.kill[1]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(self, job: Job, options: Mapping[str, Any]) -> None:
+        tables = [
+            pd.read_parquet(folder / "table.parquet")
+            for folders in job.sources.values()
+            for folder in folders
+        ]
+        total = sum(float(table["value"].sum()) for table in tables)
+        start = sum(piece.inputs["start"] for piece in job.pieces)
+        with job.rows() as log:
+            for key in log.missing(ROWS):
+                value = total / 3 + start + ord(key) + options.get("add", 0)
+                self.chance(job.stage)
+                log.append(key, {"key": key, "value": value})
+                with self.trace.open("a") as file:
+                    file.write(f"{job.stage} {'+'.join(p.key for p in job.pieces)} {key}\n")
+            table = log.frame(ROWS)
+        self.chance(job.stage)
+        write_atomically(job.folder / "table.parquet", table.to_parquet())
+        self.chance(job.stage)
+        write_atomically(job.folder / "more" / "sum.json", json.dumps(total).encode())
+        self.chance(job.stage)
+
+
+def stages_of(
+    worker: Worker, options: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Stage]:
+    options = options or {}
+    return [
+        Stage(
+            name,
+            partial(worker.run, options=options.get(name, {})),
+            needs,
+            options.get(name, {}),
+            gathers=name in GATHERING,
+        )
+        for name, needs in NEEDS.items()
+    ]
+
+
+def run(
+    folder: Path,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    pieces: Collection[Piece] = tuple(PIECES),
+    only: Collection[str] | None = None,
+) -> list[str]:
+    """Run it in this process.
+
+    Returns:
+        The rows that were worked on, "stage pieces key".
+    """
+    trace = folder.parent / "run.trace"
+    trace.write_text("")
+    run_stages(stages_of(Worker(trace), options), list(pieces), folder, only, interval=0)
+    return trace.read_text().splitlines()
+
+
+def _process(folder: Path, worker: Worker, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    run_stages(
+        stages_of(worker),
+        PIECES,
+        folder,
+        shard=shard_of_environment(),
+        interval=0.01,
+        timeout=60,
+    )
+
+
+def start(
+    folder: Path,
+    trace: Path,
+    kill: tuple[str, int] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Callable[[], int | None]:
+    """Start it in a process of its own.
+
+    Returns:
+        Waits for its end and gives the exit code.
+    """
+    process = multiprocessing.get_context("fork").Process(
+        target=_process, args=(folder, Worker(trace, kill), environment or {})
+    )
+    process.start()
+
+    def wait() -> int | None:
+        process.join(100)
+        return process.exitcode
+
+    return wait
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
