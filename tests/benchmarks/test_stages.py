@@ -161,30 +161,27 @@ def test_files_of_the_old_options_do_not_stay(tmp_path: Path) -> None:
     assert {*content(tmp_path)} == {"s/p/new/x", "s/p/done.json"}
 
 
-def test_an_error_leaves_the_rows_but_not_those_of_other_options(tmp_path: Path) -> None:
-    seen: list[str] = []
+def test_an_interrupted_job_finds_its_scratch_but_none_of_another_version(tmp_path: Path) -> None:
+    seen: list[tuple[list[str], bool]] = []
 
-    def broken(job: Job) -> None:
+    def fails_at_first(job: Job) -> None:
+        assert [path.name for path in job.folder.iterdir()] == [job.scratch.name]
         with job.rows() as log:
-            seen.extend(log.missing(["a", "b"]))
+            seen.append((log.missing(["a", "b"]), (job.scratch / "progress").exists()))
             if log.missing(["a"]):
                 log.append("a", {"x": 1})
+                write_atomically(job.scratch / "progress", b"")
+                write_atomically(job.folder / "half of the files", b"")
                 raise RuntimeError("broken")
-        assert [path.name for path in job.folder.iterdir()] == [job.scratch.name]
 
-    stage = Stage("s", broken)
-    for changed, missing in ((stage, ["a", "b"]), (stage, ["b"]), (stage, [])):
-        seen.clear()
-        if missing == ["a", "b"]:
-            with pytest.raises(RuntimeError):
-                run_stages([changed], [Piece("p")], tmp_path)
-            (tmp_path / "s" / "p" / "half written").write_bytes(b"x")
-        else:
-            run_stages([changed], [Piece("p")], tmp_path)
-        assert seen == missing
+    stage = Stage("s", fails_at_first)
+    with pytest.raises(RuntimeError):
+        run_stages([stage], [Piece("p")], tmp_path)
     with pytest.raises(RuntimeError):
         run_stages([replace(stage, version=2)], [Piece("p")], tmp_path)
-    assert seen == ["a", "b"]
+    run_stages([replace(stage, version=2)], [Piece("p")], tmp_path)
+    assert seen == [(["a", "b"], False), (["a", "b"], False), (["b"], True)]
+    assert {*content(tmp_path)} == {"s/p/done.json"}
 
 
 def test_a_stage_alone(tmp_path: Path) -> None:
