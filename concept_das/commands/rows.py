@@ -54,6 +54,14 @@ def read_instructions(path: Path) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def by_concept(rows: Sequence[Quadruple]) -> dict[int, list[Quadruple]]:
+    """The rows of each concept, by its number."""
+    found: dict[int, list[Quadruple]] = {}
+    for row in rows:
+        found.setdefault(row.concept_id, []).append(row)
+    return found
+
+
 def read_concepts(sources: Sequence[str]) -> dict[int, list[Quadruple]]:
     """Quadruples of several files by concept.
 
@@ -62,9 +70,7 @@ def read_concepts(sources: Sequence[str]) -> dict[int, list[Quadruple]]:
     """
     found: dict[int, list[Quadruple]] = {}
     for source in sources:
-        own: dict[int, list[Quadruple]] = {}
-        for row in read_quadruples(source.strip()):
-            own.setdefault(row.concept_id, []).append(row)
+        own = by_concept(read_quadruples(source.strip()))
         for number in own:
             if number in found:
                 raise InputError(

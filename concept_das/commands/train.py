@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import concept_das.demo
-from concept_das.commands.rows import write_rows
-from concept_das.data import Quadruple, read_quadruples, split_quadruples
+from concept_das.commands.rows import by_concept, write_rows
+from concept_das.data import read_quadruples, split_quadruples
 from concept_das.files import write_atomically
 from concept_das.losses import EngineOptions
 from concept_das.methods import all_methods, find_method
@@ -46,14 +46,12 @@ def train(
     """
     find_method(training.method)
     rows = read_quadruples(data, concept_id=concept_id)
-    by_concept: dict[int, list[Quadruple]] = {}
-    for row in rows:
-        by_concept.setdefault(row.concept_id, []).append(row)
-    several = len(by_concept) > 1
-    folders = {number: out / f"concept-{number}" if several else out for number in by_concept}
+    concepts_rows = by_concept(rows)
+    several = len(concepts_rows) > 1
+    folders = {number: out / f"concept-{number}" if several else out for number in concepts_rows}
     splits = {
         number: split_quadruples(of_concept, heldout, training.seed)
-        for number, of_concept in by_concept.items()
+        for number, of_concept in concepts_rows.items()
     }
     loaded = loading.load()
     chat_format = chat.of(loaded)

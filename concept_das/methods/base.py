@@ -247,6 +247,27 @@ class DirectionMethod(SiteMethod):
         )
 
 
+# AxBench's LoReFT and LoRA on Gemma-2-2B; a batch of 36 is 18 accumulated twice.
+AXBENCH_AT_SEVERAL_BLOCKS: Mapping[str, Any] = {
+    "rank": 4,
+    "layers": (5, 10, 15, 20),
+    "learning_rate": 9e-4,
+    "epochs": 24,
+    "batch_size": 36,
+}
+
+
+def blocks_of(model: PreTrainedModel, config: TrainingConfig) -> list[int]:
+    """The blocks of a method that acts at several, from the lowest.
+
+    Raises:
+        InputError: if none are given, or the model is not that deep.
+    """
+    if not config.layers:
+        raise InputError(f"{config.method} acts at several layers; give --layers '[5, 10]'")
+    return sorted(find_site(model, layer).layer for layer in config.layers)
+
+
 def directions_of(at_site: Mapping[EditName, nn.Module]) -> Float[Tensor, "rank dim"]:
     """The directions that a site's interventions share."""
     intervention = next(iter(at_site.values()))

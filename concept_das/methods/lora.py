@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from pyvene.models.interventions import SourcelessIntervention, TrainableIntervention
@@ -12,7 +12,15 @@ from transformers import PreTrainedModel
 from concept_das.adapters import Adapter, LoraTensors
 from concept_das.data import EditName, EncodedQuadruple, Run
 from concept_das.errors import InputError
-from concept_das.methods.base import LIKELIHOOD, Job, Term, TrainedMethod, weighted_terms
+from concept_das.methods.base import (
+    AXBENCH_AT_SEVERAL_BLOCKS,
+    LIKELIHOOD,
+    Job,
+    Term,
+    TrainedMethod,
+    blocks_of,
+    weighted_terms,
+)
 from concept_das.recipe import TrainingConfig
 from concept_das.sites import Site, find_site
 from objectives.reduction import Reduction
@@ -60,13 +68,7 @@ class LoRA(TrainedMethod):
     objective = LIKELIHOOD
     trains_alone = True
     shares_prefix = False
-    defaults: ClassVar[dict[str, Any]] = {
-        "rank": 4,
-        "layers": (5, 10, 15, 20),
-        "learning_rate": 9e-4,
-        "epochs": 24,
-        "batch_size": 36,
-    }
+    defaults = AXBENCH_AT_SEVERAL_BLOCKS
 
     def sites(self, model: PreTrainedModel, job_layer: int, config: TrainingConfig) -> list[Site]:
         """The block below the lowest adapted one: up to there nothing changes.
@@ -74,7 +76,7 @@ class LoRA(TrainedMethod):
         Raises:
             InputError: if there are no layers, they are beyond the model, or begin with the first.
         """
-        layers = _blocks(model, config)
+        layers = blocks_of(model, config)
         if layers[0] == 0:
             raise InputError("LoRA is trained from the block below it; give --layers from 1 on")
         return [find_site(model, layers[0] - 1)]
@@ -88,7 +90,7 @@ class LoRA(TrainedMethod):
             InputError: if peft is not installed, or the model has no output projection of that
                 name.
         """
-        adapted = _new_adapter(model, _blocks(model, config), config.rank)
+        adapted = _new_adapter(model, blocks_of(model, config), config.rank)
         return [{"lora": PassThrough(adapted, embed_dim=sites[0].width)}]
 
     @contextmanager
@@ -127,15 +129,9 @@ class LoRA(TrainedMethod):
         return Adapter(
             lora=lora,
             scale=ALPHA / job.config.rank,
-            blocks=tuple(_blocks(job.model, job.config)),
+            blocks=tuple(blocks_of(job.model, job.config)),
             **job.common,
         )
-
-
-def _blocks(model: PreTrainedModel, config: TrainingConfig) -> list[int]:
-    if not config.layers:
-        raise InputError("lora acts at several layers; give --layers '[5, 10]'")
-    return sorted(find_site(model, layer).layer for layer in config.layers)
 
 
 def _new_adapter(model: PreTrainedModel, layers: list[int], rank: int) -> dict[str, nn.Module]:

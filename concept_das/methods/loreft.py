@@ -8,7 +8,7 @@ Hyper-parameters are AxBench's for Gemma-2-2B: rank 4 at blocks 5, 10, 15 and 20
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +24,12 @@ from concept_das.errors import InputError
 from concept_das.learned_edits import LearnedEdit
 from concept_das.loreft import LoreftTensors, build_loreft, loreft_edit, loreft_tensors
 from concept_das.methods.base import (
+    AXBENCH_AT_SEVERAL_BLOCKS,
     LIKELIHOOD,
     Job,
     SiteMethod,
     Term,
+    blocks_of,
     matching,
     weighted_terms,
 )
@@ -82,13 +84,7 @@ class LoreftMethod(SiteMethod):
     """LoReFT at several blocks, for each direction that is trained."""
 
     steering = "the learned edit of the prompt's first and last 5 tokens, times the multiplier"
-    defaults: ClassVar[dict[str, Any]] = {
-        "rank": 4,
-        "layers": (5, 10, 15, 20),
-        "learning_rate": 9e-4,
-        "epochs": 24,
-        "batch_size": 36,
-    }
+    defaults = AXBENCH_AT_SEVERAL_BLOCKS
 
     def sites(self, model: PreTrainedModel, job_layer: int, config: TrainingConfig) -> list[Site]:
         """The recipe's layers.
@@ -97,14 +93,13 @@ class LoreftMethod(SiteMethod):
             InputError: if there are none, the model is not that deep, or there is weight decay,
                 which undoes pyreft's parametrisation of R.
         """
-        if not config.layers:
-            raise InputError(f"{self.name} acts at several layers; give --layers '[5, 10]'")
+        blocks = blocks_of(model, config)
         if config.weight_decay:
             raise InputError(
                 f"weight_decay is {config.weight_decay}, under which pyreft's rotation falls to "
                 f"zero; train {self.name} with 0"
             )
-        return [find_site(model, layer) for layer in sorted(config.layers)]
+        return [find_site(model, layer) for layer in blocks]
 
     def interventions(self, width: int, rank: int) -> Mapping[EditName, nn.Module]:
         """A LoReFT for each direction."""
@@ -132,7 +127,7 @@ class LoreftMethod(SiteMethod):
 
     def artifact(self, job: Job, trained: Sequence[Mapping[EditName, nn.Module]]) -> LearnedEdit:
         """The edits of each direction and block."""
-        layers = sorted(find_site(job.model, layer).layer for layer in job.config.layers)
+        layers = blocks_of(job.model, job.config)
         return LearnedEdit(
             loreft={
                 direction: {
