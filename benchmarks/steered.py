@@ -1,0 +1,140 @@
+"""What the stages of every benchmark do with a model: train a method on it, and ask it things."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.jobs import Job
+from benchmarks.rowlog import RowLog
+from benchmarks.subject import Subject
+from concept_das.artifacts import Artifact, load_vector
+from concept_das.data import Quadruple
+from concept_das.files import write_atomically
+from concept_das.generation import generate_responses
+from concept_das.losses import EngineOptions
+from concept_das.pipeline import ConceptRows, train_vectors
+from concept_das.recipe import TrainingConfig
+from concept_das.steering import Steering
+from concept_das.tracking import NoTracker, Tracker
+
+VECTOR_FOLDER = "vector"
+HISTORY_FILE = "history.jsonl"
+
+
+def train_method(
+    job: Job,
+    subject: Subject,
+    rows: Sequence[Quadruple],
+    layer: int,
+    config: TrainingConfig,
+    engine: EngineOptions,
+    tracker: Tracker | None = None,
+) -> None:
+    """Train a method and leave `vector/` and `history.jsonl` in the job's folder.
+
+    An interrupted job goes on after its last whole epoch.
+
+    Args:
+        layer: block of a method that acts at one, 0-based.
+    """
+    concept = ConceptRows(rows, (), job.scratch / "progress", tracker or NoTracker())
+    (trained,) = train_vectors(
+        subject.loaded, subject.chat, [concept], layer, config, engine=engine
+    )
+    trained.vector.save(job.folder / VECTOR_FOLDER)
+    history = "".join(f"{json.dumps(record)}\n" for record in trained.history)
+    write_atomically(job.folder / HISTORY_FILE, history.encode())
+
+
+def trained_vector(folder: Path, subject: Subject) -> Artifact:
+    """What `train_method` left in a folder.
+
+    Raises:
+        VectorMismatchError: if it belongs to another model.
+    """
+    return load_vector(folder / VECTOR_FOLDER, subject.loaded)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt of a benchmark.
+
+    Attributes:
+        key: unique within a job.
+        prompt: the user's turn.
+        steering: None for the untouched model.
+        noise: what the sampling follows from, with the seed. Prompts that share it share their
+            noise, so that methods and strengths differ by nothing but themselves.
+        columns: what else stands in the answer's row.
+    """
+
+    key: str
+    prompt: str
+    steering: Steering | None
+    noise: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How prompts are answered.
+
+    Attributes:
+        new_tokens: length of an answer.
+        temperature: 0 decodes greedily.
+        seed: of the sampling.
+        batch_tokens: see `generate_responses`; does not change the answers.
+    """
+
+    new_tokens: int
+    temperature: float
+    seed: int = 42
+    batch_tokens: int = 8192
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What answers depend on, as JSON can hold it."""
+        names = ("new_tokens", "temperature", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+def answer(
+    subject: Subject, asked: Sequence[Asked], rows: RowLog, how: Answering, title: str
+) -> pd.DataFrame:
+    """Answer every prompt that has no row yet; each batch is on disk as soon as it is there.
+
+    Args:
+        rows: of the job; closed afterwards.
+        title: of the progress bar.
+
+    Returns:
+        One row per prompt, in order: `columns`, `prompt` and the answer's `text`.
+    """
+    with rows as log:
+        missing = set(log.missing([one.key for one in asked]))
+        todo = [one for one in asked if one.key in missing]
+
+        def keep(indices: list[int], texts: list[str]) -> None:
+            for i, text in zip(indices, texts, strict=True):
+                one = todo[i]
+                log.append(one.key, {**one.columns, "prompt": one.prompt, "text": text})
+
+        if todo:
+            generate_responses(
+                subject.loaded.model,
+                subject.chat,
+                [subject.chat.prompt(one.prompt) for one in todo],
+                steering=[one.steering for one in todo],
+                max_new_tokens=how.new_tokens,
+                temperature=how.temperature,
+                seed=how.seed,
+                keys=[one.noise for one in todo],
+                batch_tokens=how.batch_tokens,
+                progress=title,
+                on_batch=keep,
+            )
+        return log.frame([one.key for one in asked])
