@@ -95,9 +95,8 @@ def build_parser(method: str = "cdas") -> ArgumentParser:
     return parser
 
 
-def _call(name: str, options: Namespace) -> None:
+def _call(command: Callable[..., None], options: Namespace) -> None:
     """Put the flags back into their option groups and run."""
-    command = COMMANDS[name]
     values = {key: value for key, value in options.items() if key != "config"}
     arguments: dict[str, Any] = {}
     for parameter, group in _groups(command).items():
@@ -139,12 +138,49 @@ def _method_of(arguments: Sequence[str]) -> str:
     return chosen
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 on unusable input, 130 on an interrupt."""
+def _set_up() -> None:
+    """What every command wants of the libraries beneath it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "transformers", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _guarded(prog: str, run: Callable[[], None]) -> int:
+    """Run something; 0 on success, 2 on unusable input, 130 on an interrupt."""
+    try:
+        run()
+    except (InputError, TrainingError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_command(command: Callable[..., None], argv: Sequence[str] | None, prog: str) -> int:
+    """Run a function as a command of its own, its signature and docstring being the flags.
+
+    Args:
+        command: a typed function; parameters that are dataclasses are groups of flags.
+        argv: the process's own arguments if None.
+        prog: its name in messages.
+
+    Returns:
+        As `main`.
+    """
+    _set_up()
+    parser = _parser_of(command)
+    parser.prog = prog
+    given = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args([_underscored(argument) for argument in given])
+    return _guarded(prog, lambda: _call(command, options))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 on success, 2 on unusable input, 130 on an interrupt."""
+    _set_up()
     given = _with_recipe_paths(sys.argv[1:] if argv is None else list(argv))
     arguments = [_underscored(argument) for argument in given]
     try:
@@ -158,17 +194,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = f"data {chosen.data_command}"
         chosen = chosen[chosen.data_command]
     out = chosen.get("out")
-    try:
+
+    def run() -> None:
         if isinstance(out, Path) and name in RUNS:
             write_atomically(out / "config.yaml", _parser_of(COMMANDS[name]).dump(chosen).encode())
-        _call(name, chosen)
-    except (InputError, TrainingError) as error:
-        print(f"concept-das: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("concept-das: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+        _call(COMMANDS[name], chosen)
+
+    return _guarded("concept-das", run)
 
 
 if __name__ == "__main__":

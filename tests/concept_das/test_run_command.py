@@ -1,0 +1,69 @@
+"""A typed function as a command of its own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from concept_das.cli import run_command
+from concept_das.errors import InputError
+
+calls: list[tuple[object, ...]] = []
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some options.
+
+    Args:
+        batch_size: rows.
+    """
+
+    batch_size: int = 4
+
+
+def greet(name: str, group: Group, dry_run: bool = False, out: Path = Path("runs")) -> None:
+    """Greet somebody.
+
+    Args:
+        name: whom.
+        dry_run: say it only.
+        out: where to.
+    """
+    if name == "nobody":
+        raise InputError("nobody cannot be greeted; name somebody")
+    if name == "late":
+        raise KeyboardInterrupt
+    calls.append((name, group, dry_run, out))
+
+
+def test_flags_come_from_the_signature_with_dashes_or_underscores() -> None:
+    calls.clear()
+    arguments = ["--name", "Ann", "--batch-size=8", "--dry-run", "--out", "x"]
+    assert run_command(greet, arguments, "greet") == 0
+    assert run_command(greet, ["--name=Bob", "--batch_size", "2"], "greet") == 0
+    assert calls == [
+        ("Ann", Group(8), True, Path("x")),
+        ("Bob", Group(2), False, Path("runs")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("nobody", 2, "greet: nobody cannot be greeted; name somebody\n"),
+        ("late", 130, "greet: interrupted; the same command goes on from here\n"),
+    ],
+)
+def test_errors_are_one_line_under_the_commands_name(name, code, message, capsys) -> None:
+    assert run_command(greet, ["--name", name], "greet") == code
+    assert capsys.readouterr().err == message
+
+
+def test_the_help_is_the_docstring(capsys) -> None:
+    with pytest.raises(SystemExit):
+        run_command(greet, ["--help"], "greet")
+    text = capsys.readouterr().out
+    assert "usage: greet" in text
+    assert "say it only" in text
+    assert "rows" in text
