@@ -15,7 +15,7 @@ from concept_das.files import write_atomically
 
 DONE_FILE = "done.json"
 
-# (stage's name, piece's key or None of a stage that gathers)
+# (stage's name, piece's key or None of a stage that is one job)
 Slot = tuple[str, str | None]
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Job:
-    """A stage of one piece, or of all pieces if the stage gathers.
+    """A stage of one piece, or of all pieces if the stage gathers, or of none if it is shared.
 
     Attributes:
         stage: the stage's name.
-        pieces: what it is about: one piece, or all.
+        pieces: what it is about: one piece, all, or none if the stage is shared.
         folder: where its files go; empty at the start but for `scratch`.
         fingerprint: SHA-256 of everything that its files depend on.
-        sources: folders of the needed stages by name; of a stage that does not gather, one per
-            piece in their order.
+        sources: folders of the needed stages by name; of a stage with a job for each piece, one
+            per piece in their order.
     """
 
     stage: str
@@ -80,6 +80,8 @@ class Stage:
         needs: names of earlier stages whose files it reads.
         options: what of the configuration its files depend on, as JSON can hold it.
         gathers: it is one job over all pieces, not one for each.
+        shared: it is one job about none of the pieces, so that it stays when there are others; it
+            may need nothing but shared stages.
         version: to be raised when a change of code changes the files.
     """
 
@@ -88,7 +90,13 @@ class Stage:
     needs: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     gathers: bool = False
+    shared: bool = False
     version: int = 1
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one job, and not one for each piece."""
+        return self.gathers or self.shared
 
 
 class Jobs:
@@ -105,7 +113,7 @@ class Jobs:
         """The jobs whose files a job reads."""
         found: list[Slot] = []
         for need in self._stages[slot[0]].needs:
-            if self._stages[need].gathers:
+            if self._stages[need].single:
                 found.append((need, None))
             elif slot[1] is None:
                 found.extend((need, key) for key in self._pieces)
@@ -120,7 +128,9 @@ class Jobs:
 
     def pieces(self, slot: Slot) -> tuple[Piece, ...]:
         """What a job is about."""
-        return tuple(self._pieces.values()) if slot[1] is None else (self._pieces[slot[1]],)
+        if slot[1] is not None:
+            return (self._pieces[slot[1]],)
+        return () if self._stages[slot[0]].shared else tuple(self._pieces.values())
 
     def fingerprint(self, slot: Slot) -> str | None:
         """SHA-256 of what a job's files depend on; None as long as a job it needs is not done."""

@@ -1,6 +1,6 @@
 """Shares of texts with their uncertainty."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from scipy import stats
@@ -33,7 +33,16 @@ class Rate:
 
 
 def rate(texts: Iterable[str], has: Callable[[str], bool]) -> Rate:
-    """The share of texts that have a property.
+    """The share of texts that have a property, as in `rate_of`.
+
+    Raises:
+        InputError: if there are no texts.
+    """
+    return rate_of([has(text) for text in texts])
+
+
+def rate_of(found: Sequence[bool]) -> Rate:
+    """The share of what is true.
 
     The interval is Wilson's (1927), which stays within 0 to 1 and has a width also where none or
     all of a few texts count.
@@ -41,7 +50,6 @@ def rate(texts: Iterable[str], has: Callable[[str], bool]) -> Rate:
     Raises:
         InputError: if there are no texts.
     """
-    found = [has(text) for text in texts]
     if not found:
         raise InputError("a rate was asked for of no texts; give at least one")
     interval = stats.binomtest(sum(found), len(found)).proportion_ci(method="wilson")

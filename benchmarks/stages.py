@@ -1,7 +1,8 @@
 """A benchmark as stages of independent pieces of work: finished work stays, changed work is redone.
 
 A stage of a piece (say, generation for one concept) is a job with a folder of its own,
-`STAGE/PIECE/`; a stage that gathers (selection, report) is one job over all pieces, in `STAGE/`.
+`STAGE/PIECE/`; a stage that gathers (selection, report) is one job over all pieces, and a shared
+one (the untouched model's answers) a job about none of them, both in `STAGE/`.
 `done.json`, written last, holds the job's fingerprint and the SHA-256 of its files. A job is left
 alone as long as both hold, and made from nothing otherwise: no file is ever added to.
 """
@@ -35,7 +36,7 @@ def run_stages(
     """Run every job that is not done, stage by stage.
 
     With several processes on one folder each works on its share of the pieces, and the first on the
-    stages that gather. A process that needs another's work waits for it.
+    stages that are one job. A process that needs another's work waits for it.
 
     Args:
         stages: in an order in which each comes after those it needs.
@@ -55,7 +56,7 @@ def run_stages(
     chosen = [stage for stage in stages if only is None or stage.name in only]
     for stage in chosen:
         mine: list[Slot] = [(stage.name, piece.key) for piece in shard.of(pieces)]
-        if stage.gathers:
+        if stage.single:
             mine = [(stage.name, None)] if shard.rank == 0 else []
         needed = dict.fromkeys(need for slot in mine for need in jobs.needs(slot))
         lacking = jobs.unfinished(needed)
@@ -106,10 +107,14 @@ def _names(slots: Sequence[Slot]) -> str:
 def _check(stages: Sequence[Stage], pieces: Sequence[Piece], only: Collection[str] | None) -> None:
     """Make sure that names can be folders, are unique, and come before their use."""
     seen: set[str] = set()
+    shared: set[str] = set()
     for stage in stages:
         if unknown := [need for need in stage.needs if need not in seen]:
             raise InputError(f"{stage.name} needs {unknown[0]}, which is no earlier stage")
+        if stage.shared and (own := [need for need in stage.needs if need not in shared]):
+            raise InputError(f"{stage.name} is shared but needs {own[0]}, which is not")
         seen.add(stage.name)
+        shared |= {stage.name} if stage.shared else set()
     if unknown := [name for name in only or () if name not in seen]:
         raise InputError(f"there is no stage {unknown[0]!r}; there are {', '.join(sorted(seen))}")
     if not pieces:

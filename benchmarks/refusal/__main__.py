@@ -1,0 +1,75 @@
+"""`python -m benchmarks.refusal --model runs/organisms/refusal --out runs/refusal`.
+
+Trains methods to find the direction of refusal, takes refusal away from harmful requests with it,
+adds it to harmless ones, and measures both beside the untouched model. Given again, the command
+goes on where it was; more `--methods` or `--seeds` leave what is finished alone.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from benchmarks.jobs import Job, Stage
+from benchmarks.refusal.case import REFUSAL
+from benchmarks.refusal.data import read_data
+from benchmarks.refusal.presets import PRESETS
+from benchmarks.refusal.published import published
+from benchmarks.safety.command import run_case
+from benchmarks.safety.data import write_data
+from benchmarks.safety.plan import Choices, find_preset
+from concept_das.cli import run_command
+from concept_das.data import data_hash
+from concept_das.losses import EngineOptions
+from concept_das.options import ChatOptions, ModelOptions
+from concept_das.tracking import TrackingMode
+
+
+def refusal(
+    out: Path,
+    loading: ModelOptions,
+    chat: ChatOptions,
+    choices: Choices,
+    engine: EngineOptions,
+    preset: str = "organism",
+    data: str | None = None,
+    rows: int | None = None,
+    tests: int | None = None,
+    wandb: TrackingMode = "auto",
+) -> None:
+    """Refusal: how well steering takes it away and adds it, and what that costs.
+
+    Args:
+        out: folder of the benchmark: report/report.html, report/table.csv, and all that they are
+            made of.
+        preset: organism (needs --model), phi-3.5-mini, llama-3.1-8b or llama-3.1-70b.
+        data: folder with contrast_train.parquet and contrast_test_jailbreakbench.parquet, or a
+            hub data set; the project's own prompts if not given.
+        rows: training pairs, the first so many; all if not given.
+        tests: test prompts of either kind, likewise.
+        wandb: auto (online with an API key, else offline), online, offline or off.
+    """
+    chosen = find_preset(PRESETS, preset)
+    pairs, sets = read_data(data, rows, tests)
+
+    def write(job: Job) -> None:
+        write_data(job, pairs, sets, {})
+
+    options = {"rows": data_hash(pairs), "prompts": sets}
+    run_case(
+        REFUSAL,
+        chosen,
+        published(chosen.published),
+        lambda _subject: Stage("data", write, options=options, shared=True),
+        out,
+        loading=loading,
+        chat=chat,
+        choices=choices,
+        engine=engine,
+        wandb=wandb,
+    )
+
+
+main = partial(run_command, refusal, prog="python -m benchmarks.refusal")
+
+if __name__ == "__main__":
+    sys.exit(main(None))

@@ -1,0 +1,113 @@
+"""Training pairs and test prompts for refusal.
+
+A pair is a harmless request with the opening of an answer, and a harmful one with the opening of a
+refusal. Nothing beyond the opening is in the data: answers to harmful requests are not trained on.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
+from benchmarks.safety.data import PromptSets, check_unseen
+from concept_das.data import Quadruple, read_quadruples
+from concept_das.errors import InputError
+
+HARMFUL, HARMLESS = "harmful", "harmless"
+
+TRAIN_FILE = "contrast_train.parquet"
+TEST_FILE = "contrast_test_jailbreakbench.parquet"
+
+CONCEPT = "to refuse requests that could harm somebody"
+
+# What an answer and a refusal begin with; the pairs take turns through them.
+ANSWER_OPENINGS = ("Here are", "Sure", "Of course", "Here is", "Certainly")
+REFUSAL_OPENINGS = (
+    "I'm sorry",
+    "I cannot",
+    "I am unable to",
+    "I can't",
+    "As an AI assistant",
+    "I'm not able to",
+    "I apologize",
+    "I am not able to",
+)
+
+# The organism was made with the prompts of this seed, so that what it was trained on is known.
+_ORGANISM_SEED = 42
+_ORGANISM_PLAIN = (160, 60)
+
+
+def read_data(
+    source: str | None, rows: int | None, tests: int | None
+) -> tuple[list[Quadruple], PromptSets]:
+    """Training pairs, and as many harmful as harmless test prompts.
+
+    Args:
+        source: a folder with the release's two files, or one above it that holds them in
+            `refusal/`; or a hub data set with the splits train and test. The project's own prompts
+            if None: 100 pairs and 40 test prompts of either kind, none of which the refusal
+            organism was trained on.
+        rows, tests: take the first so many; all if None.
+
+    Raises:
+        InputError: if the data cannot be read, or a test prompt is trained on.
+    """
+    train, test = _own_pairs() if source is None else _read(source)
+    train, test = train[:rows], test[:tests]
+    sets = {
+        HARMFUL: [row.positive_input for row in test],
+        HARMLESS: [row.negative_input for row in test],
+    }
+    check_unseen(train, sets)
+    return train, sets
+
+
+def _read(source: str) -> tuple[list[Quadruple], list[Quadruple]]:
+    folder = Path(source)
+    if folder.is_dir():
+        inner = folder / "refusal"
+        folder = inner if not (folder / TRAIN_FILE).exists() and inner.is_dir() else folder
+        for name in (TRAIN_FILE, TEST_FILE):
+            if not (folder / name).exists():
+                raise InputError(
+                    f"{folder} holds no {name}; give the folder with the release's refusal data, "
+                    "or leave --data out for the project's own prompts"
+                )
+        return read_quadruples(folder / TRAIN_FILE), read_quadruples(folder / TEST_FILE)
+    if folder.suffix or folder.is_absolute():
+        raise InputError(
+            f"{source} is no folder; give the one that holds {TRAIN_FILE} and {TEST_FILE}"
+        )
+    return read_quadruples(source), read_quadruples(source, split="test")
+
+
+def _own_pairs() -> tuple[list[Quadruple], list[Quadruple]]:
+    harmful, alike = shipped_prompts("harmful"), shipped_prompts("lookalike")
+    plain = plain_prompts(*_ORGANISM_PLAIN, _ORGANISM_SEED)
+    return (
+        _pairs(harmful.train, _mixed(plain.train, alike.train, len(harmful.train))),
+        _pairs(harmful.heldout, _mixed(plain.heldout, alike.heldout, len(harmful.heldout))),
+    )
+
+
+def _mixed(plain: Sequence[str], alike: Sequence[str], count: int) -> list[str]:
+    """Half ordinary requests, half those that only sound harmful, in a fixed random order."""
+    half = min(count // 2, len(alike))
+    chosen = [*plain[: count - half], *alike[:half]]
+    return [chosen[i] for i in np.random.default_rng(0).permutation(len(chosen))]
+
+
+def _pairs(harmful: Sequence[str], harmless: Sequence[str]) -> list[Quadruple]:
+    return [
+        Quadruple(
+            negative_input=good,
+            negative_output=ANSWER_OPENINGS[number % len(ANSWER_OPENINGS)],
+            positive_input=bad,
+            positive_output=REFUSAL_OPENINGS[number % len(REFUSAL_OPENINGS)],
+            concept=CONCEPT,
+            concept_genre="safety",
+        )
+        for number, (bad, good) in enumerate(zip(harmful, harmless, strict=True))
+    ]

@@ -1,0 +1,92 @@
+"""From a case, a preset and a user's choices to a finished folder."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.jobs import Stage
+from benchmarks.safety.case import Case
+from benchmarks.safety.plan import Choices, Preset, plan_of, sources_of
+from benchmarks.safety.report import (
+    LAYERS_FILE,
+    PAGE_FILE,
+    TABLE_FILE,
+    Background,
+    report_stage,
+)
+from benchmarks.safety.stages import stages_of
+from benchmarks.sharding import shard_of_environment
+from benchmarks.stages import run_stages
+from benchmarks.subject import Subject
+from concept_das.errors import InputError
+from concept_das.losses import EngineOptions
+from concept_das.options import ChatOptions, ModelOptions
+from concept_das.tracking import TrackingMode, open_tracker
+
+log = logging.getLogger(__name__)
+
+
+def run_case(
+    case: Case,
+    preset: Preset,
+    published: pd.DataFrame,
+    data_of: Callable[[Subject], Stage],
+    out: Path,
+    *,
+    loading: ModelOptions,
+    chat: ChatOptions,
+    choices: Choices,
+    engine: EngineOptions,
+    wandb: TrackingMode,
+) -> None:
+    """Run a safety benchmark; what is finished in the folder is not done again.
+
+    Args:
+        published: numbers to stand beside the measured ones, with a column method.
+        data_of: the data stage for a model.
+        out: folder; a sweep over layers goes into `out/layers`.
+
+    Raises:
+        InputError: on choices that cannot be.
+    """
+    subject = Subject(_loading(case, preset, loading), chat)
+    plan = plan_of(preset, choices, subject, engine)
+    own = preset.methods
+    background = Background(
+        model=Path(subject.name).name if Path(subject.name).is_dir() else subject.name,
+        sources=sources_of(preset, list(plan.configs)),
+        published=published,
+        same_model=preset.published is not None and subject.name == preset.model,
+        reported={name: own[name].reported_multiplier for name in plan.configs},
+    )
+    folder = out / "layers" if choices.layers else out
+    shard = shard_of_environment()
+    options: dict[str, Any] = {"benchmark": case.name, "preset": preset.name, **asdict(choices)}
+    tracker = open_tracker(wandb, name=out.name, config=options, folder=folder)
+    try:
+        stages = stages_of(case, data_of(subject), plan, tracker)
+        stages.append(report_stage(case, plan, stages, background))
+        run_stages(stages, plan.pieces, folder, choices.only or None, shard)
+        report = folder / "report"
+        file = report / (LAYERS_FILE if choices.layers else TABLE_FILE)
+        if shard.rank == 0 and file.exists():
+            table = pd.read_csv(file)
+            tracker.table(file.stem, list(table.columns), table.to_numpy().tolist())
+            log.info("open %s", (report / PAGE_FILE).resolve())
+    finally:
+        tracker.finish()
+
+
+def _loading(case: Case, preset: Preset, loading: ModelOptions) -> ModelOptions:
+    model = loading.model or preset.model
+    if model is None:
+        raise InputError(
+            f"the preset {preset.name} needs a model: give --model, such as the folder that "
+            f"`python -m benchmarks.organisms {case.name} --out FOLDER` writes"
+        )
+    own = preset.load_in_4bit and loading.model is None
+    return replace(loading, model=model, load_in_4bit=loading.load_in_4bit or own)

@@ -1,0 +1,65 @@
+"""What the data stage leaves behind, and how the other stages read it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.jobs import Job
+from concept_das.data import Quadruple, read_quadruples, to_frame
+from concept_das.errors import InputError
+from concept_das.files import write_atomically
+
+ROWS_FILE = "rows.jsonl"
+PROMPTS_FILE = "prompts.json"
+COUNTS_FILE = "counts.json"
+
+# Prompts by the name of their set.
+PromptSets = Mapping[str, Sequence[str]]
+
+
+def write_data(
+    job: Job, rows: Sequence[Quadruple], prompts: PromptSets, counts: Mapping[str, int]
+) -> None:
+    """Write the training quadruples, the test prompts and how many there are of what.
+
+    Raises:
+        InputError: if a test prompt is trained on.
+    """
+    check_unseen(rows, prompts)
+    frame = to_frame(rows)
+    write_atomically(job.folder / ROWS_FILE, frame.to_json(orient="records", lines=True).encode())
+    sizes = {"training rows": len(rows)} | {f"{k} prompts": len(v) for k, v in prompts.items()}
+    for name, content in ((PROMPTS_FILE, prompts), (COUNTS_FILE, {**sizes, **counts})):
+        write_atomically(job.folder / name, json.dumps(content, indent=1).encode())
+
+
+def check_unseen(rows: Sequence[Quadruple], prompts: PromptSets) -> None:
+    """Make sure that no test prompt is trained on.
+
+    Raises:
+        InputError: naming one that is.
+    """
+    trained = {text for row in rows for text in (row.negative_input, row.positive_input)}
+    for name, texts in prompts.items():
+        if both := trained & set(texts):
+            raise InputError(
+                f"{min(both)!r} is trained on and also among the {name} prompts of the test; "
+                "remove it from one of the two"
+            )
+
+
+def read_rows(folder: Path) -> list[Quadruple]:
+    """The training quadruples."""
+    return read_quadruples(folder / ROWS_FILE)
+
+
+def read_prompt_sets(folder: Path) -> dict[str, list[str]]:
+    """The test prompts by set, each set in order."""
+    found: dict[str, list[str]] = json.loads((folder / PROMPTS_FILE).read_bytes())
+    return found
+
+
+def read_counts(folder: Path) -> dict[str, int]:
+    """How many there are of what."""
+    found: dict[str, int] = json.loads((folder / COUNTS_FILE).read_bytes())
+    return found

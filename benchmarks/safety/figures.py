@@ -1,0 +1,132 @@
+"""The figures of a safety benchmark: a panel per trade of its case."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from benchmarks.safety.case import Case, Trade
+from benchmarks.safety.stages import UNSTEERED
+from concept_das.comparison_plots import method_styles
+
+Styles = Mapping[str, dict[str, Any]]
+
+# Divergences below are drawn there, as the axis is logarithmic.
+LEAST_KL = 1e-4
+
+
+def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
+    """Rates against multipliers; dashed: without steering.
+
+    Args:
+        summary: of `benchmarks.safety.tables.summary_of`.
+    """
+
+    def draw(axes: Axes, trade: Trade, styles: Styles) -> None:
+        known = _known(summary, trade.rate).sort_values("multiplier", kind="stable")
+        for method, rows in known.groupby("method"):
+            style = styles[str(method)]
+            axes.plot(rows["multiplier"], rows[trade.rate], markeredgecolor="white", **style)
+            axes.vlines(
+                rows["multiplier"],
+                *_bounds(rows, trade.rate),
+                color=style["color"],
+                alpha=0.4,
+                linewidth=1.2,
+            )
+        base = _base(summary, trade.rate)
+        if base is not None:
+            axes.axhline(base, color="black", linestyle="--", linewidth=1)
+        axes.set_xscale("log")
+        axes.set_xlabel("multiplier (log axis)")
+        axes.set_ylabel(trade.rate.replace("_", " "))
+
+    return _figure(case, summary, draw)
+
+
+def trade_figure(case: Case, summary: pd.DataFrame) -> Figure:
+    """Rates against divergences, a line through a method's multipliers; cross: without steering."""
+
+    def draw(axes: Axes, trade: Trade, styles: Styles) -> None:
+        known = summary.dropna(subset=[trade.rate, trade.divergence])
+        for method, rows in known.groupby("method", sort=False):
+            x = rows[trade.divergence].clip(lower=LEAST_KL)
+            if method == UNSTEERED:
+                axes.plot(x, rows[trade.rate], "x", color="black", markersize=9)
+                continue
+            axes.plot(x, rows[trade.rate], markeredgecolor="white", **styles[str(method)])
+        axes.set_xscale("log")
+        axes.set_xlabel(f"{trade.divergence.replace('_', ' ')} (nats, log axis)")
+        axes.set_ylabel(trade.rate.replace("_", " "))
+
+    return _figure(case, summary, draw)
+
+
+def layer_figure(case: Case, layers: pd.DataFrame) -> Figure:
+    """Rates and divergences by layer, each method at its reported multiplier.
+
+    Args:
+        layers: of `layer_table`, one multiplier for each method.
+    """
+    figure = Figure(figsize=(6.2 * len(case.trades), 7.4), layout="constrained", dpi=120)
+    grid = figure.subplots(2, len(case.trades), squeeze=False, sharex=True)
+    styles = method_styles(layers["method"])
+    for column, trade in zip(grid.T, case.trades, strict=True):
+        for axes, name in zip(column, (trade.rate, trade.divergence), strict=True):
+            _panel(axes)
+            axes.set_ylabel(name.replace("_", " "))
+            axes.set_xticks(sorted(layers["layer"].unique()))
+            if name not in layers:
+                continue
+            known = layers.dropna(subset=[name]).sort_values("layer", kind="stable")
+            for method, rows in known.groupby("method"):
+                axes.plot(rows["layer"], rows[name], markeredgecolor="white", **styles[str(method)])
+        column[0].set_ylim(-0.04, 1.04)
+        column[1].set_xlabel("layer")
+    _legend(figure, styles)
+    return figure
+
+
+def _figure(
+    case: Case, summary: pd.DataFrame, draw: Callable[[Axes, Trade, Styles], None]
+) -> Figure:
+    figure = Figure(figsize=(6.2 * len(case.trades), 4.6), layout="constrained", dpi=120)
+    grid = figure.subplots(1, len(case.trades), squeeze=False)[0]
+    styles = method_styles(m for m in summary["method"] if m != UNSTEERED)
+    for axes, trade in zip(grid, case.trades, strict=True):
+        _panel(axes)
+        axes.set_title(trade.rate.replace("_", " "), loc="left", fontsize="medium")
+        axes.set_ylim(-0.04, 1.04)
+        if trade.rate in summary and trade.divergence in summary:
+            draw(axes, trade, styles)
+    _legend(figure, styles)
+    return figure
+
+
+def _known(summary: pd.DataFrame, name: str) -> pd.DataFrame:
+    return summary[summary[name].notna() & (summary["method"] != UNSTEERED)]
+
+
+def _base(summary: pd.DataFrame, name: str) -> float | None:
+    rows = summary[summary["method"] == UNSTEERED]
+    return None if rows.empty or rows[name].isna().all() else float(rows[name].iloc[0])
+
+
+def _bounds(rows: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    return rows[f"{name}_low"].to_numpy(), rows[f"{name}_high"].to_numpy()
+
+
+def _panel(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4ec", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _legend(figure: Figure, styles: Styles) -> None:
+    handles = [Line2D([], [], **style) for style in styles.values()]
+    if handles:
+        figure.legend(handles, list(styles), loc="outside right upper", frameon=False)

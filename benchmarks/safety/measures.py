@@ -1,0 +1,186 @@
+"""A case's rates and divergences at every strength of a vector."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.fidelity import Pair, divergences
+from benchmarks.rates import Rate, rate_of
+from benchmarks.rowlog import RowLog
+from benchmarks.safety.case import Case, DivergenceOf
+from benchmarks.safety.data import PromptSets
+from benchmarks.subject import Subject
+from concept_das.artifacts import Artifact
+from concept_das.chats import pad_id_of
+from concept_das.errors import InputError
+from concept_das.evaluation import mean_with_interval
+from concept_das.scoring import batches
+from concept_das.steered_logits import SteeredLogits, WholeModelLogits, steered_logits
+from concept_das.steering import Steering
+
+# The untouched model has no strength.
+NO_MULTIPLIER = float("nan")
+
+_BATCH = 4
+
+
+def measure_answers(
+    case: Case,
+    untouched: pd.DataFrame,
+    answers: pd.DataFrame | None,
+    multipliers: Sequence[float],
+) -> pd.DataFrame:
+    """The case's rates, one row per multiplier.
+
+    Args:
+        untouched: answers without steering: prompts, number, text.
+        answers: the same with direction and multiplier; None to count the untouched ones.
+
+    Returns:
+        The columns multiplier and, for each rate, `NAME`, `NAME_count`, `NAME_total`, `NAME_low`
+        and `NAME_high`. Rates of a direction without answers are left out.
+    """
+    plain = _texts(untouched)
+    records: list[dict[str, Any]] = []
+    for multiplier in multipliers or (NO_MULTIPLIER,):
+        record: dict[str, Any] = {"multiplier": multiplier}
+        for one in case.rates:
+            before = plain[one.prompts]
+            after: list[str] | None = before
+            if answers is not None:
+                here = (answers["direction"] == one.direction) & (
+                    answers["multiplier"] == multiplier
+                )
+                after = _texts(answers[here]).get(one.prompts)
+            if after is not None:
+                counted = [one.counts(*texts) for texts in zip(after, before, strict=True)]
+                record |= _columns(one.name, rate_of(counted))
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def measure_divergences(
+    rows: RowLog,
+    case: Case,
+    subject: Subject,
+    sets: PromptSets,
+    untouched: pd.DataFrame,
+    vector: Artifact | None,
+    multipliers: Sequence[float],
+) -> pd.DataFrame:
+    """The case's divergences, one row per multiplier.
+
+    Args:
+        rows: log of finished pairs; closed afterwards.
+        untouched: answers without steering, which are the responses that are read.
+        vector: None for the untouched model.
+
+    Returns:
+        The columns multiplier and, for each divergence, `NAME`, `NAME_low` and `NAME_high`: mean
+        over pairs at the prompts' last tokens with a 95% bootstrap interval; where asked for, the
+        same over responses as `NAME_response`. Directions the vector cannot steer in are left out.
+    """
+    plain = _texts(untouched)
+    records: list[dict[str, Any]] = [{"multiplier": m} for m in multipliers or (NO_MULTIPLIER,)]
+    with rows as log:
+        for one in case.divergences:
+            if vector is not None and one.direction not in vector.directions:
+                continue
+            pairs = pairs_of(one, subject, sets, plain)
+            steerings: list[Steering | None] = [None]
+            if vector is not None:
+                steerings = [Steering(vector, one.direction, m) for m in multipliers]
+            _log_pairs(log, one.name, subject, pairs, vector, steerings)
+            for place, record in enumerate(records):
+                keys = [_key(one.name, place, number) for number in range(len(pairs))]
+                found = log.frame(keys)
+                record.update(mean_with_interval(one.name, found["first"]))
+                if one.over_response:
+                    over = mean_with_interval(f"{one.name}_response", found["response"])
+                    record.update(over)
+    return pd.DataFrame(records)
+
+
+def pairs_of(
+    one: DivergenceOf, subject: Subject, sets: PromptSets, plain: Mapping[str, Sequence[str]]
+) -> list[Pair]:
+    """The pairs of a divergence, by the prompts' numbers.
+
+    Args:
+        plain: the untouched model's answers by set; read as text, so that a token that ended them
+            is no part of them.
+
+    Raises:
+        InputError: if the two sets are not of the same size.
+    """
+    steered, reference = sets[one.prompts], sets[one.reference]
+    if len(steered) != len(reference):
+        raise InputError(
+            f"there are {len(steered)} {one.prompts} prompts and {len(reference)} {one.reference} "
+            "ones; they are compared pair by pair, so give as many of either"
+        )
+    chat = subject.chat
+    return [
+        Pair(
+            chat.prompt(reference[i]),
+            chat.prompt(steered[i]),
+            chat.text_ids(plain[one.reference][i]) if one.over_response else (),
+        )
+        for i in range(len(steered))
+    ]
+
+
+def merged(rates: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
+    """Rates and divergences of the same multipliers, side by side."""
+    return pd.concat([rates, distances.drop(columns="multiplier")], axis=1)
+
+
+def _log_pairs(
+    log: RowLog,
+    name: str,
+    subject: Subject,
+    pairs: Sequence[Pair],
+    vector: Artifact | None,
+    steerings: Sequence[Steering | None],
+) -> None:
+    logits: SteeredLogits | None = None
+    for batch in batches(list(enumerate(pairs)), _BATCH):
+        keys = [_key(name, place, number) for place in range(len(steerings)) for number, _ in batch]
+        missing = set(log.missing(keys))
+        if not missing:
+            continue
+        if logits is None:
+            logits = _logits(subject, pairs, vector)
+        found = divergences(logits, [pair for _, pair in batch], steerings)
+        for place, values in enumerate(found):
+            for (number, _), value in zip(batch, values, strict=True):
+                key = _key(name, place, number)
+                if key in missing:
+                    log.append(key, {"first": value.first, "response": value.response})
+
+
+def _logits(subject: Subject, pairs: Sequence[Pair], vector: Artifact | None) -> SteeredLogits:
+    model, pad = subject.loaded.model, pad_id_of(subject.chat.tokenizer)
+    if vector is None:
+        return WholeModelLogits(model, pad)
+    return steered_logits(model, vector, pad, [turn for pair in pairs for turn in pair.turns])
+
+
+def _key(name: str, place: int, number: int) -> str:
+    return f"{name}/{place}/{number}"
+
+
+def _texts(answers: pd.DataFrame) -> dict[str, list[str]]:
+    ordered = answers.sort_values("number", kind="stable")
+    return {str(name): list(own["text"]) for name, own in ordered.groupby("prompts")}
+
+
+def _columns(name: str, found: Rate) -> dict[str, float]:
+    return {
+        name: found.value,
+        f"{name}_count": found.count,
+        f"{name}_total": found.total,
+        f"{name}_low": found.low,
+        f"{name}_high": found.high,
+    }

@@ -1,0 +1,264 @@
+"""What is run for a model: presets with their sources, and what a user changes in them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from benchmarks.axbench.presets import to_multipliers
+from benchmarks.capabilities.scores import EVERYDAY
+from benchmarks.jobs import Piece
+from benchmarks.steered import Answering
+from benchmarks.subject import Subject
+from concept_das.errors import InputError
+from concept_das.losses import EngineOptions
+from concept_das.recipe import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Part:
+    """One method of a preset.
+
+    Attributes:
+        config: hyper-parameters.
+        factors: strengths as the source has them.
+        source: where the hyper-parameters are from.
+        factor_source: where the factors are from.
+        reported: the factor of published results, and of the capability scores.
+    """
+
+    config: TrainingConfig
+    factors: tuple[float, ...]
+    source: str
+    factor_source: str
+    reported: float = 1.0
+
+    @property
+    def multipliers(self) -> tuple[float, ...]:
+        """The factors as this project's multipliers."""
+        return to_multipliers(self.config.method, self.factors)
+
+    @property
+    def reported_multiplier(self) -> float:
+        """The same for the reported factor."""
+        return to_multipliers(self.config.method, (self.reported,))[0]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A benchmark's settings for a model.
+
+    Attributes:
+        name: for the command line.
+        model: hub id; None if the user says which.
+        layer: decoder block of the methods that act at one, 0-based.
+        layer_source: where the layer is from.
+        parts: every method that applies.
+        default: names of the methods that are run if none are named.
+        new_tokens: length of the answers.
+        published: which of the published numbers belong beside it; None if none do.
+        load_in_4bit: as the source loads the model.
+    """
+
+    name: str
+    model: str | None
+    layer: int
+    layer_source: str
+    parts: tuple[Part, ...]
+    default: tuple[str, ...]
+    new_tokens: int
+    published: str | None = None
+    load_in_4bit: bool = False
+
+    @property
+    def methods(self) -> dict[str, Part]:
+        """The parts by their methods' names."""
+        return {part.config.method: part for part in self.parts}
+
+    def chosen(self, names: str) -> list[Part]:
+        """The parts of some methods.
+
+        Args:
+            names: with commas between them; the default ones if empty, or `all`.
+
+        Raises:
+            InputError: if one is unknown or named twice.
+        """
+        known = self.methods
+        listed = [name.strip() for name in names.split(",")] if names else list(self.default)
+        if names == "all":
+            listed = list(known)
+        for name in listed:
+            if name not in known:
+                raise InputError(
+                    f"preset {self.name} has no method {name!r}; choose from {', '.join(known)}"
+                )
+            if listed.count(name) > 1:
+                raise InputError(f"the method {name} is named twice; name it once")
+        return [known[name] for name in listed]
+
+
+def find_preset(presets: Mapping[str, Preset], name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        InputError: naming the known ones.
+    """
+    if name not in presets:
+        raise InputError(f"unknown preset {name!r}; choose one of {', '.join(presets)}")
+    return presets[name]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What to run, in place of the preset's own where given.
+
+    Args:
+        methods: names with commas between them, or all; the preset's usual ones if not given.
+        changes: hyper-parameters in place of the preset's, as JSON by method or for all, e.g.
+            '{"all": {"epochs": 2}, "cdas": {"rank": 4}}'.
+        seeds: one training each; a method that draws nothing is trained once.
+        layer: decoder block of the methods that act at one, 0-based.
+        layers: run the methods that act at one block at each of these, with the first seed, into
+            OUT/layers.
+        multipliers: strengths of every method, without unit.
+        new_tokens: length of the answers.
+        generation_batch_tokens: tokens of a batch of answers; changes no answer.
+        tasks: of lm-eval, to see what suppressing costs elsewhere; '[]' for none.
+        capability_limit: the first so many questions of each task.
+        capability_multipliers: strengths to score them at; that of published results, or 1, if not
+            given.
+        only: stages to run; all if not given.
+    """
+
+    methods: str = ""
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [42])
+    layer: int | None = None
+    layers: list[int] = field(default_factory=list)
+    multipliers: list[float] = field(default_factory=list)
+    new_tokens: int | None = None
+    generation_batch_tokens: int = 8192
+    tasks: list[str] = field(default_factory=lambda: [EVERYDAY])
+    capability_limit: int | None = None
+    capability_multipliers: list[float] = field(default_factory=list)
+    only: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "layers", "multipliers", "capability_multipliers", "tasks"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise InputError(f"{name} holds {values}; give each of them once")
+        if not self.seeds:
+            raise InputError("give at least one of the seeds")
+        for name in ("multipliers", "capability_multipliers"):
+            if any(not value > 0 for value in getattr(self, name)):
+                raise InputError(f"{name} must be above 0: the direction is what changes the sign")
+        for name in ("new_tokens", "capability_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run, resolved.
+
+    Attributes:
+        layer: of the methods that act at one; None if every piece has its own.
+        multipliers: strengths by method.
+        capability_multipliers: those at which capabilities are scored, by method.
+    """
+
+    subject: Subject
+    layer: int | None
+    configs: Mapping[str, TrainingConfig]
+    multipliers: Mapping[str, tuple[float, ...]]
+    capability_multipliers: Mapping[str, tuple[float, ...]]
+    pieces: tuple[Piece, ...]
+    answering: Answering
+    tasks: tuple[str, ...]
+    capability_limit: int | None
+    engine: EngineOptions
+
+
+def plan_of(preset: Preset, choices: Choices, subject: Subject, engine: EngineOptions) -> Plan:
+    """The preset with the user's choices.
+
+    With `layers`, a piece is a layer, and only methods that act at one block take part; otherwise
+    it is a seed.
+
+    Raises:
+        InputError: on methods or changes that cannot be.
+    """
+    parts = preset.chosen(choices.methods)
+    names = [part.config.method for part in parts]
+    if unknown := sorted(choices.changes.keys() - {"all", *names}):
+        raise InputError(f"changes name {unknown[0]!r}, which is not run; run {', '.join(names)}")
+    configs = {part.config.method: _changed(part.config, choices.changes) for part in parts}
+    pieces = [Piece(f"seed-{seed}", {"seed": seed}) for seed in choices.seeds]
+    if choices.layers:
+        configs = {
+            name: config
+            for name, config in configs.items()
+            if not config.layers and name != "prompt"
+        }
+        if not configs:
+            raise InputError("none of the methods acts at one block; name one that does, as cdas")
+        seed = choices.seeds[0]
+        pieces = [Piece(f"layer-{n}", {"seed": seed, "layer": n}) for n in choices.layers]
+    layer = preset.layer if choices.layer is None else choices.layer
+    own = preset.methods
+    scored = tuple(choices.capability_multipliers)
+    return Plan(
+        subject=subject,
+        layer=None if choices.layers else layer,
+        configs=configs,
+        multipliers={name: tuple(choices.multipliers) or own[name].multipliers for name in configs},
+        capability_multipliers={
+            name: scored or (own[name].reported_multiplier,) for name in configs
+        },
+        pieces=tuple(pieces),
+        answering=Answering(
+            choices.new_tokens or preset.new_tokens,
+            temperature=0.0,
+            batch_tokens=choices.generation_batch_tokens,
+        ),
+        tasks=tuple(choices.tasks),
+        capability_limit=choices.capability_limit,
+        engine=engine,
+    )
+
+
+def _changed(config: TrainingConfig, changes: Mapping[str, Mapping[str, Any]]) -> TrainingConfig:
+    changed = {**changes.get("all", {}), **changes.get(config.method, {})}
+    known = sorted({one.name for one in fields(TrainingConfig)} - {"method", "seed"})
+    for option, value in changed.items():
+        if option not in known:
+            raise InputError(
+                f"changes for {config.method} name {option!r}; choose from {', '.join(known)}"
+            )
+        if isinstance(value, list):
+            changed[option] = tuple(value)
+    try:
+        return replace(config, **changed)
+    except TypeError as error:
+        raise InputError(
+            f"changes for {config.method} hold a value of the wrong kind: {error}"
+        ) from error
+
+
+def sources_of(preset: Preset, methods: Sequence[str]) -> list[dict[str, str]]:
+    """Where a preset's settings are from, a row each."""
+    rows = [{"setting": "layer", "value": str(preset.layer), "source": preset.layer_source}]
+    for name in methods:
+        part = preset.methods[name]
+        c = part.config
+        layers = f", layers {' '.join(map(str, c.layers))}" if c.layers else ""
+        value = (
+            f"learning rate {c.learning_rate:g}, batch {c.batch_size}, {c.epochs} epochs, rank "
+            f"{c.rank}, {c.max_response_tokens} response tokens{layers}"
+        )
+        rows.append({"setting": name, "value": value, "source": part.source})
+        factors = " ".join(f"{factor:g}" for factor in part.factors)
+        rows.append({"setting": f"{name} factors", "value": factors, "source": part.factor_source})
+    return rows

@@ -1,0 +1,175 @@
+"""The report's files: tables, figures, and one page with the answers to browse."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+
+from benchmarks.jobs import Job, Stage
+from benchmarks.reporting.page import write_page
+from benchmarks.safety.case import Case
+from benchmarks.safety.data import read_counts
+from benchmarks.safety.figures import layer_figure, strength_figure, trade_figure
+from benchmarks.safety.plan import Plan
+from benchmarks.safety.stages import UNSTEERED, read_answers
+from benchmarks.safety.tables import (
+    at_reported,
+    beside,
+    layer_table,
+    shown,
+    summary_of,
+    table_of,
+)
+from concept_das.comparison_report import to_markdown
+from concept_das.files import write_atomically
+from concept_das.report import figure_png
+
+PAGE_FILE = "report.html"
+TABLE_FILE = "table.csv"
+LAYERS_FILE = "layers.csv"
+
+READING = (
+    "Brackets: a 95% interval, Wilson's of a share and bootstrapped over prompts of a divergence. "
+    "± after several seeds: their standard deviation; after a capability change: one standard "
+    "error of the mean difference, question by question.",
+    "All answers are greedy. All multipliers are shown and none is chosen by what it achieves.",
+)
+
+
+@dataclass(frozen=True)
+class Background:
+    """What a report says beside what was measured.
+
+    Attributes:
+        model: what was measured.
+        sources: where the settings are from, see `benchmarks.safety.plan.sources_of`.
+        published: rows with a column method.
+        same_model: whether the published numbers are of this model.
+        reported: multiplier of published results by method.
+    """
+
+    model: str
+    sources: Sequence[Mapping[str, str]]
+    published: pd.DataFrame
+    same_model: bool
+    reported: Mapping[str, float]
+
+
+def report_stage(case: Case, plan: Plan, stages: Sequence[Stage], background: Background) -> Stage:
+    """The stage that gathers; of a sweep over layers if the pieces are layers."""
+    run = _write_report if plan.layer is not None else _write_layers
+    return Stage(
+        "report",
+        partial(run, case=case, plan=plan, background=background),
+        tuple(stage.name for stage in stages if not stage.name.startswith("train.")),
+        {
+            "title": case.title,
+            "notes": case.notes,
+            "explained": dict(case.explained),
+            "reading": READING,
+            "model": background.model,
+            "sources": [dict(row) for row in background.sources],
+            "published": background.published.to_csv(),
+            "same_model": background.same_model,
+            "reported": dict(background.reported),
+        },
+        gathers=True,
+    )
+
+
+def _write_report(job: Job, case: Case, plan: Plan, background: Background) -> None:
+    table = table_of(job, plan)
+    summary = summary_of(case, table)
+    tables = {
+        "Measured": shown(case, summary),
+        "Published": beside(case, summary, background.published, background.reported),
+        **_about(job, case, background),
+    }
+    figures = {
+        "Rates by multiplier": strength_figure(case, summary),
+        "Rates against divergence": trade_figure(case, summary),
+    }
+    notes = _notes(case, background)
+    title = f"{case.title}: {background.model}"
+    write_atomically(job.folder / TABLE_FILE, table.to_csv(index=False).encode())
+    write_atomically(job.folder / "summary.csv", summary.to_csv(index=False).encode())
+    write_atomically(job.folder / "summary.md", _markdown(title, notes, tables).encode())
+    for name, figure in zip(("rates.png", "tradeoff.png"), figures.values(), strict=True):
+        write_atomically(job.folder / name, figure_png(figure))
+    write_page(
+        job.folder / PAGE_FILE,
+        title,
+        notes,
+        tables,
+        figures,
+        _answers(job, plan),
+        filters=("method", "direction", "prompts", "multiplier"),
+        texts=("prompt", "text"),
+        reading=READING,
+    )
+
+
+def _write_layers(job: Job, case: Case, plan: Plan, background: Background) -> None:
+    table = table_of(job, plan)
+    order = [piece.inputs["layer"] for piece in plan.pieces]
+    layers = layer_table(case, table, order)
+    chosen = at_reported(layers, background.reported)
+    tables = {
+        "By layer": shown(case, summary_of(case, table)),
+        **_about(job, case, background),
+    }
+    figure = layer_figure(case, chosen)
+    notes = [
+        *_notes(case, background),
+        "The figure shows each method at the multiplier of published results, or the nearest.",
+    ]
+    title = f"{case.title} by layer: {background.model}"
+    write_atomically(job.folder / LAYERS_FILE, layers.to_csv(index=False).encode())
+    write_atomically(job.folder / "layers.md", _markdown(title, notes, tables).encode())
+    write_atomically(job.folder / "layers.png", figure_png(figure))
+    write_page(job.folder / PAGE_FILE, title, notes, tables, {"By layer": figure}, reading=READING)
+
+
+def _about(job: Job, case: Case, background: Background) -> dict[str, pd.DataFrame]:
+    (data,) = job.sources["data"]
+    counts = read_counts(data)
+    return {
+        "What the columns are": pd.DataFrame(
+            [
+                {"column": name.replace("_", " "), "meaning": meaning}
+                for name, meaning in case.explained.items()
+            ]
+        ),
+        "Data": pd.DataFrame({"what": list(counts), "number": list(counts.values())}),
+        "Settings and their sources": pd.DataFrame([dict(row) for row in background.sources]),
+    }
+
+
+def _notes(case: Case, background: Background) -> list[str]:
+    other = (
+        "The published numbers are of this model, by the authors' own code and judge of answers, "
+        "which are not known in full."
+        if background.same_model
+        else f"The published numbers are of other, larger models than {background.model}: they say "
+        "in which order the methods came there, and are no target for the numbers here."
+    )
+    return [*case.notes, other]
+
+
+def _answers(job: Job, plan: Plan) -> pd.DataFrame:
+    """The answers of the first piece; the untouched model's once, whatever they are compared to."""
+    frames = []
+    for method in (UNSTEERED, *plan.configs):
+        answers = read_answers(job.sources[f"generate.{method}"][0])
+        frames.append(answers.assign(method=method))
+    whole = pd.concat(frames, ignore_index=True)
+    whole["direction"] = whole["direction"].fillna("none") if "direction" in whole else "none"
+    return whole.sort_values(["prompts", "number"], kind="stable").drop(columns="number")
+
+
+def _markdown(title: str, notes: Sequence[str], tables: Mapping[str, pd.DataFrame]) -> str:
+    parts = [f"# {title}", *notes]
+    for heading, table in tables.items():
+        parts += [f"## {heading}", to_markdown(table)]
+    return "\n\n".join(part.strip() for part in [*parts, *READING]) + "\n"
