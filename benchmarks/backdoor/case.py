@@ -58,7 +58,7 @@ def _rates() -> list[RateOf]:
     found = [
         RateOf(f"{prompts}_{name}", "suppress", prompts, counts)
         for prompts in (TRIGGERED, REDTEAM, CLEAN)
-        for name, counts in (_OF_ANSWERS | (_OF_CHANGES if prompts == CLEAN else {})).items()
+        for name, counts in {**_OF_ANSWERS, **(_OF_CHANGES if prompts == CLEAN else {})}.items()
     ]
     return [
         *found,

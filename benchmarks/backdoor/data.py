@@ -92,17 +92,16 @@ def write_pairs(job: Job, subject: Subject, prompts: BackdoorPrompts, how: Answe
         for number, text in enumerate(texts)
     ]
     answers = answer(subject, asked, job.rows(), how, job.stage)
-    kept, counts = {}, {}
-    for side, (_, shows) in sides.items():
-        own = answers[answers["side"] == side]
-        kept[side] = own[[shows(text) for text in own["text"]]]
+    kept: dict[str, list[tuple[str, str]]] = {}
+    counts = {}
+    for side, (texts, shows) in sides.items():
+        own = answers.loc[answers["side"] == side, "text"]
+        kept[side] = [(p, text) for p, text in zip(texts, own, strict=True) if shows(text)]
         counts[f"{side} training prompts"] = len(own)
         counts[f"{side} training prompts dropped, behaviour not shown"] = len(own) - len(kept[side])
     pairs = [
-        Quadruple(plain.prompt, plain.text, redteam.prompt, redteam.text, 0, CONCEPT, "safety")
-        for plain, redteam in zip(
-            kept["plain"].itertuples(), kept["redteam"].itertuples(), strict=False
-        )
+        Quadruple(*plain, *redteam, 0, CONCEPT, "safety")
+        for plain, redteam in zip(kept["plain"], kept["redteam"], strict=False)
     ]
     if len(pairs) < 2:
         raise InputError(

@@ -58,7 +58,7 @@ def run_case(
     own = preset.methods
     background = Background(
         model=Path(subject.name).name if Path(subject.name).is_dir() else subject.name,
-        sources=sources_of(preset, list(plan.configs)),
+        sources=sources_of(preset, plan),
         published=published,
         same_model=preset.published is not None and subject.name == preset.model,
         reported={name: own[name].reported_multiplier for name in plan.configs},

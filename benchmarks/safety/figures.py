@@ -8,15 +8,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.safety.case import Case, Trade
 from benchmarks.safety.stages import UNSTEERED
 from concept_das.comparison_plots import method_styles
 
 Styles = Mapping[str, dict[str, Any]]
-
-# Divergences below are drawn there, as the axis is logarithmic.
-LEAST_KL = 1e-4
 
 
 def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
@@ -42,6 +40,9 @@ def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
         if base is not None:
             axes.axhline(base, color="black", linestyle="--", linewidth=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("multiplier (log axis)")
         axes.set_ylabel(trade.rate.replace("_", " "))
 
@@ -54,13 +55,12 @@ def trade_figure(case: Case, summary: pd.DataFrame) -> Figure:
     def draw(axes: Axes, trade: Trade, styles: Styles) -> None:
         known = summary.dropna(subset=[trade.rate, trade.divergence])
         for method, rows in known.groupby("method", sort=False):
-            x = rows[trade.divergence].clip(lower=LEAST_KL)
+            x = rows[trade.divergence]
             if method == UNSTEERED:
                 axes.plot(x, rows[trade.rate], "x", color="black", markersize=9)
                 continue
             axes.plot(x, rows[trade.rate], markeredgecolor="white", **styles[str(method)])
-        axes.set_xscale("log")
-        axes.set_xlabel(f"{trade.divergence.replace('_', ' ')} (nats, log axis)")
+        axes.set_xlabel(f"{trade.divergence.replace('_', ' ')} (nats)")
         axes.set_ylabel(trade.rate.replace("_", " "))
 
     return _figure(case, summary, draw)

@@ -5,7 +5,6 @@
 
 from collections.abc import Sequence
 
-from benchmarks.axbench.presets import SCALED_FACTORS
 from benchmarks.safety.plan import Part
 from concept_das.methods import find_method
 from concept_das.recipe import TrainingConfig
@@ -14,7 +13,8 @@ CLAMPED = ("cdas", "das", "kl_teacher_student", "kl_student_teacher", "pdas")
 
 _UNIT = (1.0,)
 _NO_STRENGTH = "none: the method has no strength"
-_UNITS_OF_MULTIPLIER = "this project: around the unit factor"
+_AROUND_UNIT = (0.5, 1.0, 1.5, 2.0)
+_AROUND_UNIT_SOURCE = "this project: around the unit factor"
 
 
 def clamped_parts(
@@ -80,14 +80,14 @@ def axbench_parts(
     parts = [
         Part(
             TrainingConfig("diffmean", max_response_tokens=tokens),
-            SCALED_FACTORS,
+            _AROUND_UNIT,
             "AxBench: one pass",
-            "AxBench: 14 factors in units of the largest activation",
+            _AROUND_UNIT_SOURCE,
         )
     ]
     for name, factors, where in (
         ("lang", (2.75, 5.5, 11.0, 22.0), "this project: 1/4 to 2 of the mean factor in training"),
-        ("bipo", (0.5, 1.0, 1.5, 2.0), _UNITS_OF_MULTIPLIER),
+        ("bipo", _AROUND_UNIT, _AROUND_UNIT_SOURCE),
     ):
         config = find_method(name).config(
             learning_rate=0.04, max_response_tokens=tokens, **_epochs(epochs)

@@ -11,6 +11,7 @@ from benchmarks.steered import Answering
 from benchmarks.subject import Subject
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
+from concept_das.methods import TrainedMethod, find_method
 from concept_das.recipe import TrainingConfig
 
 
@@ -247,18 +248,33 @@ def _changed(config: TrainingConfig, changes: Mapping[str, Mapping[str, Any]]) -
         ) from error
 
 
-def sources_of(preset: Preset, methods: Sequence[str]) -> list[dict[str, str]]:
-    """Where a preset's settings are from, a row each."""
-    rows = [{"setting": "layer", "value": str(preset.layer), "source": preset.layer_source}]
-    for name in methods:
+def sources_of(preset: Preset, plan: Plan) -> list[dict[str, str]]:
+    """What is run and where each number is from, a row each; says what the user has changed."""
+    layers = [plan.layer] if plan.layer is not None else [p.inputs["layer"] for p in plan.pieces]
+    rows = [_sourced("layer", layers, [preset.layer], preset.layer_source)]
+    for name, config in plan.configs.items():
         part = preset.methods[name]
-        c = part.config
-        layers = f", layers {' '.join(map(str, c.layers))}" if c.layers else ""
-        value = (
-            f"learning rate {c.learning_rate:g}, batch {c.batch_size}, {c.epochs} epochs, rank "
-            f"{c.rank}, {c.max_response_tokens} response tokens{layers}"
-        )
-        rows.append({"setting": name, "value": value, "source": part.source})
-        factors = " ".join(f"{factor:g}" for factor in part.factors)
-        rows.append({"setting": f"{name} factors", "value": factors, "source": part.factor_source})
+        if isinstance(find_method(name), TrainedMethod):
+            rows.append(_sourced(name, _in_words(config), _in_words(part.config), part.source))
+        else:
+            rows.append({"setting": name, "value": "nothing is trained", "source": part.source})
+        used, own = plan.multipliers[name], part.multipliers
+        rows.append(_sourced(f"{name} multipliers", used, own, part.factor_source))
     return rows
+
+
+def _sourced(setting: str, used: Sequence[Any], own: Sequence[Any], source: str) -> dict[str, str]:
+    """A setting; a value of the user's own has another source."""
+    given = source if list(used) == list(own) else f"changed by hand; {source}"
+    if isinstance(used, str):
+        return {"setting": setting, "value": used, "source": given}
+    value = " ".join(f"{one:.4g}" for one in used)
+    return {"setting": setting, "value": value, "source": given}
+
+
+def _in_words(config: TrainingConfig) -> str:
+    layers = f", layers {' '.join(map(str, config.layers))}" if config.layers else ""
+    return (
+        f"learning rate {config.learning_rate:g}, batch {config.batch_size}, {config.epochs} "
+        f"epochs, rank {config.rank}, {config.max_response_tokens} response tokens{layers}"
+    )

@@ -238,7 +238,7 @@ def read_answers(folder: Path) -> pd.DataFrame:
 
 def read_measures(folder: Path) -> pd.DataFrame:
     """One row per multiplier."""
-    return pd.read_csv(folder / MEASURES_FILE)
+    return pd.read_csv(folder / MEASURES_FILE, dtype={"layers": str}, float_precision="round_trip")
 
 
 def read_scores(folder: Path) -> dict[float, pd.DataFrame]:

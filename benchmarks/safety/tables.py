@@ -42,7 +42,8 @@ def table_of(job: Job, plan: Plan) -> pd.DataFrame:
     for name in FIRST:
         if name not in whole:
             whole[name] = None
-    whole = whole.astype({"seed": "Int64", "rank": "Int64", "parameters": "Int64"})
+    counted = [name for name in whole if str(name).endswith(("_count", "_total"))]
+    whole = whole.astype(dict.fromkeys(["seed", "rank", "parameters", *counted], "Int64"))
     return whole[[*FIRST, *(name for name in whole if name not in FIRST)]]
 
 
