@@ -89,8 +89,10 @@ class ModelShape:
         return 2 * tokens * self.head
 
 
-def _gemma2(*sizes: int) -> ModelShape:
-    return ModelShape("gemma2", *sizes, head_dim=256, tied=True)
+def _gemma2(layers: int, hidden: int, intermediate: int, heads: int) -> ModelShape:
+    return ModelShape(
+        "gemma2", layers, hidden, intermediate, 256_000, heads, heads // 2, head_dim=256, tied=True
+    )
 
 
 def _olmo2(layers: int, hidden: int, intermediate: int) -> ModelShape:
@@ -100,10 +102,10 @@ def _olmo2(layers: int, hidden: int, intermediate: int) -> ModelShape:
     )
 
 
-# layers, hidden, intermediate, vocab, heads, key and value heads: of the hub's config.json.
+# From each model's config.json on the hub.
 SHAPES: dict[str, ModelShape] = {
-    "google/gemma-2-2b-it": _gemma2(26, 2304, 9216, 256_000, 8, 4),
-    "google/gemma-2-9b-it": _gemma2(42, 3584, 14336, 256_000, 16, 8),
+    "google/gemma-2-2b-it": _gemma2(26, 2304, 9216, 8),
+    "google/gemma-2-9b-it": _gemma2(42, 3584, 14336, 16),
     "Qwen/Qwen2.5-3B-Instruct": ModelShape("qwen2", 36, 2048, 11008, 151_936, 16, 2, 128, True),
     "Qwen/Qwen2.5-7B-Instruct": ModelShape("qwen2", 28, 3584, 18944, 152_064, 28, 4, 128, False),
     "Qwen/Qwen2.5-14B-Instruct": ModelShape("qwen2", 48, 5120, 13824, 152_064, 40, 8, 128, False),

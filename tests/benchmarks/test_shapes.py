@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.axbench.presets import PRESETS
+from benchmarks.axbench.presets import PRESETS, Preset
 from benchmarks.shapes import SHAPES, ModelShape, find_shape, shape_of_config
 from concept_das.errors import InputError
 from tests.tiny import TINY_ARCHITECTURES, tiny_model
@@ -27,8 +29,8 @@ def test_the_formula_counts_the_flops_of_a_forward_pass() -> None:
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=str)
-def test_the_model_of_every_preset_is_known_and_deep_enough(preset) -> None:  # noqa: ANN001
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+def test_the_model_of_every_preset_is_known_and_deep_enough(preset: Preset) -> None:
     shape = find_shape(preset.model)
     blocks = [preset.layer, *(layer for c in preset.configs.values() for layer in c.layers)]
     assert max(blocks) < shape.layers
@@ -60,7 +62,7 @@ def test_a_tied_head_is_read_at_each_step_and_an_embedding_table_is_not() -> Non
     assert untied.read_per_step == tied.read_per_step == tied.parameters
 
 
-def test_a_local_folder_is_read(tmp_path) -> None:  # noqa: ANN001
+def test_a_local_folder_is_read(tmp_path: Path) -> None:
     model = tiny_model("llama")
     model.config.save_pretrained(tmp_path)
     assert find_shape(str(tmp_path)) == shape_of_config(model.config)
