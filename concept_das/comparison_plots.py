@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -53,7 +53,7 @@ def recovery_figure(summary: pd.DataFrame) -> Figure:
         axes.set_xticks(sorted(summary["multiplier"].unique()))
     if len(drawn) < len(concepts):
         figure.suptitle(f"The first {len(drawn)} of {len(concepts)} concepts")
-    _legend(figure, styles)
+    method_legend(figure, styles)
     return figure
 
 
@@ -73,7 +73,7 @@ def tradeoff_figure(averages: pd.DataFrame) -> Figure:
         _panel(axes, direction)
         _points(axes, averages, direction, styles, cut)
     grid[0].set_ylabel(f"recovery at the tuned multiplier{_cut_note(cut)}")
-    _legend(figure, styles, linestyle="none")
+    method_legend(figure, styles, linestyle="none")
     return figure
 
 
@@ -96,6 +96,21 @@ def method_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
         }
         for method in here
     }
+
+
+def plain_panel(axes: Axes, title: str, grid: Literal["x", "y"] = "y") -> None:
+    """A title on the left, and lines of the grid across the values."""
+    axes.set_title(title, loc="left", fontsize="medium", parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#e4e4ec", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelbottom=True, labelleft=True)
+
+
+def method_legend(figure: Figure, styles: dict[str, dict[str, Any]], **changed: Any) -> None:
+    """The methods with their lines, beside the panels; `changed` overrides parts of the lines."""
+    handles = [Line2D([], [], **style | changed) for style in styles.values()]
+    figure.legend(handles, list(styles), loc="outside right upper", frameon=False)
 
 
 def _lines(
@@ -191,11 +206,7 @@ def _cut_note(cut: bool) -> str:
 
 
 def _panel(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize="medium", parse_math=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e4ec", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelbottom=True, labelleft=True)
+    plain_panel(axes, title)
     for value in (0.0, 1.0):
         axes.axhline(value, color="grey", linewidth=0.8, zorder=1)
 
@@ -206,8 +217,3 @@ def _short(number: int, concept: str) -> str:
 
 def _say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="grey")
-
-
-def _legend(figure: Figure, styles: dict[str, dict[str, Any]], **changed: Any) -> None:
-    handles = [Line2D([], [], **style | changed) for style in styles.values()]
-    figure.legend(handles, list(styles), loc="outside right upper", frameon=False)

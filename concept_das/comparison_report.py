@@ -114,6 +114,18 @@ def to_markdown(frame: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
+def with_interval(value: float, low: float, high: float) -> str | None:
+    """A number with its interval in brackets, if it has one; None for NaN."""
+    if np.isnan(value):
+        return None
+    return _cell(value) if np.isnan(low) else f"{_cell(value)} [{_cell(low)}, {_cell(high)}]"
+
+
+def page_table(frame: pd.DataFrame) -> dict[str, Any]:
+    """A table for the macro `sortable` in resources/parts.html: `columns` and `rows` of text."""
+    return {"columns": [str(c).replace("_", " ") for c in frame.columns], "rows": _cells(frame)}
+
+
 def write_comparison(
     folder: Path,
     table: pd.DataFrame,
@@ -152,8 +164,8 @@ def write_comparison(
         seeds=table["seed"].nunique(),
         recovery=figure_address(recovery),
         tradeoff=figure_address(tradeoff),
-        tables={strength: _for_page(frame) for strength, frame in shown.items()},
-        summary=_for_page(summary),
+        tables={strength: page_table(frame) for strength, frame in shown.items()},
+        summary=page_table(summary),
         samples=groups,
     )
     parts = [f"# {title}", *notes, "## At the tuned multiplier", to_markdown(shown["tuned"])]
@@ -196,7 +208,7 @@ def _shown(averages: pd.DataFrame, strength: Strength) -> pd.DataFrame:
     for direction in DIRECTIONS:
         name = f"{RECOVERY[direction]}_{strength}"
         recovery = averages[[name, f"{name}_low", f"{name}_high"]]
-        shown[RECOVERY[direction]] = [_with_interval(*row) for row in recovery.to_numpy()]
+        shown[RECOVERY[direction]] = [with_interval(*row) for row in recovery.to_numpy()]
         if strength == "tuned":
             shown[f"multiplier_{direction}"] = averages[f"multiplier_{direction}_tuned"]
         ending = f"_{direction}_{strength}"
@@ -207,16 +219,6 @@ def _shown(averages: pd.DataFrame, strength: Strength) -> pd.DataFrame:
     for column in ("concepts", "seeds", "parameters", "seconds"):
         shown[column] = averages[column]
     return shown.rename(columns=lambda name: name.replace("_", " "))
-
-
-def _with_interval(value: float, low: float, high: float) -> str | None:
-    if np.isnan(value):
-        return None
-    return _cell(value) if np.isnan(low) else f"{_cell(value)} [{_cell(low)}, {_cell(high)}]"
-
-
-def _for_page(frame: pd.DataFrame) -> dict[str, Any]:
-    return {"columns": [str(c).replace("_", " ") for c in frame.columns], "rows": _cells(frame)}
 
 
 def _cells(frame: pd.DataFrame) -> list[list[str]]:

@@ -78,9 +78,9 @@ def write_report(
 
 
 def figure_png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """The figure as a PNG file, with nothing in it that is not in the figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
