@@ -100,13 +100,12 @@ class Judging:
     def endpoint(self) -> Endpoint:
         """The endpoint that is asked."""
         options = self.options
-        named = {} if options.judge_model is None else {"model": options.judge_model}
         return Endpoint(
             cache=options.judge_cache,
+            model=options.judge_model or Endpoint.model,
             base_url=options.judge_url,
             concurrency=options.judge_concurrency,
             requests_per_minute=options.judge_per_minute,
-            **named,
         )
 
     @cached_property

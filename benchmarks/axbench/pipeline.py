@@ -4,8 +4,9 @@
 method can be added, or one's hyper-parameters changed, without anything else being done again.
 """
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from benchmarks.axbench.texts import (
 )
 from benchmarks.endpoint.client import Endpoint
 from benchmarks.jobs import Job, Piece, Stage
+from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Item
 from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
 from benchmarks.subject import Subject
@@ -260,31 +262,28 @@ class AxBench:
 
     def _asked(
         self, method: str, vector: Artifact | None, texts: ConceptTexts, number: int
-    ) -> list[Asked]:
+    ) -> Iterator[Asked]:
         directions = DIRECTIONS if vector is None else vector.directions
         has_strength = vector is not None and not vector.is_text
-        asked = []
-        for direction in directions:
-            for multiplier in self.multipliers(method) if has_strength else (1.0,):
-                for place, instruction in enumerate(texts.instructions):
-                    asked.append(
-                        Asked(
-                            key=f"{direction}/{multiplier}/{place}",
-                            prompt=_prompt(direction, instruction, texts.concept),
-                            steering=vector and Steering(vector, direction, multiplier),
-                            noise=f"{number}/{direction}/{place}",
-                            columns={
-                                "method": method,
-                                "concept_id": number,
-                                "concept_text": texts.concept,
-                                "direction": direction,
-                                "multiplier": multiplier,
-                                "input_id": place,
-                                "instruction_text": instruction,
-                            },
-                        )
-                    )
-        return asked
+        strengths = self.multipliers(method) if has_strength else (1.0,)
+        for direction, multiplier in itertools.product(directions, strengths):
+            steering = None if vector is None else Steering(vector, direction, multiplier)
+            for place, instruction in enumerate(texts.instructions):
+                yield Asked(
+                    key=f"{direction}/{multiplier}/{place}",
+                    prompt=_prompt(direction, instruction, texts.concept),
+                    steering=steering,
+                    noise=f"{number}/{direction}/{place}",
+                    columns={
+                        "method": method,
+                        "concept_id": number,
+                        "concept_text": texts.concept,
+                        "direction": direction,
+                        "multiplier": multiplier,
+                        "input_id": place,
+                        "instruction_text": instruction,
+                    },
+                )
 
     def _judge(self, method: str, job: Job) -> None:
         """Three ratings of every answer."""
@@ -313,7 +312,7 @@ class AxBench:
         table = pd.concat([answers, ratings], axis=1)
         table["judge"], table["judge_kind"] = judge.name, judge.kind
         write_atomically(job.folder / _RATINGS, table.to_parquet(index=False))
-        if self.judging.kind == "proxy":
+        if isinstance(judge, ProxyJudge):
             described = json.dumps(judge.description(), indent=1, ensure_ascii=False)
             write_atomically(job.folder / "judge.json", described.encode())
 

@@ -19,14 +19,14 @@ from benchmarks.axbench.work import (
     latent_flops,
     training_work,
 )
-from benchmarks.hardware import Hardware, Share, engine_share, find_hardware
-from benchmarks.judges.costs import (
+from benchmarks.endpoint.costs import (
     CHARACTERS_PER_TOKEN,
-    EXPECTED_COMPLETION_TOKENS,
     PRICES,
     Price,
     approximate_tokens,
 )
+from benchmarks.hardware import Hardware, Share, engine_share, find_hardware
+from benchmarks.judges.endpoint import EXPECTED_TOKENS
 from benchmarks.judges.questions import question_text
 from benchmarks.judges.ratings import QUESTIONS, Item
 from benchmarks.shapes import ModelShape, find_shape
@@ -245,7 +245,7 @@ def _method(
         "answers": answers,
         "requests": asked * len(QUESTIONS),
         "prompt_tokens": asked * _question_tokens(lengths.test_input, preset.new_tokens),
-        "completion_tokens": asked * len(QUESTIONS) * EXPECTED_COMPLETION_TOKENS,
+        "completion_tokens": asked * len(QUESTIONS) * EXPECTED_TOKENS,
     }
 
 
@@ -366,7 +366,7 @@ def _assumptions(
     if preset.judge == "api":
         yield (
             f"judge: {len(QUESTIONS)} questions for each answer, {CHARACTERS_PER_TOKEN} characters "
-            f"a token, {EXPECTED_COMPLETION_TOKENS} tokens of answer; its waiting is not in the "
+            f"a token, {EXPECTED_TOKENS} tokens of answer; its waiting is not in the "
             "hours"
         )
     else:

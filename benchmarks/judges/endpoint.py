@@ -15,7 +15,7 @@ from benchmarks.judges.questions import parse_rating, question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Question, Rating
 from concept_das.errors import InputError
 
-_EXPECTED_TOKENS = 80
+EXPECTED_TOKENS = 80
 """Two sentences of explanation and the rating."""
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class EndpointJudge:
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
         """What `rate` will ask and cost; needs no key and no connection."""
-        return self.endpoint.estimate(_questions(items), _EXPECTED_TOKENS)
+        return self.endpoint.estimate(_questions(items), EXPECTED_TOKENS)
 
     def rate(self, items: Sequence[Item]) -> list[Rating]:
         """One rating per item, in order; equal questions are asked once.

@@ -98,7 +98,7 @@ def test_a_stage_of_one_method_can_run_alone(root: Path, tmp_path: Path) -> None
     tiny.run(root, out, concepts="1", stages="data,train.diffmean")
     assert sorted(path.name for path in out.iterdir()) == ["data", "train.diffmean"]
     assert [path.name for path in (out / "data").iterdir()] == ["concept-1"]
-    with pytest.raises(InputError, match="judge.cdas needs data of concept-0"):
+    with pytest.raises(InputError, match="judge.unsteered needs data of concept-0"):
         tiny.run(root, out, stages="judge")
 
 
