@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.axbench.plan import STAGE_TITLES, STAGES, plan
+from benchmarks.axbench.plan import plan
+from benchmarks.axbench.plan_text import STAGE_TITLES, STAGES
 from benchmarks.axbench.presets import PRESETS, find_preset
 from benchmarks.axbench.work import Lengths
 from benchmarks.hardware import GPUS, Hardware, Share
