@@ -96,11 +96,11 @@ class Lengths:
 
     def row(self, max_response_tokens: int) -> EncodedQuadruple:
         """A row of average length, as a method is given it."""
-        neutral, concept = self._prompt(self.neutral_input, 0), self._prompt(self.concept_input, 1)
+        neutral, concept = self._prompt(self.neutral_input, 1), self._prompt(self.concept_input, 2)
         # Ids of their own: what is the same text is computed once.
         said, shown = (
             (token,) * max(1, min(round(length), max_response_tokens))
-            for token, length in ((2, self.neutral_output), (3, self.concept_output))
+            for token, length in ((3, self.neutral_output), (4, self.concept_output))
         )
         return EncodedQuadruple(
             elicit=Interchange(Turn(neutral, shown), Turn(concept, shown)),
@@ -113,7 +113,7 @@ class Lengths:
         return self.prefix + round(self.test_input) + self.suffix
 
     def _prompt(self, text: float, token: int) -> Prompt:
-        ids = (token,) * (self.prefix + round(text) + self.suffix)
+        ids = (0,) * self.prefix + (token,) * (round(text) + self.suffix)
         return Prompt(ids, self.prefix, len(ids) - 1)
 
 

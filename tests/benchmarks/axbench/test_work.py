@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.axbench.work import Lengths, decoding_work, latent_flops, training_work
+from benchmarks.axbench.work import Lengths, decoding_work, latent_flops, site_of, training_work
 from benchmarks.hardware import SPEED_FILE
 from benchmarks.shapes import SHAPES, shape_of_config
 from concept_das.data import Quadruple
@@ -83,6 +83,13 @@ def test_methods_without_a_loop_have_no_steps() -> None:
     assert nothing.cache_flops == nothing.step_flops == 0
     assert latent_flops(shape, find_method("lora").config(), 15, 4, LENGTHS) == 0
     assert latent_flops(shape, find_method("cdas").config(), 15, 4, LENGTHS) > 0
+
+
+def test_training_starts_from_the_lowest_edited_block() -> None:
+    config = find_method("loreft").config(layers=(10, 5))
+    assert site_of(find_method("loreft"), config, 20) == 5
+    assert site_of(find_method("lora"), config, 20) == 4  # its first adapter is inside block 5
+    assert site_of(find_method("cdas"), find_method("cdas").config(), 20) == 20
 
 
 def test_responses_are_cut_to_the_methods_limit() -> None:
