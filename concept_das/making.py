@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from concept_das.chats import ChatFormat
 from concept_das.data import Quadruple, read_frame
@@ -29,6 +30,8 @@ TOPIC_PROMPT = (
     "Please incorporate the concept below into your response to the instruction.\n\n"
     "Concept: {concept}\n\nInstruction: {instruction}"
 )
+
+AXBENCH_COLUMNS = ("input", "output", "output_concept", "concept_genre", "concept_id")
 
 log = logging.getLogger(__name__)
 
@@ -139,18 +142,48 @@ def make_quadruples(
         on_batch=keep,
     )
     answers.update(given)
+    return quadruples_of_answers(
+        concept,
+        instructions,
+        [answers[text] for text in instructions],
+        [answers[text] for text in asked],
+        template=template,
+        concept_id=concept_id,
+        genre=genre,
+    )
+
+
+def quadruples_of_answers(
+    concept: str,
+    instructions: Sequence[str],
+    neutral_outputs: Sequence[str],
+    concept_outputs: Sequence[str],
+    *,
+    template: str = CONCEPT_PROMPT,
+    concept_id: int = 0,
+    genre: str = "text",
+) -> list[Quadruple]:
+    """Rows of responses that are there, whoever wrote them.
+
+    Args:
+        neutral_outputs: response to each bare instruction.
+        concept_outputs: response to each with the concept.
+
+    Returns:
+        The rows; those with a response that is empty or runs in a loop are dropped, with a warning.
+    """
     rows = []
-    for instruction, request in zip(instructions, asked, strict=True):
-        row = Quadruple(
-            instruction, answers[instruction], request, answers[request], concept_id, concept, genre
-        )
-        answered = (row.negative_output, row.positive_output)
+    for instruction, *answered in zip(instructions, neutral_outputs, concept_outputs, strict=True):
+        neutral, with_concept = answered
         if not all(answered):
             log.warning("dropped %r: the model gave an empty answer", instruction)
         elif any(is_repetitive(text) for text in answered):
             log.warning("dropped %r: the model repeats itself", instruction)
         else:
-            rows.append(row)
+            request = concept_input(instruction, concept, template)
+            rows.append(
+                Quadruple(instruction, neutral, request, with_concept, concept_id, concept, genre)
+            )
     return rows
 
 
@@ -177,18 +210,29 @@ def read_axbench(path: Path, concept_id: int) -> AxBenchConcept:
     Raises:
         InputError: if the file, a column or the concept is missing, or a cell is not text.
     """
-    frame = read_frame(path)
-    for column in ("input", "output", "output_concept", "concept_genre", "concept_id"):
+    return axbench_concept(read_frame(path), concept_id, str(path))
+
+
+def axbench_concept(frame: pd.DataFrame, concept_id: int, name: str) -> AxBenchConcept:
+    """One concept of the rows of an AxBench training file.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        InputError: if a column or the concept is missing, or a cell is not text.
+    """
+    for column in AXBENCH_COLUMNS:
         if column not in frame.columns:
-            raise InputError(f"{path} has no column {column!r}; give an AxBench training file")
+            raise InputError(f"{name} has no column {column!r}; give an AxBench training file")
     rows = frame[frame["concept_id"] == concept_id].drop_duplicates("input")
     if rows.empty or concept_id < 0:
         known = sorted(set(frame["concept_id"]) - {-1})
-        raise InputError(f"{path} has no concept {concept_id}; it has {known}")
+        raise InputError(f"{name} has no concept {concept_id}; it has {known}")
     for column in ("input", "output"):
         for row, value in rows[column].items():
             if not isinstance(value, str):
-                raise InputError(f"{path}, row {row}, column {column!r}: {value!r} is not text")
+                raise InputError(f"{name}, row {row}, column {column!r}: {value!r} is not text")
     return AxBenchConcept(
         concept=rows["output_concept"].iloc[0],
         genre=rows["concept_genre"].iloc[0],

@@ -1,6 +1,8 @@
 """The hyper-parameters of training."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from concept_das.errors import InputError
 from objectives import REDUCTIONS
@@ -58,3 +60,45 @@ class TrainingConfig:
             raise InputError(
                 f"unknown reduction {self.reduction!r}; choose one of {', '.join(REDUCTIONS)}"
             )
+
+
+# Hyper-parameters by method, or under `all` for every method; a method's own go first.
+Changes = Mapping[str, Mapping[str, Any]]
+
+
+def with_changes(config: TrainingConfig, changes: Changes) -> TrainingConfig:
+    """The hyper-parameters with those of `changes` in their place.
+
+    Raises:
+        InputError: if a change has no such name or value.
+    """
+    changed = {**changes.get("all", {}), **changes.get(config.method, {})}
+    known = {field.name for field in fields(TrainingConfig)} - {"method", "seed"}
+    for option, value in changed.items():
+        if option not in known:
+            raise InputError(
+                f"changes for {config.method} name {option!r}; choose from "
+                f"{', '.join(sorted(known))}"
+            )
+        if isinstance(value, list):
+            changed[option] = tuple(value)
+    try:
+        return replace(config, **changed)
+    except TypeError as error:
+        raise InputError(
+            f"changes for {config.method} hold a value of the wrong kind: {error}"
+        ) from error
+
+
+def check_changes(changes: Changes, methods: Collection[str]) -> None:
+    """Make sure that changes are of methods that are run.
+
+    Raises:
+        InputError: naming one that is not.
+    """
+    unknown = sorted(changes.keys() - {"all"} - set(methods))
+    if unknown:
+        raise InputError(
+            f"changes name {unknown[0]!r}, which is not among the methods; those are "
+            f"{', '.join(methods)}"
+        )

@@ -1,7 +1,7 @@
 """`concept-das compare`."""
 
 import logging
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.methods import all_methods, find_method
 from concept_das.options import ChatOptions, ModelOptions
-from concept_das.recipe import TrainingConfig
+from concept_das.recipe import check_changes, with_changes
 from concept_das.tracking import TrackingMode, open_tracker
 
 log = logging.getLogger(__name__)
@@ -58,10 +58,8 @@ def compare(
         new_tokens: length of these answers.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
-    configs = [_config(name, changes) for name in _names(methods)]
-    unknown = sorted(changes.keys() - {"all"} - {config.method for config in configs})
-    if unknown:
-        raise InputError(f"changes name {unknown[0]!r}, which is not compared")
+    configs = [with_changes(find_method(name).config(), changes) for name in _names(methods)]
+    check_changes(changes, [config.method for config in configs])
     concepts = read_concepts(data.split(","))
     plan = ComparisonPlan(
         layer, tuple(seeds), heldout, rows, tuple(multipliers), unrelated, generations, new_tokens
@@ -87,22 +85,6 @@ def _names(methods: str) -> list[str]:
     if len(set(names)) < len(names):
         raise InputError(f"a method is named twice in {methods!r}")
     return names
-
-
-def _config(name: str, changes: dict[str, dict[str, Any]]) -> TrainingConfig:
-    changed = {**changes.get("all", {}), **changes.get(name, {})}
-    known = {field.name for field in fields(TrainingConfig)} - {"method", "seed"}
-    for option, value in changed.items():
-        if option not in known:
-            raise InputError(
-                f"changes for {name} name {option!r}; choose from {', '.join(sorted(known))}"
-            )
-        if isinstance(value, list):
-            changed[option] = tuple(value)
-    try:
-        return find_method(name).config(**changed)
-    except TypeError as error:
-        raise InputError(f"changes for {name} hold a value of the wrong kind: {error}") from error
 
 
 def _samples(out: Path) -> pd.DataFrame | None:

@@ -596,7 +596,7 @@ def test_compare_writes_tables_plots_and_vectors(
     [
         ({"cdas": {"epoch": 1}}, "changes for cdas name 'epoch'; choose from batch_size"),
         ({"all": {"seed": 1}}, "changes for cdas name 'seed'"),
-        ({"lang": {"epochs": 1}}, "changes name 'lang', which is not compared"),
+        ({"lang": {"epochs": 1}}, "changes name 'lang', which is not among the methods"),
         ({"cdas": {"epochs": 0}}, "epochs is 0; it must be at least 1"),
     ],
 )

@@ -3,7 +3,6 @@ import multiprocessing
 import re
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -11,38 +10,25 @@ from typing import Any
 
 import pytest
 
-from benchmarks.judges.costs import Price, approximate_tokens
-from benchmarks.judges.endpoint import EndpointError, EndpointJudge
-from benchmarks.judges.pace import Pace
+from benchmarks.endpoint.client import Endpoint, EndpointError
+from benchmarks.endpoint.costs import Price, approximate_tokens
+from benchmarks.endpoint.pace import Pace
+from benchmarks.judges.endpoint import EndpointJudge
 from benchmarks.judges.questions import question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Rating
 from concept_das.errors import InputError
-from tests.benchmarks.judges.server import Reply, Served, completion, error, serving
+from tests.benchmarks.endpoint.server import Reply, Served, completion, error
 
-pytest.importorskip("openai", reason="the judge behind an endpoint needs openai")
+pytestmark = pytest.mark.usefixtures("quick_client")
 
 ITEM = Item("How far is the moon?", "Arr, far it be.", "Pirate talk")
 OK = completion("It is clear.\nRating: [[1]]")
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The client's first wait, 0.5 s; if it is renamed, the tests are slower, no more.
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with serving() as server:
-        yield server
-
-
-def judge_of(served: Served, folder: Path, **options: Any) -> EndpointJudge:
+def judge_of(served: Served, folder: Path, *, attempts: int = 3, **options: Any) -> EndpointJudge:
     settings = {"cache": folder / "answers.sqlite", "base_url": served.url, "api_key": "made-up"}
-    return EndpointJudge(**{**settings, "concurrency": 1, "timeout": 5.0, **options})
+    endpoint = Endpoint(**{**settings, "concurrency": 1, "timeout": 5.0, **options})
+    return EndpointJudge(endpoint=endpoint, attempts=attempts)
 
 
 def items(number: int) -> list[Item]:
@@ -69,10 +55,10 @@ def test_each_question_is_one_request_with_all_parameters(served: Served, tmp_pa
 
 
 def test_the_default_is_the_papers_judge(tmp_path: Path) -> None:
-    judge = EndpointJudge(tmp_path / "c")
-    request = judge._request("text")
+    judge = EndpointJudge(Endpoint(tmp_path / "c"))
+    request = judge.endpoint._request("text")
     assert (request["model"], request["temperature"]) == ("gpt-4o-mini", 0.0)
-    assert judge._url() == "https://api.openai.com/v1"
+    assert judge.endpoint.url == "https://api.openai.com/v1"
 
 
 # What the first question meets, and then: its rating, and how many requests it took in all.
@@ -123,7 +109,7 @@ def test_a_second_run_asks_nothing_that_was_answered(
         assert (again, len(served.requests)) == ([Rating(2, 2, 2)], asked + 1)
     else:
         assert (again, len(served.requests)) == (first, asked)
-        assert judge.usage.requests == 0
+        assert judge.endpoint.usage.requests == 0
 
 
 def test_a_response_slower_than_the_time_out_is_asked_for_again(
@@ -182,7 +168,7 @@ def test_a_run_stopped_by_an_outage_goes_on_where_it_stopped(
     judge = judge_of(served, tmp_path)
     one, two = Rating(1, 1, 1), Rating(2, 2, 2)
     assert judge.rate(items(3)) == [one, Rating(1, 2, 2), two]
-    assert judge.usage.requests == 5
+    assert judge.endpoint.usage.requests == 5
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
@@ -244,7 +230,7 @@ def test_the_pace_counts_what_is_tried_again(
     def pace(per_minute: float | None) -> Pace:
         return Pace(per_minute, clock=lambda: 0.0, sleep=waits.append)
 
-    monkeypatch.setattr("benchmarks.judges.endpoint.Pace", pace)
+    monkeypatch.setattr("benchmarks.endpoint.client.Pace", pace)
     served.script = [error(500), OK]
     judge_of(served, tmp_path, requests_per_minute=30).rate([ITEM])
     assert waits == [2.0, 4.0, 6.0]
@@ -265,8 +251,10 @@ def test_the_estimate_counts_what_is_not_in_the_cache(served: Served, tmp_path: 
 
 
 def test_an_estimate_needs_neither_key_nor_price(tmp_path: Path) -> None:
-    assert EndpointJudge(tmp_path / "c", model="unheard-of").estimate([ITEM]).dollars is None
-    assert EndpointJudge(tmp_path / "c").estimate([ITEM]).dollars
+    assert (
+        EndpointJudge(Endpoint(tmp_path / "c", model="unheard-of")).estimate([ITEM]).dollars is None
+    )
+    assert EndpointJudge(Endpoint(tmp_path / "c")).estimate([ITEM]).dollars
 
 
 def test_the_running_total_is_the_endpoints_count(
@@ -277,11 +265,11 @@ def test_the_running_total_is_the_endpoints_count(
     judge = judge_of(served, tmp_path, price=Price(1000.0, 10000.0))
     judge.rate([ITEM])
     approximate = approximate_tokens(question_text("concept", ITEM))
-    assert judge.usage.prompt_tokens == approximate + 200
-    assert judge.usage.completion_tokens == approximate_tokens("Rating: [[1]]") + 40
-    assert judge.usage.summary(judge.price) in capsys.readouterr().err
+    assert judge.endpoint.usage.prompt_tokens == approximate + 200
+    assert judge.endpoint.usage.completion_tokens == approximate_tokens("Rating: [[1]]") + 40
+    assert judge.endpoint.usage.summary(judge.endpoint.price) in capsys.readouterr().err
     judge.rate(items(1))
-    assert judge.usage.requests == 6
+    assert judge.endpoint.usage.requests == 6
 
 
 def test_the_environment_gives_address_and_key(
@@ -289,7 +277,7 @@ def test_the_environment_gives_address_and_key(
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", f"{served.url}/")
     monkeypatch.setenv("OPENAI_API_KEY", "from-the-environment")
-    judge = EndpointJudge(tmp_path / "c", concurrency=1)
+    judge = EndpointJudge(Endpoint(tmp_path / "c", concurrency=1))
     assert judge.rate([ITEM]) == [Rating(2, 2, 2)]
     assert served.authorizations == {"Bearer from-the-environment"}
 
@@ -307,11 +295,11 @@ def test_a_missing_key_and_a_missing_package_are_named(
 @pytest.mark.parametrize("option", ["concurrency", "attempts", "max_tokens", "requests_per_minute"])
 def test_settings_that_make_no_sense_are_named(tmp_path: Path, option: str) -> None:
     with pytest.raises(InputError, match=option):
-        EndpointJudge(tmp_path / "c", **{option: 0})  # type: ignore[arg-type]
+        judge_of(Served(), tmp_path, **{option: 0})
 
 
 def test_the_key_is_not_shown(tmp_path: Path) -> None:
-    assert "secret" not in repr(EndpointJudge(tmp_path / "c", api_key="secret"))
+    assert "secret" not in repr(EndpointJudge(Endpoint(tmp_path / "c", api_key="secret")))
 
 
 def _rate_in_a_process(url: str, folder: Path) -> list[Rating]:

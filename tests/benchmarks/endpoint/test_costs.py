@@ -2,23 +2,7 @@ import threading
 
 import pytest
 
-from benchmarks.judges.costs import Estimate, Price, Usage, approximate_tokens
-from benchmarks.judges.pace import Pace
-
-
-class Clock:
-    """Time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
+from benchmarks.endpoint.costs import Estimate, Price, Usage, approximate_tokens
 
 
 def test_a_price_is_per_million_tokens() -> None:
@@ -52,25 +36,3 @@ def test_an_estimate_says_dollars_only_where_the_price_is_known() -> None:
     unknown = Estimate(10, 5, 2_000_000, 1_000_000, 3_000_000, None)
     assert unknown.dollars is None
     assert "$" not in str(unknown)
-
-
-def test_requests_are_spaced_evenly() -> None:
-    clock = Clock()
-    pace = Pace(120, clock=clock, sleep=clock.sleep)
-    starts = []
-    for _ in range(4):
-        pace.wait()
-        starts.append(clock.now - 1000)
-    assert starts == [0.0, 0.5, 1.0, 1.5]
-    clock.now += 10  # a pause is not made up for
-    pace.wait()
-    pace.wait()
-    assert clock.slept == [0.5, 0.5, 0.5, 0.5]
-
-
-def test_without_a_limit_nobody_waits() -> None:
-    clock = Clock()
-    pace = Pace(None, clock=clock, sleep=clock.sleep)
-    for _ in range(50):
-        pace.wait()
-    assert clock.slept == []

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English, for estimates only: what was spent is the endpoint's own count."""
 
-EXPECTED_COMPLETION_TOKENS = 80
-"""Two sentences of explanation and the rating."""
-
 
 @dataclass(frozen=True)
 class Price:
@@ -22,7 +19,7 @@ class Price:
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
-# List prices, without batch or cache discounts; they change, so a judge takes its own.
+# List prices, without batch or cache discounts; they change, so an endpoint takes its own.
 PRICES = {
     "gpt-4o-mini": Price(0.15, 0.60),
     "gpt-4o": Price(2.50, 10.00),

@@ -1,0 +1,180 @@
+"""`python -m benchmarks.axbench --preset smollm2-135m --data FOLDER`.
+
+Every method of a preset on every concept: data, training, factors, generation, judging, selection,
+report. What is finished is not done again, so the same command goes on after an interruption, and
+adds concepts or methods. Under torchrun, accelerate or srun the processes share the concepts.
+"""
+
+import logging
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.axbench.data import AxBenchData, open_data
+from benchmarks.axbench.judging import JudgeOptions, Judging
+from benchmarks.axbench.neutral import estimate_neutral
+from benchmarks.axbench.pipeline import AxBench, Neutral, report_tables
+from benchmarks.axbench.plan import plan
+from benchmarks.axbench.presets import Preset, find_preset
+from benchmarks.endpoint.client import Endpoint
+from benchmarks.jobs import Stage
+from benchmarks.sharding import device_of, parse_range, shard_of_environment
+from benchmarks.stages import run_stages
+from benchmarks.steered import Answering
+from benchmarks.subject import Subject
+from concept_das.cli import run_command
+from concept_das.errors import InputError
+from concept_das.losses import EngineOptions
+from concept_das.options import ChatOptions, ModelOptions
+from concept_das.recipe import check_changes, with_changes
+from concept_das.tracking import TrackingMode, open_tracker
+
+log = logging.getLogger(__name__)
+
+
+def axbench(
+    preset: str,
+    loading: ModelOptions,
+    chat: ChatOptions,
+    judging: JudgeOptions,
+    engine: EngineOptions,
+    data: str = "hub",
+    out: Path | None = None,
+    concepts: str | None = None,
+    methods: str = "all",
+    changes: dict[str, dict[str, Any]] = {},  # noqa: B006 (shown in the help)
+    stages: str = "all",
+    neutral: Neutral = "model",
+    seed: int = 42,
+    dry_run: bool = False,
+    gpu: str = "A100-80GB",
+    wandb: TrackingMode = "auto",
+) -> None:
+    """Run AxBench: steer towards and away from concepts by every method, and score the answers.
+
+    Args:
+        preset: model, layer, hyper-parameters and strengths, such as gemma-2-2b-l20 or
+            smollm2-135m.
+        data: folder with AxBench's files, or hub.
+        out: folder of the run; runs/axbench/PRESET if not given. What is finished there is kept.
+        concepts: which concepts of the data, e.g. 0:100 (0 to 99) or 3,7; the preset's, or all.
+        methods: names with commas between them, or all of the preset's.
+        changes: hyper-parameters in place of the preset's, as JSON by method or for all, e.g.
+            '{"all": {"epochs": 6}, "cdas": {"rank": 4}}'.
+        stages: names with commas between them (data, train, factors, generate, judge, select,
+            report), or all; train.cdas is one method's.
+        neutral: who writes neutral responses where the data have none: the model itself, or the API
+            model gpt-4o-mini, whose cost is said first.
+        seed: of training, the choice of rows, and the sampling.
+        dry_run: print what would be done, how long it takes and what it costs, and stop.
+        gpu: which GPU the dry run reckons with.
+        wandb: auto (online with an API key, else offline), online, offline or off.
+    """
+    shard = shard_of_environment()
+    chosen = _changed(find_preset(preset), methods, changes)
+    judging = replace(judging, judge=judging.judge or chosen.judge)
+    loading = replace(
+        loading,
+        model=loading.model or chosen.model,
+        device=loading.device or device_of(shard),
+    )
+    if dry_run:
+        _print_plan(chosen, concepts, neutral, gpu, judging)
+        return
+    texts = open_data(data, cell=chosen.cell)
+    numbers = _concepts(texts, chosen, concepts)
+    folder = out or Path("runs/axbench") / chosen.name
+    subject = Subject(loading, chat)
+    answering = Answering(chosen.new_tokens, chosen.temperature, seed)
+    run_name = folder.name if shard.world == 1 else f"{folder.name}-{shard.rank}"
+    options = {"preset": preset, "data": data, "concepts": numbers, **asdict(chosen)}
+    tracker = open_tracker(wandb, name=run_name, config=options, folder=folder)
+    judge = Judging(judging, subject, answering)
+    writer = None
+    if neutral == "api":
+        writer = Endpoint(cache=judging.judge_cache, base_url=judging.judge_url)
+        missing = [texts.concept(i) for i in numbers if texts.contrastive(i) is None]
+        log.info("neutral responses: %s", estimate_neutral(writer, missing))
+    benchmark = AxBench(
+        preset=chosen,
+        data=texts,
+        subject=subject,
+        judging=judge,
+        answering=answering,
+        engine=engine,
+        neutral=neutral,
+        endpoint=writer,
+        seed=seed,
+        tracker=tracker,
+    )
+    every = benchmark.stages()
+    only = _stage_names(every, stages)
+    try:
+        run_stages(every, benchmark.pieces(numbers), folder, only, shard)
+        if shard.rank == 0 and (only is None or "report" in only):
+            for name, table in report_tables(folder).items():
+                tracker.table(name, list(table.columns), table.to_numpy().tolist())
+            log.info("open %s", (folder / "report" / "report.html").resolve())
+    finally:
+        tracker.finish()
+
+
+def _changed(preset: Preset, methods: str, changes: dict[str, dict[str, Any]]) -> Preset:
+    """The preset with the methods and hyper-parameters that are asked for."""
+    if methods != "all":
+        preset = preset.only([name.strip() for name in methods.split(",")])
+    check_changes(changes, preset.methods)
+    configs = {name: with_changes(one, changes) for name, one in preset.configs.items()}
+    return replace(preset, configs=configs)
+
+
+def _concepts(data: AxBenchData, preset: Preset, asked: str | None) -> list[int]:
+    """The concepts of the run: those asked for, or the preset's, or all of the data.
+
+    Raises:
+        InputError: if the data do not have one.
+    """
+    if asked is not None:
+        numbers = parse_range(asked)
+    else:
+        numbers = list(preset.concept_ids or data.concept_ids)
+    missing = sorted(set(numbers) - set(data.concept_ids))
+    if missing:
+        raise InputError(
+            f"the data have no concept {missing[0]}; they have {min(data.concept_ids)} to "
+            f"{max(data.concept_ids)}"
+        )
+    return numbers
+
+
+def _stage_names(stages: list[Stage], asked: str) -> list[str] | None:
+    """The stages' full names: `train` stands for those of all methods.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    if asked == "all":
+        return None
+    found = []
+    for name in asked.split(","):
+        names = [s.name for s in stages if name.strip() in (s.name, s.name.partition(".")[0])]
+        if not names:
+            known = dict.fromkeys(stage.name.partition(".")[0] for stage in stages)
+            raise InputError(f"there is no stage {name.strip()!r}; there are {', '.join(known)}")
+        found += names
+    return found
+
+
+def _print_plan(
+    preset: Preset, concepts: str | None, neutral: Neutral, gpu: str, judging: JudgeOptions
+) -> None:
+    """What would be done."""
+    numbers = parse_range(concepts) if concepts else preset.concept_ids
+    count = 500 if numbers is None else len(numbers)
+    planned = plan(preset, concepts=count, neutral=neutral)
+    print(planned.text(gpu, judging.judge_model or "gpt-4o-mini"))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(axbench, None, "python -m benchmarks.axbench"))

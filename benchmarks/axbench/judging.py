@@ -1,0 +1,150 @@
+"""Who rates the answers: an endpoint, a local chat model, or the offline proxy."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks.axbench.texts import read_texts
+from benchmarks.endpoint.client import Endpoint
+from benchmarks.jobs import Job
+from benchmarks.judges.endpoint import EndpointJudge
+from benchmarks.judges.likelihood import Fluency, Relatedness
+from benchmarks.judges.local import LocalJudge
+from benchmarks.judges.probe import ConceptProbe, fit_probe
+from benchmarks.judges.proxy import ProxyJudge
+from benchmarks.judges.ratings import Judge, Kind
+from benchmarks.steered import Answering, Asked, answer
+from benchmarks.subject import Subject
+from concept_das.errors import InputError
+from concept_das.files import write_atomically
+from concept_das.making import shipped_instructions
+from concept_das.models import LoadedModel
+from concept_das.options import ModelOptions
+
+FLUENCY_FILE = "fluency.json"
+
+# Unsteered answers that set the proxy's scale of fluency.
+_CALIBRATING = 48
+
+# The proxy ranks an instruction among this many others; AxBench's judge needs none of it.
+_OTHERS = 4
+_RELATED_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Who rates the answers.
+
+    Args:
+        judge: api (an OpenAI-compatible endpoint), local (a chat model on this machine) or proxy
+            (a classifier and the unsteered model's likelihoods, which needs no other model); the
+            preset's if not given.
+        judge_model: the endpoint's name of the model, or a hub id or local folder.
+        judge_url: address of the endpoint; the environment's OPENAI_BASE_URL, or else OpenAI's.
+        judge_cache: sqlite file of the endpoint's answers, which a rerun does not pay for again.
+        judge_concurrency: requests at the same time.
+        judge_per_minute: most requests per minute; no limit if not given.
+    """
+
+    judge: Kind | None = None
+    judge_model: str | None = None
+    judge_url: str | None = None
+    judge_cache: Path = Path("runs/judge-answers.sqlite")
+    judge_concurrency: int = 16
+    judge_per_minute: float | None = None
+
+
+class Judging:
+    """The judge of a run.
+
+    Args:
+        options: their `judge` is set.
+        subject: the model that is steered; the proxy rates by its unsteered likelihoods.
+
+    Raises:
+        InputError: if a local judge is not named.
+    """
+
+    def __init__(self, options: JudgeOptions, subject: Subject, answering: Answering) -> None:
+        if options.judge == "local" and options.judge_model is None:
+            raise InputError("name the chat model that judges with --judge_model")
+        self.options = options
+        self.subject = subject
+        self.answering = answering
+        self._probes: dict[Path, ConceptProbe] = {}
+
+    @property
+    def kind(self) -> Kind:
+        """Which kind of judge it is."""
+        assert self.options.judge is not None
+        return self.options.judge
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What ratings depend on, as JSON can hold it."""
+        options = self.options
+        found: dict[str, Any] = {"kind": self.kind}
+        if self.kind == "proxy":
+            return found | {
+                "others": _OTHERS,
+                "tokens": _RELATED_TOKENS,
+                **self.subject.description,
+            }
+        if self.kind == "api":
+            return found | {"model": self.endpoint.model, "url": self.endpoint.url}
+        return found | {"model": options.judge_model}
+
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        """The endpoint that is asked."""
+        options = self.options
+        return Endpoint(
+            cache=options.judge_cache,
+            model=options.judge_model or Endpoint.model,
+            base_url=options.judge_url,
+            concurrency=options.judge_concurrency,
+            requests_per_minute=options.judge_per_minute,
+        )
+
+    @cached_property
+    def _local(self) -> LoadedModel:
+        return ModelOptions(model=self.options.judge_model).load()
+
+    def calibrate(self, job: Job) -> None:
+        """For the proxy: how fluent the unsteered model's own answers are, as `fluency.json`."""
+        asked = [
+            Asked(str(i), text, None, f"calibrate/{i}", {})
+            for i, text in enumerate(shipped_instructions(_CALIBRATING, self.answering.seed))
+        ]
+        answers = answer(self.subject, asked, job.rows(), self.answering, "calibrate")
+        fluency = Fluency.calibrated(
+            self.subject.loaded.model,
+            self.subject.chat,
+            answers["text"].tolist(),
+            max_tokens=self.answering.new_tokens,
+        )
+        write_atomically(job.folder / FLUENCY_FILE, json.dumps(asdict(fluency)).encode())
+
+    def of_concept(self, texts: Path, calibration: Path | None) -> Judge:
+        """The judge of one concept's answers.
+
+        Args:
+            texts: folder of the concept's data stage.
+            calibration: folder that `calibrate` wrote; the proxy's.
+        """
+        if self.kind == "api":
+            return EndpointJudge(self.endpoint)
+        if self.kind == "local":
+            return LocalJudge(self._local)
+        assert calibration is not None
+        own = read_texts(texts)
+        if texts not in self._probes:
+            self._probes[texts] = fit_probe(own.with_concept, own.without_concept)
+        return ProxyJudge(
+            loaded=self.subject.loaded,
+            probes={own.concept: self._probes[texts]},
+            relatedness=Relatedness(tuple(own.pool), others=_OTHERS, max_tokens=_RELATED_TOKENS),
+            fluency=Fluency(**json.loads((calibration / FLUENCY_FILE).read_text())),
+        )

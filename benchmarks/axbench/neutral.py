@@ -1,0 +1,106 @@
+"""Neutral responses by an API model, for concepts that have none.
+
+AxBench has responses with the concept only. The release adds a neutral one to the same instruction,
+written by gpt-4o-mini at temperature 0.3, which is told to answer naturally, to keep clear of the
+concept and to return plain text. The same is done here; the wording is this project's own. The
+model under study can write them as well (`concept_das.making.make_quadruples`), into the same rows.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from benchmarks.endpoint.client import Endpoint
+from benchmarks.endpoint.costs import Estimate
+from concept_das.data import Quadruple
+from concept_das.making import TOPIC_PROMPT, AxBenchConcept, quadruples_of_answers
+
+TEMPERATURE = 0.3
+
+MAX_TOKENS = 192
+"""Enough for 128 tokens of any model's tokenizer, which is where training cuts responses off."""
+
+EXPECTED_TOKENS = 90
+"""What 36,000 responses cost the release, about $2.4, comes to this many each."""
+
+log = logging.getLogger(__name__)
+
+
+def neutral_text(instruction: str, concept: str) -> str:
+    """What the model is asked for one neutral response."""
+    return (
+        "Respond to the instruction below in a natural way, with one restriction: your response "
+        "must not mention the concept given here, hint at it, or touch on it in any way. Do not "
+        "say that there is a restriction. Write plain text, without any formatting, and nothing "
+        "but the response.\n\n"
+        f"Concept to keep out: {concept}\n\nInstruction: {instruction}"
+    )
+
+
+def estimate_neutral(endpoint: Endpoint, concepts: Iterable[AxBenchConcept]) -> Estimate:
+    """What the neutral responses of these concepts will cost; needs no key and no connection."""
+    texts = [
+        neutral_text(text, source.concept) for source in concepts for text in source.instructions
+    ]
+    return _writer(endpoint).estimate(texts, EXPECTED_TOKENS)
+
+
+def neutral_responses(
+    endpoint: Endpoint, concept: str, instructions: Sequence[str]
+) -> dict[str, str]:
+    """A response without the concept to every instruction, which may break off at `MAX_TOKENS`.
+
+    Args:
+        endpoint: asked at `TEMPERATURE`, whatever its own. Answers come from its cache where they
+            are there, so that a rerun costs nothing and gives the same.
+
+    Returns:
+        By instruction. Those that the endpoint failed to answer are not in it; run again for them.
+
+    Raises:
+        InputError, EndpointError: see `Endpoint.answers`.
+    """
+    texts = [neutral_text(instruction, concept) for instruction in instructions]
+    answers = _writer(endpoint).answers(texts, label="neutral responses")
+    found = {
+        instruction: answer.text.strip()
+        for instruction, answer in zip(instructions, answers, strict=True)
+        if answer is not None
+    }
+    failed = len(set(instructions)) - len(found)
+    if failed:
+        log.warning("%d neutral responses for %r are missing; run again", failed, concept)
+    return found
+
+
+def neutral_quadruples(
+    endpoint: Endpoint, source: AxBenchConcept, concept_id: int
+) -> list[Quadruple]:
+    """The quadruples of an AxBench concept, their neutral responses written by the endpoint.
+
+    Returns:
+        In the order of the instructions. Rows whose neutral response is missing, and those with a
+        response that is empty or runs in a loop, are left out, with a warning.
+
+    Raises:
+        InputError, EndpointError: see `Endpoint.answers`.
+    """
+    neutral = neutral_responses(endpoint, source.concept, source.instructions)
+    answered = [
+        (instruction, output)
+        for instruction, output in zip(source.instructions, source.outputs, strict=True)
+        if instruction in neutral
+    ]
+    return quadruples_of_answers(
+        source.concept,
+        [instruction for instruction, _ in answered],
+        [neutral[instruction] for instruction, _ in answered],
+        [output for _, output in answered],
+        template=TOPIC_PROMPT,
+        concept_id=concept_id,
+        genre=source.genre,
+    )
+
+
+def _writer(endpoint: Endpoint) -> Endpoint:
+    return replace(endpoint, temperature=TEMPERATURE, max_tokens=MAX_TOKENS)

@@ -1,0 +1,382 @@
+"""AxBench as stages: data, train, factors, generate, judge, select, report.
+
+`train`, `generate` and `judge` are one stage for each method, such as `train.cdas`, so that a
+method can be added, or one's hyper-parameters changed, without anything else being done again.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.axbench.data import AxBenchData
+from benchmarks.axbench.detection import detection_scores, detectors
+from benchmarks.axbench.judging import Judging
+from benchmarks.axbench.neutral import neutral_quadruples
+from benchmarks.axbench.presets import Preset
+from benchmarks.axbench.report import write_report
+from benchmarks.axbench.scores import (
+    detection_auroc,
+    halves,
+    reported,
+    select_multipliers,
+    with_scores,
+)
+from benchmarks.axbench.texts import (
+    ConceptTexts,
+    read_detection,
+    read_rows,
+    read_texts,
+    write_texts,
+)
+from benchmarks.endpoint.client import Endpoint
+from benchmarks.jobs import Job, Piece, Stage
+from benchmarks.judges.proxy import ProxyJudge
+from benchmarks.judges.ratings import Item
+from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
+from benchmarks.subject import Subject
+from concept_das.artifacts import Artifact
+from concept_das.data import DIRECTIONS, Direction, Quadruple
+from concept_das.files import write_atomically
+from concept_das.losses import EngineOptions
+from concept_das.making import TOPIC_PROMPT, concept_input, make_quadruples
+from concept_das.steering import Steering
+from concept_das.tracking import NoTracker, PrefixedTracker, Tracker
+
+UNSTEERED = "unsteered"
+"""The baseline: the model's own answers; the concept is asked for where it is to be suppressed."""
+
+Neutral = Literal["model", "api"]
+
+# Instructions that the proxy judge may compare a concept's own with.
+_POOL = 64
+
+# Ratings are kept in pieces of this many, so that a killed judge loses no more.
+_RATED_TOGETHER = 40
+
+_ANSWERS, _RATINGS, _SCORED, _SELECTED = (
+    "answers.parquet",
+    "ratings.parquet",
+    "scored.parquet",
+    "selected.csv",
+)
+
+
+@dataclass(frozen=True)
+class AxBench:
+    """A run of the benchmark.
+
+    Attributes:
+        preset: methods, hyper-parameters, strengths, sizes.
+        data: where texts come from.
+        subject: the model that is steered.
+        judging: who rates.
+        answering: how prompts are answered.
+        engine: see `concept_das.train_vectors`.
+        neutral: who writes neutral responses where the data have none.
+        endpoint: the API that does, with `neutral` api.
+        seed: of training, the choice of rows, and the sampling.
+        tracker: gets training curves and tables.
+    """
+
+    preset: Preset
+    data: AxBenchData
+    subject: Subject
+    judging: Judging
+    answering: Answering
+    engine: EngineOptions
+    neutral: Neutral = "model"
+    endpoint: Endpoint | None = None
+    seed: int = 42
+    tracker: Tracker = field(default_factory=NoTracker)
+
+    def pieces(self, concept_ids: Sequence[int]) -> list[Piece]:
+        """One for each concept."""
+        return [
+            Piece(f"concept-{number}", {"concept_id": number, "sha256": dict(self.data.sha256)})
+            for number in concept_ids
+        ]
+
+    def stages(self) -> list[Stage]:
+        """All stages, in their order."""
+        methods = self.preset.methods
+        model = self.subject.description
+        stages = [Stage("data", self._make_data, options=self._data_options())]
+        for method in methods:
+            config = {**asdict(self.preset.configs[method]), "seed": self.seed}
+            options = {"config": config, "layer": self.preset.layer, "model": model}
+            run = partial(self._train, method)
+            stages.append(Stage(f"train.{method}", run, ("data",), options))
+        needs = ("data", *(f"train.{method}" for method in methods))
+        stages.append(Stage("factors", self._measure_factors, needs))
+        for method in (UNSTEERED, *methods):
+            needs = ("data",) if method == UNSTEERED else ("data", f"train.{method}")
+            options = {
+                "answering": self.answering.description,
+                "multipliers": list(self.multipliers(method)),
+                "model": model,
+            }
+            run = partial(self._generate, method)
+            stages.append(Stage(f"generate.{method}", run, needs, options))
+        stages += self._judge_stages()
+        stages.append(
+            Stage(
+                "select",
+                self._select,
+                tuple(f"judge.{method}" for method in (UNSTEERED, *methods)),
+                {"instructions": self.preset.instructions_per_concept},
+                gathers=True,
+            )
+        )
+        options = {"cell": self.preset.cell, "layer": self.preset.layer, "name": self.preset.name}
+        stages.append(Stage("report", self._report, ("select", "factors"), options, gathers=True))
+        return stages
+
+    def multipliers(self, method: str) -> tuple[float, ...]:
+        """The strengths of a method, with 1 for the unit scores."""
+        grid = self.preset.multipliers.get(method, (1.0,))
+        return tuple(sorted({*grid, 1.0}))
+
+    def _judge_stages(self) -> list[Stage]:
+        judge = self.judging.description
+        is_proxy = self.judging.kind == "proxy"
+        stages = []
+        if is_proxy:
+            options = {"judge": judge, "answering": self.answering.description}
+            stages.append(Stage("calibrate", self.judging.calibrate, (), options, gathers=True))
+        for method in (UNSTEERED, *self.preset.methods):
+            needs = ("data", f"generate.{method}", *(("calibrate",) if is_proxy else ()))
+            run = partial(self._judge, method)
+            stages.append(Stage(f"judge.{method}", run, needs, {"judge": judge}))
+        return stages
+
+    def _data_options(self) -> dict[str, Any]:
+        return {
+            "neutral": self.neutral,
+            "neutral_model": self.endpoint.model if self.endpoint else None,
+            "tokens": self._longest_response(),
+            "rows": self.preset.rows,
+            "instructions": self.preset.instructions_per_concept,
+            "seed": self.seed,
+            "model": self.subject.description,
+        }
+
+    def _longest_response(self) -> int:
+        return max(config.max_response_tokens for config in self.preset.configs.values())
+
+    def _make_data(self, job: Job) -> None:
+        """Training rows, instructions to be asked, and what the judge's probe is trained on."""
+        number = _concept_id(job)
+        known = self.data.concept(number)
+        texts = ConceptTexts(
+            concept=known.concept,
+            instructions=self.data.instructions(number, self.preset.instructions_per_concept),
+            pool=self.data.instructions(number, _POOL),
+            with_concept=known.outputs,
+            without_concept=self.data.negatives(number),
+        )
+        rows = self.data.contrastive(number)
+        if rows is None:
+            rows = self._completed(job, number)
+        write_texts(job.folder, texts, self._some(rows), self.data.detection(number))
+
+    def _completed(self, job: Job, number: int) -> list[Quadruple]:
+        """Rows with neutral responses that the model or an API model writes."""
+        source = self.data.concept(number)
+        chosen = self._some(list(zip(source.instructions, source.outputs, strict=True)))
+        instructions, outputs = (list(column) for column in zip(*chosen, strict=True))
+        if self.neutral == "api":
+            assert self.endpoint is not None
+            some = replace(source, instructions=instructions, outputs=outputs)
+            return neutral_quadruples(self.endpoint, some, number)
+        return make_quadruples(
+            self.subject.loaded,
+            self.subject.chat,
+            source.concept,
+            instructions,
+            template=TOPIC_PROMPT,
+            max_new_tokens=self._longest_response(),
+            concept_id=number,
+            genre=source.genre,
+            concept_outputs=outputs,
+            partial=job.scratch / "answers.json",
+        )
+
+    def _some(self, rows: list[Any]) -> list[Any]:
+        """As many rows as the preset takes, in their order."""
+        limit = self.preset.rows
+        if limit is None or limit >= len(rows):
+            return rows
+        chosen = np.random.default_rng(self.seed).permutation(len(rows))[:limit]
+        return [rows[i] for i in sorted(chosen.tolist())]
+
+    def _train(self, method: str, job: Job) -> None:
+        rows = read_rows(job.source("data"))
+        tracker = PrefixedTracker(self.tracker, f"{method}/{job.pieces[0].key}")
+        config = self.preset.seeded(method, self.seed)
+        train_method(job, self.subject, rows, self.preset.layer, config, self.engine, tracker)
+
+    def _vectors(self, job: Job) -> dict[str, Artifact]:
+        """The trained methods that a job needs."""
+        return {
+            method: trained_vector(job.source(f"train.{method}"), self.subject)
+            for method in self.preset.methods
+            if f"train.{method}" in job.sources
+        }
+
+    def _measure_factors(self, job: Job) -> None:
+        """The factors of every direction, and the detection of the concept by it."""
+        vectors = detectors(self._vectors(job))
+        factors = [
+            {
+                "method": method,
+                "operation": vector.operation,
+                "negative_factor": vector.negative_factor.tolist(),
+                "positive_factor": vector.positive_factor.tolist(),
+            }
+            for method, vector in vectors.items()
+        ]
+        write_atomically(job.folder / "factors.json", json.dumps(factors, indent=1).encode())
+        texts = read_detection(job.source("data"))
+        if texts is None or not vectors:
+            return
+        scores = detection_scores(self.subject, texts, vectors, max_tokens=self._longest_response())
+        scores.insert(1, "concept_id", _concept_id(job))
+        write_atomically(job.folder / "detection.parquet", scores.to_parquet(index=False))
+
+    def _generate(self, method: str, job: Job) -> None:
+        """Answers to the instructions, and to concept prompts where the concept is suppressed."""
+        texts = read_texts(job.source("data"))
+        vector = self._vectors(job).get(method)
+        asked = list(self._asked(method, vector, texts, _concept_id(job)))
+        table = answer(
+            self.subject, asked, job.rows(), self.answering, f"{method}, {texts.concept}"
+        )
+        write_atomically(job.folder / _ANSWERS, table.to_parquet(index=False))
+
+    def _asked(
+        self, method: str, vector: Artifact | None, texts: ConceptTexts, number: int
+    ) -> Iterator[Asked]:
+        directions = DIRECTIONS if vector is None else vector.directions
+        has_strength = vector is not None and not vector.is_text
+        strengths = self.multipliers(method) if has_strength else (1.0,)
+        for direction, multiplier in itertools.product(directions, strengths):
+            steering = None if vector is None else Steering(vector, direction, multiplier)
+            for place, instruction in enumerate(texts.instructions):
+                yield Asked(
+                    key=f"{direction}/{multiplier}/{place}",
+                    prompt=_prompt(direction, instruction, texts.concept),
+                    steering=steering,
+                    noise=f"{number}/{direction}/{place}",
+                    columns={
+                        "method": method,
+                        "concept_id": number,
+                        "concept_text": texts.concept,
+                        "direction": direction,
+                        "multiplier": multiplier,
+                        "input_id": place,
+                        "instruction_text": instruction,
+                    },
+                )
+
+    def _judge(self, method: str, job: Job) -> None:
+        """Three ratings of every answer."""
+        answers = pd.read_parquet(job.source(f"generate.{method}") / _ANSWERS)
+        calibration = job.source("calibrate") if "calibrate" in job.sources else None
+        judge = self.judging.of_concept(job.source("data"), calibration)
+        keys = [str(i) for i in range(len(answers))]
+        with job.rows() as log:
+            todo = [int(key) for key in log.missing(keys)]
+            for start in range(0, len(todo), _RATED_TOGETHER):
+                chosen = todo[start : start + _RATED_TOGETHER]
+                items = [
+                    Item(row["instruction_text"], row["text"], row["concept_text"])
+                    for row in answers.iloc[chosen].to_dict("records")
+                ]
+                for i, rating in zip(chosen, judge.rate(items), strict=True):
+                    log.append(
+                        str(i),
+                        {
+                            "concept": rating.concept,
+                            "instruction": rating.instruct,
+                            "fluency": rating.fluency,
+                        },
+                    )
+            ratings = log.frame(keys).astype(float)
+        table = pd.concat([answers, ratings], axis=1)
+        table["judge"], table["judge_kind"] = judge.name, judge.kind
+        write_atomically(job.folder / _RATINGS, table.to_parquet(index=False))
+        if isinstance(judge, ProxyJudge):
+            described = json.dumps(judge.description(), indent=1, ensure_ascii=False)
+            write_atomically(job.folder / "judge.json", described.encode())
+
+    def _select(self, job: Job) -> None:
+        """Scores, and the multiplier of each method and concept by one half of the answers."""
+        tables = [
+            pd.read_parquet(folder / _RATINGS)
+            for folders in job.sources.values()
+            for folder in folders
+        ]
+        scored = with_scores(pd.concat(tables, ignore_index=True))
+        grids = self.preset.multipliers
+        published = [
+            multiplier in grids.get(method, (1.0,))
+            for method, multiplier in zip(scored["method"], scored["multiplier"], strict=True)
+        ]
+        chosen_on, reported_on = halves(self.preset.instructions_per_concept)
+        selected = select_multipliers(scored[published], chosen_on)
+        reported(scored, selected, reported_on)  # complains here already, if answers are missing
+        write_atomically(job.folder / _SCORED, scored.to_parquet(index=False))
+        write_atomically(job.folder / _SELECTED, selected.to_csv(index=False).encode())
+
+    def _report(self, job: Job) -> None:
+        scored = pd.read_parquet(job.source("select") / _SCORED)
+        selected = pd.read_csv(job.source("select") / _SELECTED)
+        found = [folder / "detection.parquet" for folder in job.sources["factors"]]
+        latents = [pd.read_parquet(path) for path in found if path.exists()]
+        write_report(
+            job.folder,
+            scored,
+            selected,
+            judge=scored["judge"].iloc[0],
+            judge_kind=self.judging.kind,
+            detection=detection_auroc(pd.concat(latents)) if latents else None,
+            cell=self.preset.cell,
+            reported_on=halves(self.preset.instructions_per_concept)[1],
+            title=f"AxBench, {self.subject.name}, layer {self.preset.layer}",
+            notes=self._notes(scored),
+        )
+
+    def _notes(self, scored: pd.DataFrame) -> list[str]:
+        """Sentences on how the numbers came about."""
+        count = scored["concept_id"].nunique()
+        return [
+            f"{count} concepts, {self.preset.instructions_per_concept} AlpacaEval instructions "
+            f"each, {self.answering.new_tokens} new tokens at temperature "
+            f"{self.answering.temperature:g}; seed {self.seed}.",
+            "Methods and multipliers share their sampling noise, prompt by prompt.",
+            "To be suppressed, a concept is asked for in the prompt, as in the training data; the "
+            "answer is still rated against the bare instruction.",
+        ]
+
+
+def report_tables(folder: Path) -> Mapping[str, pd.DataFrame]:
+    """The csv tables of a finished run's report, by name."""
+    return {path.stem: pd.read_csv(path) for path in sorted((folder / "report").glob("*.csv"))}
+
+
+def _concept_id(job: Job) -> int:
+    number: int = job.pieces[0].inputs["concept_id"]
+    return number
+
+
+def _prompt(direction: Direction, instruction: str, concept: str) -> str:
+    if direction == "elicit":
+        return instruction
+    return concept_input(instruction, concept, TOPIC_PROMPT)

@@ -1,0 +1,300 @@
+"""A model behind an OpenAI-compatible endpoint: `gpt-4o-mini`, or one served by yourself.
+
+The `openai` client does the HTTP, and its own retries: on 408, 409, 429, 5xx, time-outs and lost
+connections, after `Retry-After` where the server says it, else after 0.5 s doubling up to 8 s, less
+up to a quarter by chance. Each answer is on disk as soon as it is there.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from benchmarks.endpoint.cache import Answer, AnswerCache, canonical_request, key_of
+from benchmarks.endpoint.costs import PRICES, Estimate, Price, Usage, approximate_tokens
+from benchmarks.endpoint.pace import Pace
+from concept_das.errors import InputError
+
+if TYPE_CHECKING:
+    import openai
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+_FAILURES_IN_A_ROW = 3
+"""Requests that fail for good, with no answer between them, before the endpoint counts as down."""
+
+_BROKEN_ANSWERS = 3
+"""How often one request may be answered with something that is not a completion."""
+
+AskAgain = Callable[[str, int, Answer], str | None]
+"""Looks at an answer: given the first text, how often it was asked so far, and the answer, it
+returns the text to ask next, or None if the answer will do."""
+
+log = logging.getLogger(__name__)
+
+
+class EndpointError(RuntimeError):
+    """The endpoint is down. Finished answers are in the cache, so a rerun goes on from there."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model to be asked, each question as one user message.
+
+    Attributes:
+        cache: sqlite file of answers; may be shared by endpoints, runs and processes.
+        model: as the endpoint names it.
+        base_url: the environment's OPENAI_BASE_URL if None, else OpenAI's.
+        api_key: the environment's OPENAI_API_KEY if None; a local server takes any word.
+        max_tokens: length of an answer.
+        timeout: seconds for one request, after which it is tried again.
+        concurrency: requests at the same time.
+        requests_per_minute: also counts what is tried again; None for no limit.
+        max_retries: of one request, by the client.
+        price: of the model; from `costs.PRICES` if None.
+        usage: what was spent so far; a copy by `dataclasses.replace` goes on counting in it.
+
+    Raises:
+        InputError: for a setting that makes no sense.
+    """
+
+    cache: Path
+    model: str = "gpt-4o-mini"
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    temperature: float = 0.0
+    max_tokens: int = 300
+    timeout: float = 60.0
+    concurrency: int = 16
+    requests_per_minute: float | None = None
+    max_retries: int = 8
+    price: Price | None = None
+    usage: Usage = field(default_factory=Usage, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} of an endpoint must be at least 1, not {getattr(self, name)}"
+                )
+        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
+            raise InputError("requests_per_minute must be above 0; leave it out for no limit")
+
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+        return (self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
+
+    def estimate(self, texts: Collection[str], expected_tokens: int) -> Estimate:
+        """What `answers` will ask and cost; needs no key and no connection.
+
+        Args:
+            texts: equal ones count once.
+            expected_tokens: length of a usual answer.
+        """
+        different = dict.fromkeys(texts)
+        with AnswerCache(self.cache) as cache:
+            todo = [t for t in different if cache.get(key_of(self._canonical(t))) is None]
+        return Estimate(
+            requests=len(todo),
+            cached=len(different) - len(todo),
+            prompt_tokens=sum(map(approximate_tokens, todo)),
+            completion_tokens=len(todo) * min(expected_tokens, self.max_tokens),
+            completion_limit=len(todo) * self.max_tokens,
+            price=self._price(),
+        )
+
+    def answers(
+        self, texts: Sequence[str], *, again: AskAgain | None = None, label: str = ""
+    ) -> list[Answer | None]:
+        """The answer to every text, from the cache or the endpoint; equal texts are asked once.
+
+        Args:
+            texts: what the user says, one request each.
+            again: may ask another text in place of one whose answer will not do.
+            label: of the progress bar; the model's name if empty.
+
+        Returns:
+            In the order of `texts`, the last answer to each, or None where the endpoint failed to
+            give one. That is not cached.
+
+        Raises:
+            InputError: if `openai` is not installed, there is no key, or the endpoint refuses
+                the requests (wrong key, unknown model).
+            EndpointError: if the endpoint is down.
+        """
+        different = dict.fromkeys(texts)
+        found: dict[str, Answer | None] = {}
+        with (
+            _connected(self) as run,
+            tqdm(total=len(different), desc=label or self.model, unit="question") as bar,
+            ThreadPoolExecutor(self.concurrency) as pool,
+        ):
+            futures = {pool.submit(run.ask, text, again): text for text in different}
+            try:
+                for future in as_completed(futures):
+                    found[futures[future]] = future.result()
+                    bar.set_postfix_str(self.usage.summary(self._price()), refresh=False)
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [found[text] for text in texts]
+
+    def _price(self) -> Price | None:
+        return self.price or PRICES.get(self.model)
+
+    def _request(self, text: str) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": text}],
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+        }
+
+    def _canonical(self, text: str) -> str:
+        return canonical_request(self.url, self._request(text))
+
+
+@contextmanager
+def _connected(endpoint: Endpoint) -> Iterator["_Run"]:
+    try:
+        import openai
+    except ImportError as error:
+        raise InputError(
+            "asking an endpoint needs the openai package; pip install 'concept-das[judge]'"
+        ) from error
+    pace = Pace(endpoint.requests_per_minute)
+    # The hook is called before each attempt, the client's own retries included.
+    http = openai.DefaultHttpxClient(
+        timeout=endpoint.timeout, event_hooks={"request": [lambda _request: pace.wait()]}
+    )
+    with http, AnswerCache(endpoint.cache) as cache:
+        try:
+            client = openai.OpenAI(
+                api_key=endpoint.api_key,
+                base_url=endpoint.url,
+                max_retries=endpoint.max_retries,
+                timeout=endpoint.timeout,
+                http_client=http,
+            )
+        except openai.OpenAIError as error:
+            raise InputError(
+                f"no API key for {endpoint.url}: set OPENAI_API_KEY or pass api_key (any word for "
+                "a server that wants none)"
+            ) from error
+        yield _Run(endpoint, client, cache)
+
+
+class _Run:
+    """One call of `answers`: its connection, and whether the endpoint is still there."""
+
+    def __init__(self, endpoint: Endpoint, client: "openai.OpenAI", cache: AnswerCache) -> None:
+        self._endpoint = endpoint
+        self._client = client
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._stopped = False
+
+    def ask(self, text: str, again: AskAgain | None) -> Answer | None:
+        """The last answer, or None if the endpoint gave none."""
+        if self._stopped:  # another thread's error is on its way to the caller
+            return None
+        try:
+            return self._ask(text, again)
+        except BaseException:
+            self._stopped = True
+            raise
+
+    def _ask(self, text: str, again: AskAgain | None) -> Answer | None:
+        following: str | None = text
+        asked = 0
+        while following is not None:
+            answer = self._answer(following)
+            asked += 1
+            if answer is None or again is None:
+                break
+            following = again(text, asked, answer)
+        return answer
+
+    def _answer(self, text: str) -> Answer | None:
+        """From the cache, else from the endpoint; None if that fails."""
+        canonical = self._endpoint._canonical(text)
+        known = self._cache.get(key_of(canonical))
+        if known is not None:
+            return known
+        try:
+            answer = self._fetch(self._endpoint._request(text))
+        except _RequestError as error:
+            self._count_failure(error)
+            return None
+        with self._lock:
+            self._failures = 0
+        self._endpoint.usage.add(answer.prompt_tokens, answer.completion_tokens)
+        return self._cache.put(canonical, answer)
+
+    def _count_failure(self, error: "_RequestError") -> None:
+        log.warning("%s gave no answer: %s", self._endpoint.model, error)
+        with self._lock:
+            self._failures += 1
+            down = self._failures >= _FAILURES_IN_A_ROW
+        if down:
+            raise EndpointError(
+                f"{self._endpoint.url} failed {_FAILURES_IN_A_ROW} times in a row ({error}); run "
+                "again when it is back, finished answers are kept"
+            ) from error
+
+    def _fetch(self, request: dict[str, Any]) -> Answer:
+        import openai
+
+        for _ in range(_BROKEN_ANSWERS):
+            try:
+                completion = self._client.chat.completions.create(**request)
+                return _read(completion, request["messages"][0]["content"])
+            except openai.APIConnectionError as error:  # time-outs too
+                raise _RequestError(str(error)) from error
+            except openai.APIStatusError as error:
+                return self._refused(error)
+            # Broken json, or json of another shape, which the client does not check.
+            except (openai.APIError, ValueError, TypeError, AttributeError, IndexError) as error:
+                broken = error
+        raise _RequestError(f"not a completion: {broken!r}") from broken
+
+    def _refused(self, error: "openai.APIStatusError") -> Answer:
+        """An error status that is left after the client's retries."""
+        status = error.status_code
+        if status in (408, 409, 429) or status >= 500:
+            raise _RequestError(error.message) from error
+        if status == 400 and error.code in ("content_filter", "content_policy_violation"):
+            return Answer("", True, 0, 0)  # an empty answer: the text itself is turned down
+        raise InputError(
+            f"{self._endpoint.url} refuses the request ({error.message}); check the model's name "
+            f"({self._endpoint.model}), the key and the address"
+        ) from error
+
+
+def _read(completion: Any, sent: str) -> Answer:
+    """The answer in a completion, with the endpoint's counts of tokens if it gives them."""
+    choice = completion.choices[0]
+    text = choice.message.content or ""
+    if not isinstance(text, str):
+        raise TypeError(f"the answer is {type(text).__name__}, not text")
+    counts = completion.usage
+    return Answer(
+        text=text,
+        complete=choice.finish_reason != "length",
+        prompt_tokens=getattr(counts, "prompt_tokens", None) or approximate_tokens(sent),
+        completion_tokens=getattr(counts, "completion_tokens", None) or approximate_tokens(text),
+    )
+
+
+class _RequestError(Exception):
+    """One request got no answer, for a reason that may pass."""

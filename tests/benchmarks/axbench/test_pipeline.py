@@ -1,0 +1,118 @@
+"""The whole benchmark on a tiny model: complete, resumed, shared, extended."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.axbench.judging import JudgeOptions
+from concept_das.errors import InputError
+from tests.benchmarks.axbench import tiny_axbench as tiny
+from tests.benchmarks.tiny_benchmark import content
+
+STAGES = ("data", "train.cdas", "factors", "calibrate", "generate.cdas", "judge.cdas")
+GATHERED = ("select", "report")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Model, data, and a run in one go."""
+    folder = tmp_path_factory.mktemp("axbench")
+    tiny.write_model(folder / "model")
+    tiny.write_data(folder / "data")
+    tiny.run(folder, folder / "whole")
+    yield folder
+    tiny.presets.PRESETS.pop(tiny.PRESET)
+
+
+def table(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "report" / "table.csv")
+
+
+def report(out: Path) -> dict[str, bytes]:
+    return content(out / "report")
+
+
+def test_every_method_is_asked_everything_once(root: Path) -> None:
+    scored = pd.read_parquet(root / "whole" / "select" / "scored.parquet")
+    counts = scored.groupby(["method", "direction"]).size()
+    both = ("elicit", "suppress")
+    # 2 concepts, 4 instructions, and multipliers where there are some.
+    assert {(m, d): counts[m, d] for m in ("cdas", "diffmean") for d in both} == {
+        (m, d): 16 for m in ("cdas", "diffmean") for d in both
+    }
+    assert all(counts[m, d] == 8 for m in ("prompt", "unsteered") for d in both)
+    key = ["method", "concept_id", "direction", "multiplier", "input_id"]
+    assert not scored.duplicated(key).any()
+    assert set(scored["judge_kind"]) == {"proxy"}
+
+
+def test_the_report_has_every_method_and_detection(root: Path) -> None:
+    found = table(root / "whole")
+    assert set(found["method"]) == {*tiny.METHODS, "unsteered"}
+    assert (root / "whole" / "report" / "report.html").exists()
+    detection = pd.read_csv(root / "whole" / "report" / "detection.csv")
+    assert set(detection["method"]) == {"cdas", "diffmean"}
+    assert detection["auroc"].between(0, 1).all()
+
+
+def test_suppression_is_asked_with_the_concept_in_the_prompt(root: Path) -> None:
+    answers = pd.read_parquet(root / "whole/generate.cdas/concept-1/answers.parquet")
+    for row in answers.itertuples():
+        assert (tiny.CONCEPTS[1] in row.prompt) == (row.direction == "suppress")
+        assert row.instruction_text in row.prompt
+
+
+def test_nothing_is_done_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content(root / "whole")
+    monkeypatch.setattr(tiny.Jobs, "run", lambda *_: pytest.fail("a job was run again"))
+    tiny.run(root, root / "whole")
+    assert content(root / "whole") == before
+
+
+@pytest.mark.parametrize("stage", [*STAGES, *GATHERED])
+def test_a_killed_run_goes_on_to_the_same_report(root: Path, tmp_path: Path, stage: str) -> None:
+    # Everything before the stage is taken from the whole run, so that the test takes seconds.
+    tiny.copy_without(root / "whole", tmp_path / "out", stage)
+    chance = 3 if stage in STAGES else 2
+    assert tiny.start(root, tmp_path / "out", kill=(stage, chance))() == -9
+    assert not (tmp_path / "out" / "report" / "done.json").exists()
+    tiny.run(root, tmp_path / "out")
+    assert report(tmp_path / "out") == report(root / "whole")
+
+
+def test_two_processes_share_the_concepts_and_one_may_die(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
+    dies = tiny.start(root, out, kill=("generate.cdas", 4), environment=ranks[1])
+    lives = tiny.start(root, out, environment=ranks[0])
+    assert dies() == -9
+    again = tiny.start(root, out, environment=ranks[1])
+    assert (lives(), again()) == (0, 0)
+    assert report(out) == report(root / "whole")
+
+
+def test_a_stage_of_one_method_can_run_alone(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tiny.run(root, out, concepts="1", stages="data,train.diffmean")
+    assert sorted(path.name for path in out.iterdir()) == ["data", "train.diffmean"]
+    assert [path.name for path in (out / "data").iterdir()] == ["concept-1"]
+    with pytest.raises(InputError, match="judge.unsteered needs data of concept-0"):
+        tiny.run(root, out, stages="judge")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"concepts": "7"}, "the data have no concept 7; they have 0 to 1"),
+        ({"methods": "cdas,lora"}, "'lora' is named twice or not in tiny"),
+        ({"changes": {"reps": {"epochs": 1}}}, "changes name 'reps'"),
+        ({"stages": "rate"}, "there is no stage 'rate'; there are data, train, factors"),
+        ({"judging": JudgeOptions("local")}, "name the chat model that judges"),
+    ],
+)
+def test_bad_input_stops_before_any_work(root, tmp_path, options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny.run(root, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,76 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.endpoint.cache import Answer
+from benchmarks.endpoint.client import Endpoint
+from concept_das.errors import InputError
+from tests.benchmarks.endpoint.server import Reply, Served, completion, error
+
+
+def endpoint_of(served: Served, folder: Path, **options: Any) -> Endpoint:
+    settings = {"cache": folder / "answers.sqlite", "base_url": served.url, "api_key": "made-up"}
+    return Endpoint(**{**settings, "concurrency": 1, "timeout": 5.0, "max_retries": 0, **options})
+
+
+def shout(request: dict[str, Any]) -> Reply:
+    return completion(request["messages"][0]["content"].upper())
+
+
+def texts_of(answers: list[Answer | None]) -> list[str | None]:
+    return [answer and answer.text for answer in answers]
+
+
+def test_one_answer_per_text_in_order_and_equal_texts_asked_once(
+    served: Served, tmp_path: Path
+) -> None:
+    served.otherwise = shout
+    endpoint = endpoint_of(served, tmp_path, concurrency=4)
+    asked = ["a", "b", "a", "c"]
+    before = endpoint.estimate(asked, 10)
+    assert (before.requests, before.cached, before.completion_tokens) == (3, 0, 30)
+    assert texts_of(endpoint.answers(asked)) == ["A", "B", "A", "C"]
+    assert sorted(served.texts()) == ["a", "b", "c"]
+    assert endpoint.answers([]) == []
+    assert texts_of(endpoint_of(served, tmp_path).answers(["c", "d"])) == ["C", "D"]
+    assert len(served.requests) == 4
+
+
+def test_a_text_that_fails_for_good_has_no_answer_and_is_asked_by_the_next_run(
+    served: Served, tmp_path: Path
+) -> None:
+    served.script = [completion("one"), error(500)]
+    served.otherwise = shout
+    endpoint = endpoint_of(served, tmp_path)
+    assert texts_of(endpoint.answers(["a", "b", "c"])) == ["one", None, "C"]
+    assert texts_of(endpoint.answers(["a", "b", "c"])) == ["one", "B", "C"]
+    assert len(served.requests) == 4
+
+
+def test_an_answer_that_will_not_do_is_asked_again(served: Served, tmp_path: Path) -> None:
+    served.otherwise = shout
+    seen = []
+
+    def again(text: str, asked: int, answer: Answer) -> str | None:
+        seen.append((text, asked, answer.text))
+        return f"{text}{asked}" if text == "b" and asked < 3 else None
+
+    endpoint = endpoint_of(served, tmp_path)
+    assert texts_of(endpoint.answers(["a", "b"], again=again)) == ["A", "B2"]
+    assert seen == [("a", 1, "A"), ("b", 1, "B"), ("b", 2, "B1"), ("b", 3, "B2")]
+    assert served.texts() == ["a", "b", "b1", "b2"]
+
+
+def test_what_fails_while_asked_again_has_no_answer(served: Served, tmp_path: Path) -> None:
+    served.script = [completion("no"), error(500)]
+    endpoint = endpoint_of(served, tmp_path)
+    assert endpoint.answers(["a"], again=lambda text, asked, _: f"{text}{asked}") == [None]
+
+
+def test_an_error_in_the_callers_check_reaches_the_caller(served: Served, tmp_path: Path) -> None:
+    def again(text: str, asked: int, answer: Answer) -> str | None:
+        raise InputError("will never do")
+
+    with pytest.raises(InputError, match="will never do"):
+        endpoint_of(served, tmp_path).answers(["a", "b"], again=again)

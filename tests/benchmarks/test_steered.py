@@ -1,0 +1,74 @@
+"""Training a method and asking prompts as jobs."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.jobs import Job, Piece
+from benchmarks.rowlog import RowLog
+from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
+from benchmarks.subject import Subject
+from concept_das.losses import DEFAULT_ENGINE
+from concept_das.options import ChatOptions, ModelOptions
+from concept_das.recipe import TrainingConfig
+from concept_das.steering import Steering
+from tests.concept_das.helpers import ROWS, random_vector
+from tests.tiny import tiny_model, tiny_tokenizer
+
+HOW = Answering(new_tokens=8, temperature=1.0, seed=3, batch_tokens=400)
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    folder = tmp_path / "model"
+    tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return Subject(ModelOptions(model=str(folder), device="cpu"), ChatOptions())
+
+
+def asked(subject: Subject) -> list[Asked]:
+    vector = random_vector(subject.loaded.model)
+    strong = Steering(vector, "elicit", 2.0)
+    found = [
+        Asked(f"{name}/{i}", row.negative_input, steering, f"{i}", {"name": name, "place": i})
+        for name, steering in (("plain", None), ("again", None), ("strong", strong))
+        for i, row in enumerate(ROWS)
+    ]
+    return found
+
+
+def texts(table: pd.DataFrame, name: str) -> list[str]:
+    return table.loc[table["name"] == name, "text"].tolist()
+
+
+def test_prompts_that_share_noise_differ_by_their_steering_alone(subject, tmp_path) -> None:
+    table = answer(subject, asked(subject), RowLog(tmp_path / "rows.jsonl", "a"), HOW, "test")
+    assert table["prompt"].tolist() == [row.negative_input for row in ROWS] * 3
+    assert texts(table, "plain") == texts(table, "again")
+    assert texts(table, "plain") != texts(table, "strong")
+
+
+def test_answers_are_the_same_after_an_interruption(subject, tmp_path) -> None:
+    prompts = asked(subject)
+    whole = answer(subject, prompts, RowLog(tmp_path / "whole.jsonl", "a"), HOW, "test")
+    path = tmp_path / "rows.jsonl"
+    some = [one for i, one in enumerate(prompts) if i % 3]
+    answer(subject, some, RowLog(path, "a"), HOW, "test")
+    resumed = answer(subject, prompts, RowLog(path, "a"), HOW, "test")
+    pd.testing.assert_frame_equal(resumed, whole)
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    answer(subject, prompts, RowLog(path, "a"), HOW, "test")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+
+
+def test_a_trained_method_is_read_again(subject, tmp_path) -> None:
+    job = Job("train", (Piece("concept-3"),), tmp_path / "train", "f" * 64, {})
+    job.scratch.mkdir(parents=True)
+    config = TrainingConfig(epochs=2, batch_size=2)
+    train_method(job, subject, ROWS, 1, config, DEFAULT_ENGINE)
+    vector = trained_vector(job.folder, subject)
+    assert (vector.method, vector.concept, vector.layers) == ("cdas", "Pirate", (1,))
+    steps = pd.read_json(job.folder / "history.jsonl", lines=True)
+    assert steps["step"].max() == 6

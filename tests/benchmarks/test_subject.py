@@ -1,0 +1,37 @@
+"""The model under test, and what results say of it."""
+
+from pathlib import Path
+
+from benchmarks.subject import Subject
+from concept_das.options import ChatOptions, ModelOptions
+from tests.tiny import tiny_model, tiny_tokenizer
+
+
+def saved(folder: Path, seed: int) -> Subject:
+    tiny_model("llama", seed=seed).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return Subject(ModelOptions(model=str(folder), device="cpu"), ChatOptions(system="Be brief."))
+
+
+def test_a_folder_is_told_by_its_weights(tmp_path: Path) -> None:
+    before = saved(tmp_path, 0).description
+    assert before["weights"] is not None
+    assert saved(tmp_path, 0).description == before
+    assert saved(tmp_path, 1).description["weights"] != before["weights"]
+
+
+def test_the_description_loads_nothing_and_holds_what_results_depend_on() -> None:
+    subject = Subject(ModelOptions(model="google/gemma-2-2b-it", revision="abc"), ChatOptions())
+    found = subject.description
+    assert (found["model"], found["revision"], found["weights"]) == (
+        "google/gemma-2-2b-it",
+        "abc",
+        None,
+    )
+    assert "loaded" not in vars(subject)
+
+
+def test_it_is_loaded_once_with_its_chat(tmp_path: Path) -> None:
+    subject = saved(tmp_path, 0)
+    assert subject.loaded is subject.loaded
+    assert subject.chat.system == "Be brief."
