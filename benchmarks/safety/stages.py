@@ -31,7 +31,7 @@ from concept_das.tracking import PrefixedTracker, Tracker
 
 UNSTEERED = "unsteered"
 ANSWERS_FILE = "answers.parquet"
-MEASURES_FILE = "measures.csv"
+MEASURES_FILE = "measures.json"
 SCORES_FILE = "scores.json"
 
 
@@ -177,7 +177,8 @@ def _measure(job: Job, plan: Plan, case: Case, method: str = UNSTEERED) -> None:
     )
     for place, (name, value) in enumerate(described.items()):
         table.insert(place, name, value)
-    write_atomically(job.folder / MEASURES_FILE, table.to_csv(index=False).encode())
+    records = json.dumps(table.to_dict("records"), indent=1, default=float)
+    write_atomically(job.folder / MEASURES_FILE, records.encode())
 
 
 def strengths(vector: Artifact, multipliers: Sequence[float]) -> tuple[float, ...]:
@@ -238,7 +239,7 @@ def read_answers(folder: Path) -> pd.DataFrame:
 
 def read_measures(folder: Path) -> pd.DataFrame:
     """One row per multiplier."""
-    return pd.read_csv(folder / MEASURES_FILE, dtype={"layers": str}, float_precision="round_trip")
+    return pd.DataFrame(json.loads((folder / MEASURES_FILE).read_bytes()))
 
 
 def read_scores(folder: Path) -> dict[float, pd.DataFrame]:
