@@ -1,7 +1,7 @@
 """From a case, a preset and a user's choices to a finished folder."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from benchmarks.safety.report import (
     report_stage,
 )
 from benchmarks.safety.stages import stages_of
-from benchmarks.sharding import shard_of_environment
+from benchmarks.sharding import Shard, device_of, shard_of_environment
 from benchmarks.stages import run_stages
 from benchmarks.subject import Subject
 from concept_das.errors import InputError
@@ -53,7 +53,8 @@ def run_case(
     Raises:
         InputError: on choices that cannot be.
     """
-    subject = Subject(_loading(case, preset, loading), chat)
+    shard = shard_of_environment()
+    subject = Subject(_loading(case, preset, loading, shard), chat)
     plan = plan_of(preset, choices, subject, engine)
     own = preset.methods
     background = Background(
@@ -64,13 +65,13 @@ def run_case(
         reported={name: own[name].reported_multiplier for name in plan.configs},
     )
     folder = out / "layers" if choices.layers else out
-    shard = shard_of_environment()
+    name = out.name if shard.world == 1 else f"{out.name}-{shard.rank}"
     options: dict[str, Any] = {"benchmark": case.name, "preset": preset.name, **asdict(choices)}
-    tracker = open_tracker(wandb, name=out.name, config=options, folder=folder)
+    tracker = open_tracker(wandb, name=name, config=options, folder=folder)
     try:
         stages = stages_of(case, data_of(subject), plan, tracker)
         stages.append(report_stage(case, plan, stages, background))
-        run_stages(stages, plan.pieces, folder, choices.only or None, shard)
+        run_stages(stages, plan.pieces, folder, _only(stages, choices.stages), shard)
         report = folder / "report"
         file = report / (LAYERS_FILE if choices.layers else TABLE_FILE)
         if shard.rank == 0 and file.exists():
@@ -81,7 +82,7 @@ def run_case(
         tracker.finish()
 
 
-def _loading(case: Case, preset: Preset, loading: ModelOptions) -> ModelOptions:
+def _loading(case: Case, preset: Preset, loading: ModelOptions, shard: Shard) -> ModelOptions:
     model = loading.model or preset.model
     if model is None:
         raise InputError(
@@ -89,4 +90,23 @@ def _loading(case: Case, preset: Preset, loading: ModelOptions) -> ModelOptions:
             f"`python -m benchmarks.organisms {case.name} --out FOLDER` writes"
         )
     own = preset.load_in_4bit and loading.model is None
-    return replace(loading, model=model, load_in_4bit=loading.load_in_4bit or own)
+    device = loading.device
+    if device is None and loading.device_map is None and not (own or loading.load_in_4bit):
+        device = device_of(shard)
+    return replace(loading, model=model, load_in_4bit=loading.load_in_4bit or own, device=device)
+
+
+def _only(stages: Sequence[Stage], names: str) -> list[str] | None:
+    """The stages of some names, those of every method for a name without one; None for all.
+
+    Raises:
+        InputError: if there is no such stage.
+    """
+    if names == "all":
+        return None
+    listed = [name.strip() for name in names.split(",")]
+    known = [stage.name for stage in stages]
+    for name in listed:
+        if name not in known and name not in {one.partition(".")[0] for one in known}:
+            raise InputError(f"there is no stage {name!r}; there are {', '.join(known)}")
+    return [name for name in known if name in listed or name.partition(".")[0] in listed]

@@ -1,7 +1,7 @@
 """What is run for a model: presets with their sources, and what a user changes in them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.axbench.presets import to_multipliers
@@ -12,7 +12,7 @@ from benchmarks.subject import Subject
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.methods import TrainedMethod, find_method
-from concept_das.recipe import TrainingConfig
+from concept_das.recipe import TrainingConfig, check_changes, with_changes
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class Choices:
         capability_limit: the first so many questions of each task.
         capability_multipliers: strengths to score them at; that of published results, or 1, if not
             given.
-        only: stages to run; all if not given.
+        stages: names with commas between them (data, generate, measure, capabilities, train,
+            report), or all; train.cdas is one method's.
     """
 
     methods: str = ""
@@ -142,7 +143,7 @@ class Choices:
     tasks: list[str] = field(default_factory=lambda: [EVERYDAY])
     capability_limit: int | None = None
     capability_multipliers: list[float] = field(default_factory=list)
-    only: list[str] = field(default_factory=list)
+    stages: str = "all"
 
     def __post_init__(self) -> None:
         for name in ("seeds", "layers", "multipliers", "capability_multipliers", "tasks"):
@@ -192,10 +193,8 @@ def plan_of(preset: Preset, choices: Choices, subject: Subject, engine: EngineOp
         InputError: on methods or changes that cannot be.
     """
     parts = preset.chosen(choices.methods)
-    names = [part.config.method for part in parts]
-    if unknown := sorted(choices.changes.keys() - {"all", *names}):
-        raise InputError(f"changes name {unknown[0]!r}, which is not run; run {', '.join(names)}")
-    configs = {part.config.method: _changed(part.config, choices.changes) for part in parts}
+    check_changes(choices.changes, [part.config.method for part in parts])
+    configs = {part.config.method: with_changes(part.config, choices.changes) for part in parts}
     pieces = [Piece(f"seed-{seed}", {"seed": seed}) for seed in choices.seeds]
     if choices.layers:
         configs = {
@@ -228,24 +227,6 @@ def plan_of(preset: Preset, choices: Choices, subject: Subject, engine: EngineOp
         capability_limit=choices.capability_limit,
         engine=engine,
     )
-
-
-def _changed(config: TrainingConfig, changes: Mapping[str, Mapping[str, Any]]) -> TrainingConfig:
-    changed = {**changes.get("all", {}), **changes.get(config.method, {})}
-    known = sorted({one.name for one in fields(TrainingConfig)} - {"method", "seed"})
-    for option, value in changed.items():
-        if option not in known:
-            raise InputError(
-                f"changes for {config.method} name {option!r}; choose from {', '.join(known)}"
-            )
-        if isinstance(value, list):
-            changed[option] = tuple(value)
-    try:
-        return replace(config, **changed)
-    except TypeError as error:
-        raise InputError(
-            f"changes for {config.method} hold a value of the wrong kind: {error}"
-        ) from error
 
 
 def sources_of(preset: Preset, plan: Plan) -> list[dict[str, str]]:

@@ -51,7 +51,9 @@ def test_the_table_has_every_method_seed_and_multiplier(finished: Path) -> None:
     for name in ("suppression", "elicitation"):
         assert (table[f"{name}_total"] == 3).all()
         assert np.allclose(table[name], table[f"{name}_count"] / 3)
-        assert ((table[f"{name}_low"] <= table[name]) & (table[name] <= table[f"{name}_high"])).all()
+        assert (
+            (table[f"{name}_low"] <= table[name]) & (table[name] <= table[f"{name}_high"])
+        ).all()
     assert set(REFUSAL.explained) <= set(table)
     untouched = table.iloc[0]
     assert untouched["kl_side_effect"] == untouched["kl_side_effect_response"] == 0
