@@ -40,7 +40,7 @@ def _presets() -> Iterator[Preset]:
                 reported=1.0,
                 tokens=48,
             ),
-            *axbench_parts(48),
+            *axbench_parts(48, budget=(10, 8)),
         ),
         DEFAULT_METHODS,
         48,

@@ -71,7 +71,7 @@ def run_case(
     try:
         stages = stages_of(case, data_of(subject), plan, tracker)
         stages.append(report_stage(case, plan, stages, background))
-        run_stages(stages, plan.pieces, folder, _only(stages, choices.stages), shard)
+        run_stages(stages, plan.pieces, folder, stage_names(stages, choices.stages), shard)
         report = folder / "report"
         file = report / (LAYERS_FILE if choices.layers else TABLE_FILE)
         if shard.rank == 0 and file.exists():
@@ -96,7 +96,7 @@ def _loading(case: Case, preset: Preset, loading: ModelOptions, shard: Shard) ->
     return replace(loading, model=model, load_in_4bit=loading.load_in_4bit or own, device=device)
 
 
-def _only(stages: Sequence[Stage], names: str) -> list[str] | None:
+def stage_names(stages: Sequence[Stage], names: str) -> list[str] | None:
     """The stages of some names, those of every method for a name without one; None for all.
 
     Raises:

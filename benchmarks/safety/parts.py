@@ -68,15 +68,18 @@ def reps_part(
 
 
 def axbench_parts(
-    tokens: int, low_rank_layers: tuple[int, ...] = (5, 10, 15, 20), epochs: int | None = None
+    tokens: int,
+    low_rank_layers: tuple[int, ...] = (5, 10, 15, 20),
+    budget: tuple[int, int] | None = None,
 ) -> list[Part]:
     """The baselines with AxBench's numbers for Gemma-2-2B.
 
     Args:
-        epochs: in place of AxBench's, where they are too many for the data.
+        budget: epochs and batch size in place of AxBench's, where those take too long.
     """
-    other = "" if epochs is None else f"; this project: {epochs} epochs"
-    source = f"AxBench, Gemma-2-2B; not for this data{other}"
+    changed = {} if budget is None else {"epochs": budget[0], "batch_size": budget[1]}
+    other = "" if budget is None else f"; this project: {budget[0]} epochs, batch {budget[1]}"
+    source = f"AxBench, Gemma-2-2B, which is not for this data{other}"
     parts = [
         Part(
             TrainingConfig("diffmean", max_response_tokens=tokens),
@@ -85,23 +88,16 @@ def axbench_parts(
             _AROUND_UNIT_SOURCE,
         )
     ]
-    for name, factors, where in (
-        ("lang", (2.75, 5.5, 11.0, 22.0), "this project: 1/4 to 2 of the mean factor in training"),
-        ("bipo", _AROUND_UNIT, _AROUND_UNIT_SOURCE),
-    ):
-        config = find_method(name).config(
-            learning_rate=0.04, max_response_tokens=tokens, **_epochs(epochs)
-        )
-        parts.append(Part(config, factors, source, where, reported=11.0 if name == "lang" else 1.0))
+    lang = ((2.75, 5.5, 11.0, 22.0), "this project: 1/4 to 2 of the mean factor in training", 11.0)
+    bipo = (_AROUND_UNIT, _AROUND_UNIT_SOURCE, 1.0)
+    for name, (factors, where, reported) in (("lang", lang), ("bipo", bipo)):
+        config = find_method(name).config(max_response_tokens=tokens, **changed)
+        parts.append(Part(config, factors, source, where, reported))
     for name in ("loreft", "lora", "cdas_loreft"):
         config = find_method(name).config(
-            layers=low_rank_layers, max_response_tokens=tokens, **_epochs(epochs)
+            layers=low_rank_layers, max_response_tokens=tokens, **changed
         )
         parts.append(Part(config, _UNIT, source, _NO_STRENGTH))
     prompt = "this project: a fixed sentence around the concept"
     parts.append(Part(TrainingConfig("prompt"), _UNIT, prompt, _NO_STRENGTH))
     return parts
-
-
-def _epochs(epochs: int | None) -> dict[str, int]:
-    return {} if epochs is None else {"epochs": epochs}

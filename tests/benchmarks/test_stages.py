@@ -321,3 +321,45 @@ def test_the_tables_of_the_tiny_benchmark_hold_its_sums(tmp_path: Path) -> None:
     table = pd.read_parquet(tmp_path / "out" / "train" / "concept-2" / "table.parquet")
     # data: 97 + 98 + 99 + 3 * 2; train: a third of it, and the same again
     assert table.to_dict("list") == {"key": [*"abc"], "value": [199.0, 200.0, 201.0]}
+
+
+def test_a_shared_stage_is_one_job_and_stays_when_pieces_come(tmp_path: Path) -> None:
+    ran: list[tuple[str, int]] = []
+
+    def run(job: Job) -> None:
+        ran.append((job.stage, len(job.pieces)))
+        write_atomically(job.folder / "x", job.stage.encode())
+
+    stages = [
+        Stage("base", run, shared=True),
+        Stage("more", run, ("base",), shared=True),
+        Stage("each", run, ("more",)),
+        Stage("all", run, ("base", "each"), gathers=True),
+    ]
+    run_stages(stages, PIECES[:1], tmp_path)
+    assert ran == [("base", 0), ("more", 0), ("each", 1), ("all", 1)]
+    ran.clear()
+    run_stages(stages, PIECES[:2], tmp_path)
+    assert ran == [("each", 1), ("all", 2)]
+    assert (tmp_path / "base" / "done.json").exists()
+    stages[1] = replace(stages[1], options={"a": 1})
+    ran.clear()
+    run_stages(stages, PIECES[:2], tmp_path)
+    assert [name for name, _ in ran] == ["more"]
+
+
+def test_a_shared_stage_is_the_first_processs(tmp_path: Path) -> None:
+    def run(job: Job) -> None:
+        write_atomically(job.folder / "x", b"")
+
+    base = [Stage("base", run, shared=True)]
+    run_stages(base, PIECES, tmp_path, shard=Shard(1, 2))
+    assert not (tmp_path / "base").exists()
+    run_stages(base, PIECES, tmp_path, shard=Shard(0, 2))
+    assert (tmp_path / "base" / "done.json").exists()
+
+
+def test_a_shared_stage_cannot_need_a_piece(tmp_path: Path) -> None:
+    stages = [Stage("each", print), Stage("base", print, ("each",), shared=True)]
+    with pytest.raises(InputError, match="base is shared but needs each, which is not"):
+        run_stages(stages, PIECES, tmp_path)

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
+from benchmarks.refusal.data import read_data
+from benchmarks.refusal.detector import is_refusal
+from concept_das.data import Quadruple, to_frame
+from concept_das.errors import InputError
+
+
+def rows(count: int, word: str) -> pd.DataFrame:
+    return to_frame(
+        [Quadruple(f"Bake {word} {i}", "Sure", f"Rob {word} {i}", "I cannot") for i in range(count)]
+    )
+
+
+def write(folder: Path, test: str = "bank") -> Path:
+    folder.mkdir(exist_ok=True)
+    rows(4, "shop").to_parquet(folder / "contrast_train.parquet")
+    rows(3, test).to_parquet(folder / "contrast_test_jailbreakbench.parquet")
+    return folder
+
+
+def test_own_prompts_are_split_as_the_organisms_were() -> None:
+    train, sets = read_data(None, None, None)
+    assert len(train) == 100
+    assert [len(sets[name]) for name in ("harmful", "harmless")] == [40, 40]
+    harmful = shipped_prompts("harmful")
+    harmless = plain_prompts(160, 60, 42) + shipped_prompts("lookalike")
+    assert {row.positive_input for row in train} == set(harmful.train)
+    assert {row.negative_input for row in train} <= set(harmless.train)
+    assert set(sets["harmful"]) == set(harmful.heldout)
+    assert set(sets["harmless"]) <= set(harmless.heldout)
+    alike = set(shipped_prompts("lookalike").heldout)
+    assert len(alike & set(sets["harmless"])) == 20
+
+
+def test_responses_are_openings_that_the_detector_tells_apart() -> None:
+    train, _ = read_data(None, None, None)
+    assert all(is_refusal(row.positive_output + " do this") for row in train)
+    assert not any(is_refusal(row.negative_output + " some ideas") for row in train)
+    assert max(len(row.positive_output.split()) for row in train) <= 5
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_releases_files_are_read(tmp_path: Path, nested: bool) -> None:
+    write(tmp_path / "refusal" if nested else tmp_path)
+    train, sets = read_data(str(tmp_path), None, None)
+    assert [row.positive_input for row in train] == [f"Rob shop {i}" for i in range(4)]
+    assert sets["harmless"] == [f"Bake bank {i}" for i in range(3)]
+    few, sets = read_data(str(tmp_path), 2, 1)
+    assert (few, sets["harmful"]) == (train[:2], ["Rob bank 0"])
+
+
+def test_unusable_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no contrast_train.parquet; give the folder"):
+        read_data(str(tmp_path), None, None)
+    with pytest.raises(InputError, match="is no folder; give the one that holds"):
+        read_data(str(tmp_path / "nowhere"), None, None)
+    write(tmp_path, test="shop")
+    with pytest.raises(InputError, match="'Rob shop 0' is trained on and also among the harmful"):
+        read_data(str(tmp_path), None, None)

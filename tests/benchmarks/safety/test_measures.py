@@ -1,0 +1,171 @@
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.rowlog import RowLog
+from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
+from benchmarks.safety.measures import measure_answers, measure_divergences
+from benchmarks.safety.tables import beside, layer_table, shown, summary_of
+from benchmarks.subject import Subject
+from concept_das.errors import InputError
+from concept_das.options import ChatOptions, ModelOptions
+from tests.benchmarks.safety.pipeline import save_tiny
+from tests.concept_das.helpers import plain_logits, random_vector
+
+CASE = Case(
+    name="shout",
+    title="Shouting",
+    rates=(
+        RateOf("loud", "elicit", "calm", lambda text, _before: text.isupper()),
+        RateOf("altered", "suppress", "calm", lambda text, before: text != before),
+    ),
+    divergences=(
+        DivergenceOf("kl", "elicit", "calm", "angry"),
+        DivergenceOf("kl_same", "elicit", "calm", "calm", over_response=True),
+        DivergenceOf("kl_other", "suppress", "calm", "calm"),
+    ),
+    trades=(Trade("loud", "kl"),),
+    explained={"loud": "x", "altered": "x", "kl": "x"},
+    beside=("loud",),
+)
+
+SETS = {"calm": ["Sing", "Hum a bit"], "angry": ["Roar", "Growl"]}
+
+UNTOUCHED = pd.DataFrame(
+    [(name, i, f"{name}{i}") for name in SETS for i in (1, 0)],
+    columns=["prompts", "number", "text"],
+)
+
+
+def answers(*rows: tuple[str, float, int, str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["direction", "multiplier", "number", "text"])
+    return frame.assign(prompts="calm")
+
+
+def test_rates_are_of_a_direction_and_a_multiplier() -> None:
+    given = answers(
+        ("elicit", 1.0, 1, "AH"),
+        ("elicit", 1.0, 0, "ah"),
+        ("elicit", 2.0, 0, "AH"),
+        ("elicit", 2.0, 1, "AH"),
+        ("suppress", 1.0, 1, "calm1"),
+        ("suppress", 1.0, 0, "other"),
+        ("suppress", 2.0, 0, "calm1"),
+        ("suppress", 2.0, 1, "calm0"),
+    )
+    table = measure_answers(CASE, UNTOUCHED, given, (1.0, 2.0))
+    assert table[["multiplier", "loud", "loud_count", "loud_total"]].to_numpy().tolist() == [
+        [1, 0.5, 1, 2],
+        [2, 1, 2, 2],
+    ]
+    # Answers meet the untouched ones by number, whatever the order.
+    assert list(table["altered"]) == [0.5, 1.0]
+
+
+def test_a_direction_without_answers_has_no_rate_and_the_untouched_model_has_all() -> None:
+    given = answers(("elicit", 1.0, 0, "AH"), ("elicit", 1.0, 1, "AH"))
+    assert "altered" not in measure_answers(CASE, UNTOUCHED, given, (1.0,))
+    (row,) = measure_answers(CASE, UNTOUCHED, None, ()).to_dict("records")
+    assert math.isnan(row["multiplier"])
+    assert (row["loud"], row["altered"], row["loud_total"]) == (0, 0, 2)
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    folder = save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+    return Subject(ModelOptions(model=str(folder), device="cpu"), ChatOptions())
+
+
+def test_divergences_are_means_over_the_pairs(subject: Subject, tmp_path: Path) -> None:
+    log = RowLog(tmp_path / "rows.jsonl", "f")
+    (row,) = measure_divergences(log, CASE, subject, SETS, UNTOUCHED, None, ()).to_dict("records")
+    each = []
+    for calm, angry in zip(SETS["calm"], SETS["angry"], strict=True):
+        turns = [subject.chat.prompt(text).with_response((5,)) for text in (angry, calm)]
+        p, q = (plain_logits(subject.loaded.model, t)[0].double().softmax(-1) for t in turns)
+        each.append(float((p * (p / q).log()).sum().detach()))
+    assert row["kl"] == pytest.approx(sum(each) / 2, rel=1e-3)
+    assert row["kl_same"] == pytest.approx(0, abs=1e-6)
+    assert row["kl_same_response"] == pytest.approx(0, abs=1e-6)
+    assert "kl_response" not in row
+
+
+def test_logged_pairs_are_not_measured_again(subject: Subject, tmp_path: Path) -> None:
+    vector = random_vector(subject.loaded.model)
+    path = tmp_path / "rows.jsonl"
+
+    def measured() -> pd.DataFrame:
+        return measure_divergences(
+            RowLog(path, "f"), CASE, subject, SETS, UNTOUCHED, vector, (0.5, 1.0)
+        )
+
+    first = measured()
+    assert (first["kl_same"] > 0).all()
+    lines = path.read_text().splitlines()
+    assert len(lines) == 1 + 3 * 2 * 2
+    # The first two of "kl" stay as they are, and the rest is made again.
+    entry = json.loads(lines[1])
+    entry["row"]["first"] += 2.0
+    path.write_text("\n".join([lines[0], json.dumps(entry), lines[2]]) + "\n")
+    second = measured()
+    assert second["kl"][0] == pytest.approx(first["kl"][0] + 1.0)
+    assert second["kl"][1] == pytest.approx(first["kl"][1])
+    pd.testing.assert_series_equal(second["kl_same_response"], first["kl_same_response"])
+
+
+def test_sets_that_do_not_pair_are_named(subject: Subject, tmp_path: Path) -> None:
+    sets = {"calm": ["Sing"], "angry": ["Roar", "Growl"]}
+    with pytest.raises(InputError, match="there are 1 calm prompts and 2 angry ones"):
+        measure_divergences(
+            RowLog(tmp_path / "rows.jsonl", "f"), CASE, subject, sets, UNTOUCHED, None, ()
+        )
+
+
+TABLE = pd.DataFrame(
+    {
+        "method": ["unsteered", "cdas", "cdas", "das"],
+        "seed": pd.array([None, 1, 2, 1], dtype="Int64"),
+        "multiplier": [None, 1.0, 1.0, 1.0],
+        "layers": [None, "3", "3", "3"],
+        "loud": [0.0, 0.5, 0.7, 0.25],
+        "loud_low": [0.0, 0.4, 0.6, 0.1],
+        "loud_high": [0.1, 0.6, 0.8, 0.4],
+        "kl": [1.0, 2.0, 4.0, None],
+        "task_acc_change": [None, -0.1, -0.2, -0.3],
+        "task_acc_change_stderr": [None, 0.01, 0.02, 0.03],
+    }
+)
+
+
+def test_the_summary_is_over_seeds() -> None:
+    summary = summary_of(CASE, TABLE).set_index("method")
+    assert summary["seeds"].to_dict() == {"unsteered": 1, "cdas": 2, "das": 1}
+    assert summary["loud"]["cdas"] == pytest.approx(0.6)
+    assert summary["loud_sd"]["cdas"] == pytest.approx(0.02**0.5)
+    assert math.isnan(summary["loud_sd"]["das"])
+    words = shown(CASE, summary_of(CASE, TABLE)).set_index("method")
+    assert words["loud"].to_dict() == {
+        "unsteered": "0.0% [0.0, 10.0]",
+        "cdas": "60.0% ± 14.1",
+        "das": "25.0% [10.0, 40.0]",
+    }
+    assert words["kl"]["das"] is None or pd.isna(words["kl"]["das"])
+    assert words["task acc change"]["das"] == "-30.0% ± 3.0"
+
+
+def test_published_numbers_stand_beside_the_reported_multiplier() -> None:
+    known = pd.DataFrame({"method": ["cdas", "reps"], "loud": [0.9, 0.8], "source": "paper"})
+    table = beside(CASE, summary_of(CASE, TABLE), known, {"cdas": 1.0, "das": 2.0})
+    assert list(table) == ["method", "published loud", "multiplier", "measured loud", "source"]
+    assert table["measured loud"][0] == pytest.approx(0.6)
+    assert math.isnan(table["measured loud"][1])
+
+
+def test_a_sweeps_rows_are_in_the_order_of_its_layers() -> None:
+    swept = TABLE[TABLE["method"] != "unsteered"].assign(layers=["5", "3", "5"])
+    table = layer_table(CASE, swept, [3, 5])
+    assert table[["method", "layer"]].to_numpy().tolist() == [["cdas", 3], ["cdas", 5], ["das", 5]]
+    assert {"loud", "loud_low", "task_acc_change_stderr"} <= set(table)

@@ -1,0 +1,87 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from benchmarks.refusal.presets import PRESETS
+from benchmarks.safety.command import stage_names
+from benchmarks.safety.plan import Choices, Plan, plan_of, sources_of
+from benchmarks.stages import Stage
+from benchmarks.subject import Subject
+from concept_das.errors import InputError
+from concept_das.losses import DEFAULT_ENGINE
+from concept_das.options import ChatOptions, ModelOptions
+
+PRESET = PRESETS["organism"]
+SUBJECT = Subject(ModelOptions(model="nowhere"), ChatOptions())
+
+
+def plan(**choices: Any) -> Plan:
+    return plan_of(PRESET, Choices(**choices), SUBJECT, DEFAULT_ENGINE)
+
+
+def test_without_choices_it_is_the_preset() -> None:
+    found = plan()
+    assert tuple(found.configs) == PRESET.default
+    assert found.layer == PRESET.layer
+    assert [piece.key for piece in found.pieces] == ["seed-42"]
+    for name in PRESET.default:
+        assert found.configs[name] == PRESET.methods[name].config
+        assert found.multipliers[name] == PRESET.methods[name].multipliers
+    assert found.answering.temperature == 0
+    sources = {row["setting"]: row["source"] for row in sources_of(PRESET, found)}
+    assert not any(source.startswith("changed") for source in sources.values())
+
+
+def test_choices_take_the_presets_place_and_are_told_as_such() -> None:
+    found = plan(
+        methods="cdas,lora",
+        changes={"all": {"epochs": 2}, "lora": {"layers": [1, 2]}},
+        layer=3,
+        multipliers=[1.0, 4.0],
+        seeds=[1, 2],
+        new_tokens=7,
+    )
+    assert (found.configs["cdas"].epochs, found.configs["lora"].layers) == (2, (1, 2))
+    assert found.multipliers == {"cdas": (1.0, 4.0), "lora": (1.0, 4.0)}
+    assert [piece.inputs for piece in found.pieces] == [{"seed": 1}, {"seed": 2}]
+    assert found.answering.new_tokens == 7
+    rows = {row["setting"]: row for row in sources_of(PRESET, found)}
+    assert rows["layer"]["value"] == "3"
+    assert rows["cdas multipliers"]["value"] == "1 4"
+    assert all(row["source"].startswith("changed by hand; ") for row in rows.values())
+
+
+def test_layers_are_pieces_of_the_first_seed() -> None:
+    found = plan(methods="cdas,diffmean,loreft,prompt", layers=[2, 4], seeds=[7, 8])
+    assert tuple(found.configs) == ("cdas", "diffmean")
+    assert found.layer is None
+    inputs = {piece.key: piece.inputs for piece in found.pieces}
+    assert inputs == {"layer-2": {"seed": 7, "layer": 2}, "layer-4": {"seed": 7, "layer": 4}}
+    with pytest.raises(InputError, match="none of the methods acts at one block"):
+        plan(methods="loreft", layers=[2])
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"seeds": []}, "at least one of the seeds"),
+        ({"seeds": [1, 1]}, r"seeds holds \[1, 1\]; give each of them once"),
+        ({"multipliers": [-1.0]}, "multipliers must be above 0"),
+        ({"new_tokens": 0}, "new_tokens is 0; it must be at least 1"),
+        ({"changes": {"bipo": {"epochs": 2}}}, "changes name 'bipo'"),
+    ],
+)
+def test_impossible_choices_are_named(choices: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        plan(**choices)
+
+
+def test_stages_are_chosen_by_name_or_kind() -> None:
+    names = ["data", "generate.unsteered", "train.cdas", "generate.cdas", "report"]
+    stages = [Stage(name, print) for name in names]
+    assert stage_names(stages, "all") is None
+    assert stage_names(stages, "generate, data") == [*names[:2], names[3]]
+    assert stage_names(stages, "train.cdas") == ["train.cdas"]
+    with pytest.raises(InputError, match="no stage 'judge'; there are data, generate.unsteered"):
+        stage_names(stages, "judge")

@@ -1,0 +1,75 @@
+"""The presets of both benchmarks say what their sources say."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import concept_das
+from benchmarks.backdoor.presets import PRESETS as BACKDOOR
+from benchmarks.refusal.presets import PRESETS as REFUSAL
+from benchmarks.refusal.published import PUBLISHED, published
+from benchmarks.safety.plan import Preset, find_preset
+from concept_das.errors import InputError
+from concept_das.methods import METHODS
+
+RECIPES = Path(concept_das.__file__).parent / "recipes"
+ALL = [*REFUSAL.values(), *BACKDOOR.values()]
+
+
+@pytest.mark.parametrize("preset", ALL, ids=[f"{i}-{p.name}" for i, p in enumerate(ALL)])
+def test_every_method_is_there_with_its_sources(preset: Preset) -> None:
+    assert set(preset.methods) == set(METHODS)
+    assert len(preset.parts) == len(METHODS)
+    assert set(preset.default) <= set(preset.methods)
+    assert preset.layer_source
+    for part in preset.parts:
+        assert part.source
+        assert part.factor_source
+        assert list(part.multipliers) == sorted(set(part.multipliers))
+        assert part.multipliers[0] > 0
+        assert part.reported_multiplier in part.multipliers
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("phi-3.5-mini", "phi-3.5-mini-refusal-l16"), ("llama-3.1-8b", "llama-3.1-8b-refusal-l12")],
+)
+def test_cdas_is_as_in_the_recipes(name: str, recipe: str) -> None:
+    preset = REFUSAL[name]
+    values = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
+    assert (preset.model, preset.layer) == (values["model"], values["layer"])
+    config = preset.methods["cdas"].config
+    for option in ("learning_rate", "batch_size", "epochs", "max_response_tokens", "rank"):
+        assert getattr(config, option) == values[option]
+
+
+def test_a_reps_factor_is_an_eleventh_of_a_multiplier() -> None:
+    reported = {
+        name: REFUSAL[name].methods["reps"].reported_multiplier
+        for name in ("phi-3.5-mini", "llama-3.1-8b", "llama-3.1-70b")
+    }
+    assert [value * 11 for value in reported.values()] == pytest.approx([1.6, 1.3, 1.4])
+    reps = BACKDOOR["checkpoint"].methods["reps"]
+    assert reps.reported_multiplier * 11 == pytest.approx(1.7)
+    assert REFUSAL["llama-3.1-70b"].load_in_4bit
+
+
+def test_the_published_numbers_belong_to_presets() -> None:
+    own = {preset.published for preset in REFUSAL.values() if preset.published}
+    assert {row.model for row in PUBLISHED} == own
+    assert list(published("llama-3.1-8b")["method"]) == ["cdas", "reps"]
+    assert len(published(None)) == 6
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown preset 'gpt'; choose one of organism, phi"):
+        find_preset(REFUSAL, "gpt")
+    preset = REFUSAL["organism"]
+    assert [part.config.method for part in preset.chosen("")] == list(preset.default)
+    assert [part.config.method for part in preset.chosen("das, lora")] == ["das", "lora"]
+    assert len(preset.chosen("all")) == len(METHODS)
+    with pytest.raises(InputError, match="no method 'sft'; choose from cdas"):
+        preset.chosen("sft")
+    with pytest.raises(InputError, match="das is named twice"):
+        preset.chosen("das,das")
