@@ -1,0 +1,243 @@
+"""The texts of an AxBench run: concepts, instructions, and texts for detection.
+
+Training rows are AxBench's: 72 per concept with the concept in the output, and 72 per genre
+without any, shared by all concepts and marked by the id -1. Where they are found, and how the
+files are laid out, is in `benchmarks.axbench.sources`.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.axbench.sources import find_sources
+from concept_das.data import Quadruple, quadruples_from_frame, read_frame
+from concept_das.errors import InputError
+from concept_das.making import AXBENCH_COLUMNS, AxBenchConcept, axbench_concept
+
+ALPACA_EVAL_COUNT = 805
+
+NO_CONCEPT = -1
+"""Concept id of the shared rows."""
+
+HARD = "hard negative"
+
+_LABELS = {"positive": "positive", "negative": "negative", HARD: "negative"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class AxBenchData:
+    """What a run reads, all of it checked.
+
+    Attributes:
+        name: of the training file, for messages.
+        concept_ids: in rising order.
+        sha256: of every file that was read, by its name; keep it beside the results.
+    """
+
+    name: str
+    concept_ids: tuple[int, ...]
+    sha256: dict[str, str]
+    _train: pd.DataFrame = field(repr=False)
+    _instructions: pd.DataFrame = field(repr=False)
+    _latent: pd.DataFrame | None = field(repr=False)
+    _quadruples: dict[int, list[Quadruple]] | None = field(repr=False)
+
+    def concept(self, concept_id: int) -> AxBenchConcept:
+        """A concept's instructions and the responses that show it.
+
+        Raises:
+            InputError: if there is no such concept.
+        """
+        self._require(concept_id)
+        return axbench_concept(self._train, concept_id, self.name)
+
+    def contrastive(self, concept_id: int) -> list[Quadruple] | None:
+        """A concept's quadruples, or None if there are none and they have to be made.
+
+        Raises:
+            InputError: if there is no such concept.
+        """
+        self._require(concept_id)
+        return None if self._quadruples is None else self._quadruples.get(concept_id)
+
+    def instructions(self, concept_id: int, count: int) -> list[str]:
+        """The instructions that a concept is steered on, drawn from AlpacaEval.
+
+        AxBench's draw (`SteeringDatasetFactory.create_eval_df` in its `axbench/utils/dataset.py`):
+        pandas' `sample` with the concept's id as random state. Order matters: AxBench chooses
+        factors on the first half and reports on the second.
+
+        Raises:
+            InputError: if there is no such concept, or not so many instructions.
+        """
+        self._require(concept_id)
+        if not 1 <= count <= len(self._instructions):
+            raise InputError(
+                f"{count} instructions per concept were asked for; there are "
+                f"{len(self._instructions)} to draw from"
+            )
+        drawn = self._instructions.sample(count, random_state=concept_id)
+        return drawn["instruction"].tolist()
+
+    def detection(self, concept_id: int, *, hard: bool = False) -> pd.DataFrame | None:
+        """Held-out texts with the concept and without, for the AUROC of detecting it.
+
+        In AxBench a concept has 36 positive texts, 36 negative ones of mixed genres, and up to 9
+        hard negatives, which use a word of the concept in another sense. Its AUROC
+        (`AUCROCEvaluator` in `axbench/evaluators/aucroc.py`) is over the first two: it maps labels
+        by the names "hard negative seen" and "unseen", which the files do not use, and drops
+        what it cannot map. Hard negatives have a measure of their own there.
+
+        Args:
+            hard: take in the hard negatives, as negatives. The AUROC is then not AxBench's.
+
+        Returns:
+            Columns label (positive or negative), instruction and response; None if the source
+            has no such texts.
+
+        Raises:
+            InputError: if there is no such concept, or it has no such texts where others have.
+        """
+        self._require(concept_id)
+        if self._latent is None:
+            return None
+        rows = self._latent[self._latent["concept_id"] == concept_id]
+        if not hard:
+            rows = rows[rows["category"] != HARD]
+        if rows.empty:
+            raise InputError(f"the texts for detection have none of concept {concept_id}")
+        return pd.DataFrame(
+            {
+                "label": rows["category"].map(_LABELS),
+                "instruction": rows["input"],
+                "response": rows["output"],
+            }
+        ).reset_index(drop=True)
+
+    def negatives(self, concept_id: int) -> list[str]:
+        """The shared outputs without any concept, of the concept's genre.
+
+        Raises:
+            InputError: if there is no such concept, or no such output.
+        """
+        genre = self.concept(concept_id).genre
+        shared = self._train[self._train["concept_id"] == NO_CONCEPT]
+        outputs = shared.loc[shared["concept_genre"] == genre, "output"].tolist()
+        if not outputs:
+            raise InputError(
+                f"{self.name} has no rows without a concept (concept_id {NO_CONCEPT}) of genre "
+                f"{genre!r}, which concept {concept_id} is of"
+            )
+        return outputs
+
+    def _require(self, concept_id: int) -> None:
+        if concept_id not in self.concept_ids:
+            raise InputError(
+                f"{self.name} has no concept {concept_id}; it has {list(self.concept_ids)}"
+            )
+
+
+def open_data(source: str, *, cell: str | None = None, revision: str | None = None) -> AxBenchData:
+    """Read and check all texts of a run.
+
+    Args:
+        source: a folder with AxBench's training file (`*train*.parquet`) and `alpaca_eval.json`,
+            and, if there are any, texts for detection (`*latent_eval*.parquet`), quadruples (a
+            parquet file with the columns `negative_input` and so on), and checksums
+            (`checksums.json`, an object from file name to SHA-256, or `SHA256SUMS`); or
+            `pyvene/axbench-concept500` or `pyvene/axbench-concept10` on the hub.
+        cell: model size and layer that AxBench took the concepts from, such as `2b-l20` or
+            `2b/l20`; needed on the hub.
+        revision: of the data set on the hub.
+
+    Raises:
+        InputError: naming the file, row and column that cannot be used, or the file that is
+            missing, ambiguous, or not what its checksum says.
+    """
+    found = find_sources(source, cell=cell, revision=revision)
+    train = _read(found.train, AXBENCH_COLUMNS)
+    concepts = dict(zip(train["concept_id"], train["output_concept"], strict=True))
+    concepts.pop(NO_CONCEPT, None)
+    instructions = _read(found.instructions, ("instruction",))
+    if len(instructions) != ALPACA_EVAL_COUNT:
+        log.warning(
+            "%s has %d instructions, not AlpacaEval's %d, so the draws are not AxBench's",
+            *(found.instructions, len(instructions), ALPACA_EVAL_COUNT),
+        )
+    return AxBenchData(
+        name=str(found.train),
+        concept_ids=tuple(sorted(int(concept_id) for concept_id in concepts)),
+        sha256=found.sha256,
+        _train=train,
+        _instructions=instructions,
+        _latent=None if found.latent is None else _read_latent(found.latent, concepts),
+        _quadruples=None
+        if found.contrastive is None
+        else _read_quadruples(found.contrastive, concepts),
+    )
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A table with all these columns, whose cells are texts, and whole numbers in `concept_id`."""
+    frame = read_frame(path)
+    for column in columns:
+        if column not in frame.columns:
+            raise InputError(f"{path} has no column {column!r}; it has {', '.join(frame.columns)}")
+    if frame.empty:
+        raise InputError(f"{path} has no rows")
+    for column in columns:
+        if column == "concept_id":
+            if not pd.api.types.is_integer_dtype(frame[column]):
+                raise InputError(f"{path}, column 'concept_id' is not of whole numbers")
+            continue
+        for row, value in enumerate(frame[column]):
+            if not isinstance(value, str):
+                raise InputError(f"{path}, row {row}, column {column!r}: {value!r} is not text")
+            if not value.strip():
+                raise InputError(
+                    f"{path}, row {row}, column {column!r} is empty; fill or drop it in a copy"
+                )
+    return frame
+
+
+def _read_latent(path: Path, concepts: dict[int, str]) -> pd.DataFrame:
+    frame = _read(path, ("input", "output", "output_concept", "category", "concept_id"))
+    unknown = sorted(set(frame["category"]) - set(_LABELS))
+    if unknown:
+        raise InputError(
+            f"{path} has the category {unknown[0]!r}, which is none of {', '.join(_LABELS)}"
+        )
+    # A hard negative carries the sense it was written for in place of the concept.
+    plain = frame[frame["category"] != HARD]
+    _same_concepts(path, zip(plain["concept_id"], plain["output_concept"], strict=True), concepts)
+    return frame
+
+
+def _read_quadruples(path: Path, concepts: dict[int, str]) -> dict[int, list[Quadruple]]:
+    frame = read_frame(path)
+    for column in ("concept_id", "concept"):
+        if column not in frame.columns:
+            raise InputError(f"{path} has no column {column!r}; it has {', '.join(frame.columns)}")
+    by_concept: dict[int, list[Quadruple]] = {}
+    for row in quadruples_from_frame(frame, str(path)):
+        by_concept.setdefault(row.concept_id, []).append(row)
+    named = ((row.concept_id, row.concept) for rows in by_concept.values() for row in rows)
+    _same_concepts(path, named, concepts)
+    return by_concept
+
+
+def _same_concepts(path: Path, named: Iterable[tuple[int, str]], concepts: dict[int, str]) -> None:
+    """Every cell counts its concepts from 0, so a file of another cell is told by their words."""
+    for concept_id, concept in named:
+        if concept_id not in concepts:
+            raise InputError(f"{path} has concept {concept_id}, which the training file has not")
+        if concept.strip() != concepts[concept_id].strip():
+            raise InputError(
+                f"{path} calls concept {concept_id} {concept!r}, but the training file "
+                f"{concepts[concept_id]!r}; are they of the same cell?"
+            )

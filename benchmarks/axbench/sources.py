@@ -1,0 +1,246 @@
+"""The files that AxBench's texts come from, in a folder or on the hub, with their checksums.
+
+On the hub each cell of `pyvene/axbench-concept500` and `axbench-concept10` is a folder named after
+model size and layer, with `train/data.parquet` and `test/data.parquet`; AxBench's own
+`axbench/data/prepare_data.py` reads these paths, and takes the test file for its texts for latent
+evaluation (concept detection). AlpacaEval is `alpaca_eval.json` in `tatsu-lab/alpaca_eval`. How the
+files of `colored-dye/concept500-contrastive` are named is not documented, so they are looked for.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.axbench.published import CELLS, Cell
+from concept_das.data import TEXT_COLUMNS
+from concept_das.errors import InputError
+from concept_das.making import AXBENCH_COLUMNS
+
+CONCEPT500 = "pyvene/axbench-concept500"
+CONCEPT10 = "pyvene/axbench-concept10"
+CONTRASTIVE = "colored-dye/concept500-contrastive"
+ALPACA_EVAL = "tatsu-lab/alpaca_eval"
+
+# Commits, so that the same name stays the same data; None is the newest.
+REVISIONS: dict[str, str | None] = {
+    CONCEPT500: "ad8a5d60c4616b599c24dd6689f05f696ec610f3",
+    CONCEPT10: "39ad4068c7f343dff6bcee939f36db70b77f5088",
+    CONTRASTIVE: None,
+    ALPACA_EVAL: "2edc6fad8be6b14ea7230aabfd08188da6b8b814",
+}
+
+INSTRUCTIONS = "alpaca_eval.json"
+
+_CHECKSUMS = ("checksums.json", "SHA256SUMS")
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the texts are.
+
+    Attributes:
+        train: AxBench's training file.
+        instructions: AlpacaEval's.
+        latent: AxBench's texts for concept detection, if there are any.
+        contrastive: quadruples, if there are any.
+        sha256: of each of these files, by its name; on the hub, by repository and path.
+    """
+
+    train: Path
+    instructions: Path
+    latent: Path | None
+    contrastive: Path | None
+    sha256: dict[str, str]
+
+
+def find_sources(source: str, *, cell: str | None = None, revision: str | None = None) -> Sources:
+    """The files of a folder, or of a cell of a data set on the hub.
+
+    Args:
+        source: a folder, `pyvene/axbench-concept500` or `pyvene/axbench-concept10`.
+        cell: such as `2b-l10`; the hub's spelling `2b/l10` will do. Needed on the hub; in a folder
+            it leaves out the files that are named after another cell.
+        revision: branch, tag or commit of the data set on the hub; the one in `REVISIONS` if None.
+
+    Raises:
+        InputError: if a file is missing, more than one will do, one is not what its checksum says,
+            or the hub does not give one.
+    """
+    known = None if cell is None else _cell(cell)
+    if Path(source).is_dir():
+        if revision is not None:
+            raise InputError(f"{source} is a folder, which has no revision; leave it out")
+        return _in_folder(Path(source), known)
+    if source not in (CONCEPT500, CONCEPT10):
+        raise InputError(f"{source} is neither a folder nor one of {CONCEPT500}, {CONCEPT10}")
+    if known is None:
+        raise InputError(f"{source} has several cells; choose one of {', '.join(CELLS)}")
+    return _on_hub(source, known, revision)
+
+
+def _cell(name: str) -> Cell:
+    for cell in CELLS:
+        if cell == re.sub("[/_]", "-", name):
+            return cell
+    raise InputError(f"there is no cell {name!r}; choose one of {', '.join(CELLS)}")
+
+
+def _cell_in(path: str) -> Cell | None:
+    """The cell that a path names, however it is spelled."""
+    spelled = re.sub(r"[^0-9a-z]+", "-", path.lower())
+    return next((cell for cell in CELLS if f"-{cell}-" in f"-{spelled}-"), None)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _in_folder(folder: Path, cell: Cell | None) -> Sources:
+    files = [
+        path
+        for path in sorted(folder.glob("*.parquet"))
+        if cell is None or _cell_in(path.name) in (None, cell)
+    ]
+    columns = {path: _columns(path) for path in files}
+    contrastive = [path for path in files if columns[path] >= set(TEXT_COLUMNS)]
+    latent = [path for path in files if "latent_eval" in path.name and path not in contrastive]
+    train = [path for path in files if "train" in path.name and path not in (*contrastive, *latent)]
+    # A folder may hold other training files, of preferences for instance; a single one is taken
+    # as meant, so that a column it lacks can be named.
+    whole = [path for path in train if columns[path] >= set(AXBENCH_COLUMNS)]
+    of = f" of cell {cell}" if cell else ""
+    one_train = _one(folder, f"AxBench training file (*train*.parquet){of}", whole or train)
+    instructions = _one(
+        folder, f"{INSTRUCTIONS} ({ALPACA_EVAL} on the hub)", [*folder.glob(INSTRUCTIONS)]
+    )
+    one_latent = _one(folder, f"file *latent_eval*.parquet{of}", latent) if latent else None
+    quadruples = (
+        _one(folder, f"parquet file of quadruples{of}", contrastive) if contrastive else None
+    )
+    used = [one_train, instructions, one_latent, quadruples]
+    sha256 = {path.name: sha256_of(path) for path in used if path is not None}
+    _verify(folder, sha256)
+    return Sources(one_train, instructions, one_latent, quadruples, sha256)
+
+
+def _columns(path: Path) -> set[str]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    try:
+        return set(read_schema(path).names)
+    except (ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as .parquet: {error}") from error
+
+
+def _one(folder: Path, what: str, paths: Sequence[Path]) -> Path:
+    if not paths:
+        raise InputError(f"{folder} has no {what}; put one there")
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
+        raise InputError(
+            f"{folder} has more than one {what}: {names}; name a cell, or leave one file there"
+        )
+    return paths[0]
+
+
+def _verify(folder: Path, actual: Mapping[str, str]) -> None:
+    """Compare with the checksums that the folder may bring along."""
+    for name in _CHECKSUMS:
+        path = folder / name
+        if not path.exists():
+            continue
+        expected = _read_checksums(path)
+        for file, digest in actual.items():
+            if expected.get(file, digest) != digest:
+                raise InputError(
+                    f"{folder / file} is not the file that {name} names (SHA-256 {digest}, not "
+                    f"{expected[file]}); get it again, or correct {name}"
+                )
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    """By file name: a json object, or lines as `sha256sum` writes them."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            pairs = dict(json.loads(text))
+        else:
+            lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+            pairs = {name.lstrip("*"): digest for digest, name in lines}
+        entries = {name.removeprefix("./"): digest.lower() for name, digest in pairs.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read as a list of checksums; delete it") from error
+    for name, digest in entries.items():
+        if not _SHA256.fullmatch(digest):
+            raise InputError(f"{path} gives {digest!r} for {name}, which is not a SHA-256")
+    return entries
+
+
+def _on_hub(repository: str, cell: Cell, revision: str | None) -> Sources:
+    sha256: dict[str, str] = {}
+
+    def get(name: str, path: str, at: str | None) -> Path:
+        file = _download(name, path, at)
+        sha256[f"{name}/{path}"] = sha256_of(file)
+        return file
+
+    at = revision or REVISIONS[repository]
+    folder = cell.replace("-", "/")
+    contrastive = _contrastive_path(cell) if repository == CONCEPT500 else None
+    return Sources(
+        train=get(repository, f"{folder}/train/data.parquet", at),
+        instructions=get(ALPACA_EVAL, INSTRUCTIONS, REVISIONS[ALPACA_EVAL]),
+        latent=get(repository, f"{folder}/test/data.parquet", at),
+        contrastive=get(CONTRASTIVE, contrastive, REVISIONS[CONTRASTIVE]) if contrastive else None,
+        sha256=sha256,
+    )
+
+
+def _download(repository: str, path: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, path, repo_type="dataset", revision=revision))
+    except Exception as error:  # hub and network errors of many kinds
+        raise InputError(_no_answer(repository, path, error)) from error
+
+
+def _contrastive_path(cell: Cell) -> str | None:
+    """The one parquet file there that names the cell; None, with a warning, if it is not one."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        files = list_repo_files(CONTRASTIVE, repo_type="dataset", revision=REVISIONS[CONTRASTIVE])
+    except Exception as error:  # hub and network errors of many kinds
+        raise InputError(_no_answer(CONTRASTIVE, "the list of files", error)) from error
+    of_cell = [path for path in files if path.endswith(".parquet") and _cell_in(path) == cell]
+    if len(of_cell) == 1:
+        return of_cell[0]
+    log.warning(
+        "%s has %d parquet files of cell %s where one was expected, so its neutral responses are "
+        "not used; to use them, put the file into a folder with the others",
+        *(CONTRASTIVE, len(of_cell), cell),
+    )
+    return None
+
+
+def _no_answer(repository: str, what: str, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"the hub does not give {what} of {repository} ({reason}); check connection and revision, "
+        "or name a folder that holds the files"
+    )
