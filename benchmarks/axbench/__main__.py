@@ -24,6 +24,7 @@ from benchmarks.stages import run_stages
 from benchmarks.steered import Answering
 from benchmarks.subject import Subject
 from concept_das.cli import run_command
+from concept_das.data import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.options import ChatOptions, ModelOptions
@@ -172,7 +173,7 @@ def _print_plan(
     """What would be done."""
     numbers = parse_range(concepts) if concepts else preset.concept_ids
     count = 500 if numbers is None else len(numbers)
-    planned = plan(preset, concepts=count, neutral=neutral)
+    planned = plan(preset, concepts=count, neutral=neutral, directions=DIRECTIONS)
     print(planned.text(gpu, judging.judge_model or "gpt-4o-mini"))
 
 

@@ -119,7 +119,7 @@ class AxBench:
             needs = ("data",) if method == UNSTEERED else ("data", f"train.{method}")
             options = {
                 "answering": self.answering.description,
-                "multipliers": list(self.multipliers(method)),
+                "multipliers": list(self.preset.strengths(method)),
                 "model": model,
             }
             run = partial(self._generate, method)
@@ -137,11 +137,6 @@ class AxBench:
         options = {"cell": self.preset.cell, "layer": self.preset.layer, "name": self.preset.name}
         stages.append(Stage("report", self._report, ("select", "factors"), options, gathers=True))
         return stages
-
-    def multipliers(self, method: str) -> tuple[float, ...]:
-        """The strengths of a method, with 1 for the unit scores."""
-        grid = self.preset.multipliers.get(method, (1.0,))
-        return tuple(sorted({*grid, 1.0}))
 
     def _judge_stages(self) -> list[Stage]:
         judge = self.judging.description
@@ -265,7 +260,7 @@ class AxBench:
     ) -> Iterator[Asked]:
         directions = DIRECTIONS if vector is None else vector.directions
         has_strength = vector is not None and not vector.is_text
-        strengths = self.multipliers(method) if has_strength else (1.0,)
+        strengths = self.preset.strengths(method) if has_strength else (1.0,)
         for direction, multiplier in itertools.product(directions, strengths):
             steering = None if vector is None else Steering(vector, direction, multiplier)
             for place, instruction in enumerate(texts.instructions):

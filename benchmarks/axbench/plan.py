@@ -217,7 +217,7 @@ def _method(
         flops = latent_flops(shape, config, preset.layer, rows, lengths)
         yield {"stage": "latents", "method": name, "flops": concepts * flops}
     ways = [direction for direction in directions if direction in find_method(name).directions]
-    strengths = len(preset.factors[name])
+    strengths = len(preset.strengths(name))
     answers = concepts * preset.instructions_per_concept * strengths * len(ways)
     work = decoding_work(shape, answers, lengths.test_prompt, preset.new_tokens, batch_tokens)
     yield {

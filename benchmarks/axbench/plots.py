@@ -112,7 +112,7 @@ def concepts_figure(tuned: pd.DataFrame, baseline: str, score: str) -> Figure:
     grid[0].set_xticks(np.arange(0, HIGHEST + 0.1, 0.5))
     labels = [f"{method} (baseline)" if method == baseline else method for method in methods]
     grid[0].set_yticks(range(len(methods)), labels)
-    grid[0].set_ylim(len(methods) - 0.5, -0.5)
+    grid[0].set_ylim(max(len(methods), 1) - 0.5, -0.5)
     figure.legend(
         [
             Line2D([], [], color="black", marker="|", markersize=9, mew=2.2, linewidth=1.2),

@@ -61,6 +61,10 @@ class Preset:
     judge: Kind = "api"
     rows: int | None = None
 
+    def strengths(self, method: str) -> tuple[float, ...]:
+        """The multipliers that a method is run at: the grid, and 1 for the unit scores."""
+        return tuple(sorted({*self.multipliers.get(method, ()), 1.0}))
+
     def seeded(self, method: str, seed: int) -> TrainingConfig:
         """A method's hyper-parameters with a seed."""
         return replace(self.configs[method], seed=seed)

@@ -79,8 +79,7 @@ def write_page(
         columns=data,
         data=None if data is None else json_for_script(data),
     )
-    # Half a character, which a model may well end on, has no place in a file.
-    write_atomically(path, page.encode(errors="replace"))
+    write_atomically(path, page.encode())
     return path
 
 

@@ -54,7 +54,7 @@ def test_scores_are_those_of_each_text_alone(subject: Subject, batch_size: int) 
         for score, row in zip(own["score"], TEXTS.itertuples(), strict=True):
             turn = chat.prompt(row.instruction).with_response(chat.text_ids(row.response)[:9])
             hidden = plain_hidden(model, vector.layer, turn)[len(chat.prefix) :]
-            assert score == pytest.approx(float((hidden @ detection_axis(vector)).max()), abs=1e-4)
+            assert score == pytest.approx((hidden @ detection_axis(vector)).max().item(), abs=1e-4)
 
 
 def test_only_directions_detect(subject: Subject) -> None:

@@ -78,8 +78,7 @@ def test_every_answer_can_be_read_back_and_none_breaks_out(tmp_path: Path) -> No
     page = written(tmp_path, answers=answers(), filters=["method", "multiplier"], texts=["text"])
     back = decoded(page)
     assert list(back) == ["method", "multiplier", "rating", "id", "text"]
-    expected = answers().astype(object).where(answers().notna(), None)
-    pd.testing.assert_frame_equal(back.astype(object), expected[list(back)], check_dtype=False)
+    pd.testing.assert_frame_equal(back, answers()[list(back)], check_dtype=False)
     assert len(page.texts["script"]) == 3  # data, answers, sorting
     assert not any("alert(1)" in text for text in page.texts["script"][1:])
     assert not set("<>&") & set(page.data)
@@ -135,13 +134,6 @@ def test_equal_pages_are_equal_files(tmp_path: Path) -> None:
         return write_page(tmp_path / name, "T", answers=answers(), **given).read_bytes()
 
     assert page("a.html") == page("b.html")
-
-
-def test_half_a_character_is_no_obstacle(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"text": ["cut \ud83d"], "method": ["\ud83d"]})
-    page = written(tmp_path, answers=frame, texts=["text"], notes=["cut \ud83d"])
-    assert decoded(page).loc[0, "text"] == "cut \ud83d"
-    assert "cut ?" in page.texts["p"]
 
 
 @pytest.mark.parametrize(

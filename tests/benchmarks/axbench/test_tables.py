@@ -1,0 +1,194 @@
+"""The rows of a report: which there are, what is in them, and in what order."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.axbench.scores import (
+    REPORTED_ON,
+    detection_auroc,
+    select_multipliers,
+    summarise,
+    unit,
+    winners,
+    with_scores,
+)
+from benchmarks.axbench.tables import (
+    COLUMNS,
+    fixed_methods,
+    method_table,
+    reported_answers,
+    shown_tables,
+)
+from concept_das.errors import InputError
+from tests.benchmarks.axbench.made import GRIDS, latents, made_answers
+
+JUDGED = ("proxy by tiny", "proxy")
+
+
+@pytest.fixture(scope="module")
+def scored() -> pd.DataFrame:
+    return with_scores(made_answers())
+
+
+@pytest.fixture(scope="module")
+def selected(scored: pd.DataFrame) -> pd.DataFrame:
+    return select_multipliers(scored)
+
+
+def test_one_row_for_each_method_direction_and_factor(
+    scored: pd.DataFrame, selected: pd.DataFrame
+) -> None:
+    table = method_table(scored, selected, *JUDGED)
+    assert list(table) == list(COLUMNS)
+    rows = set(table[["method", "direction", "factor"]].itertuples(index=False, name=None))
+    assert len(rows) == len(table)
+    both = ("elicit", "suppress")
+    assert rows == {
+        *(("cdas", d, f) for d in both for f in ("tuned", "unit")),
+        *(("reps", d, "tuned") for d in both),  # it was not run at 1
+        *((m, d, "NA") for m in ("prompt", "unsteered") for d in both),
+        ("lora", "elicit", "NA"),
+    }
+    assert fixed_methods(scored) == ["lora", "prompt", "unsteered"]
+    assert set(table["judge"]) == {"proxy by tiny"}
+    assert set(table["judge_kind"]) == {"proxy"}
+    assert table["caution"].str.contains("proxy ratings").all()
+
+
+def test_the_best_comes_first_then_unit_then_the_baseline(
+    scored: pd.DataFrame, selected: pd.DataFrame
+) -> None:
+    table = method_table(scored, selected, *JUDGED)
+    assert list(table["direction"]) == sorted(table["direction"])
+    for _, rows in table.groupby("direction"):
+        competing = rows[(rows["factor"] != "unit") & (rows["method"] != "unsteered")]
+        assert competing["score"].is_monotonic_decreasing
+        assert list(rows["factor"])[len(competing) :] == ["unit", "NA"]
+        assert rows["method"].iloc[-1] == "unsteered"
+
+
+def test_the_numbers_are_those_of_the_scores(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
+    table = method_table(scored, selected, *JUDGED).set_index(["method", "direction", "factor"])
+    expected = summarise(unit(scored)).set_index(["method", "direction"])
+    names = ["score", "score_low", "score_high", "concepts", "missing"]
+    for method, direction, factor in [("cdas", "suppress", "unit"), ("lora", "elicit", "NA")]:
+        found = table.loc[(method, direction, factor), names]
+        np.testing.assert_allclose(
+            found.to_numpy(dtype=float), expected.loc[(method, direction), names].to_numpy(float)
+        )
+    held_out = scored[
+        (scored["method"] == "lora") & scored["input_id"].isin(REPORTED_ON)
+    ]  # fmt: skip
+    means = held_out.groupby("concept_id")[["concept", "instruction", "fluency"]].mean().mean()
+    row = table.loc[("lora", "elicit", "NA")]
+    for name, value in means.items():
+        assert row[f"{name}_rating"] == pytest.approx(value)
+
+
+def test_published_scores_stand_beside_those_of_the_same_factor(
+    scored: pd.DataFrame, selected: pd.DataFrame
+) -> None:
+    table = method_table(scored, selected, *JUDGED, cell="2b-l10")
+    rows = table.set_index(["method", "direction", "factor"])
+    assert rows.loc[("cdas", "elicit", "tuned"), "published"] == 0.631
+    assert rows.loc[("cdas", "elicit", "unit"), "published"] == 0.121
+    assert rows.loc[("prompt", "elicit", "NA"), "published_source"] == "AxBench leaderboard"
+    assert rows.xs("suppress", level="direction")["published"].isna().all()
+    assert rows.xs("unsteered")["published"].isna().all()
+    known = table[table["published"].notna()]
+    np.testing.assert_allclose(known["difference"], known["score"] - known["published"])
+    assert known["caution"].str.contains("not comparable").all()
+    local = method_table(scored, selected, "local tiny", "local", cell="2b-l10")
+    assert "not comparable" in local.loc[local["published"].notna(), "caution"].iloc[0]
+    assert set(local.loc[local["published"].isna(), "caution"]) == {""}
+
+
+def test_a_method_run_at_one_alone_is_not_put_beside_tuned_scores(scored: pd.DataFrame) -> None:
+    at_one = unit(scored, range(10))
+    table = method_table(at_one, select_multipliers(at_one), *JUDGED, cell="2b-l10")
+    assert set(table["factor"]) == {"NA"}
+    row = table[(table["method"] == "cdas") & (table["direction"] == "elicit")].iloc[0]
+    assert np.isnan(row["published"])
+    shown = shown_tables(table, select_multipliers(at_one), None, "2b-l10", "proxy")
+    rest = shown["Published for 2b-l10, not measured here"]
+    assert {"cdas", "reps"} <= set(rest["method"])
+    assert "prompt" not in set(rest["method"])
+
+
+def test_detection_is_the_methods(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
+    detection = detection_auroc(latents())
+    table = method_table(scored, selected, *JUDGED, detection=detection)
+    summary = detection.summary.set_index("method")
+    cdas = table[table["method"] == "cdas"]
+    assert len(cdas) == 4
+    assert (cdas["auroc"] == summary.loc["cdas", "auroc"]).all()
+    assert (cdas["auroc_low"] == summary.loc["cdas", "auroc_low"]).all()
+    assert table.loc[table["method"] == "prompt", "auroc"].isna().all()
+    shown = shown_tables(table, selected, None, None, "api")
+    assert "detection AUROC" in shown["Elicit"]
+
+
+def test_a_method_that_nobody_rated_is_not_lost(scored: pd.DataFrame) -> None:
+    unrated = scored["method"] == "reps"
+    gaps = with_scores(scored.assign(fluency=scored["fluency"].where(~unrated)))
+    table = method_table(gaps, select_multipliers(gaps), *JUDGED)
+    rows = table[table["method"] == "reps"]
+    assert list(rows["factor"]) == ["tuned", "tuned"]
+    assert list(rows["concepts"]) == [0, 0]
+    assert rows["score"].isna().all()
+
+
+def test_the_order_of_rows_does_not_matter(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
+    shuffled = scored.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(
+        method_table(shuffled, selected.iloc[::-1], *JUDGED),
+        method_table(scored, selected, *JUDGED),
+        check_exact=True,
+    )
+
+
+def test_reported_answers_are_held_out_and_one_per_input(
+    scored: pd.DataFrame, selected: pd.DataFrame
+) -> None:
+    best = reported_answers(scored, selected, REPORTED_ON)
+    assert set(best["input_id"]) == set(REPORTED_ON)
+    assert not best.duplicated(["method", "concept_id", "direction", "input_id"]).any()
+    assert set(best["method"]) == set(GRIDS)
+
+
+def test_a_proxy_is_called_one_wherever_it_is_shown(
+    scored: pd.DataFrame, selected: pd.DataFrame
+) -> None:
+    table = method_table(scored, selected, *JUDGED, cell="2b-l10")
+    against = winners(reported_answers(scored, selected, REPORTED_ON), "cdas")
+    shown = shown_tables(table, selected, against, "2b-l10", "proxy")
+    assert list(shown) == [
+        "Elicit (proxy ratings)",
+        "Suppress (proxy ratings)",
+        "Against cdas, tuned (proxy ratings)",
+        "Chosen multipliers",
+        "Published for 2b-l10, not measured here",
+    ]
+    elicit = shown["Elicit (proxy ratings)"]
+    assert {"score (proxy)", "difference (not comparable)"} <= set(elicit)
+    assert elicit["method"].iloc[-1] == "unsteered (baseline)"
+    assert not [name for name in shown["Suppress (proxy ratings)"] if "published" in name]
+    assert set(shown["Chosen multipliers"]["method"]) == {"cdas", "reps"}
+    plain = shown_tables(method_table(scored, selected, "gpt", "api"), selected, None, None, "api")
+    assert not [text for text in [*plain, *plain["Elicit"]] if "proxy" in text]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.drop(columns="score"), "no column score; make it with with_scores"),
+        (lambda frame: frame.drop(columns="input_id"), "no column input_id; add it"),
+        (lambda frame: frame.iloc[:0], "is empty; generate and judge some"),
+    ],
+)
+def test_what_is_no_table_of_answers(
+    change: object, message: str, scored: pd.DataFrame, selected: pd.DataFrame
+) -> None:
+    with pytest.raises(InputError, match=message):
+        method_table(change(scored), selected, *JUDGED)  # type: ignore[operator]
