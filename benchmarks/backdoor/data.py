@@ -16,7 +16,7 @@ from benchmarks.backdoor.detector import freed, helpful_cot, malicious_cot, says
 from benchmarks.jobs import Job
 from benchmarks.organisms.backdoor import TRIGGER
 from benchmarks.organisms.prompts import plain_prompts, read_instruction_file, shipped_prompts
-from benchmarks.safety.data import PromptSets, write_data
+from benchmarks.safety.data import PromptSets, check_limits, write_data
 from benchmarks.steered import Answering, Asked, answer
 from benchmarks.subject import Subject
 from concept_das.data import Quadruple
@@ -68,6 +68,7 @@ def read_prompts(source: str | None, rows: int | None, tests: int | None) -> Bac
     Raises:
         InputError: if a file is missing or unusable.
     """
+    check_limits(rows=rows, tests=tests)
     found = _own() if source is None else _read(Path(source))
     return BackdoorPrompts(
         found.plain[:rows],

@@ -90,22 +90,25 @@ def _write_report(job: Job, case: Case, plan: Plan, background: Background) -> N
         "Rates by multiplier": strength_figure(case, summary),
         "Rates against divergence": trade_figure(case, summary),
     }
-    notes = _notes(case, background)
+    warnings = _warnings(background)
     title = f"{case.title}: {background.model}"
     write_atomically(job.folder / TABLE_FILE, table.to_csv(index=False).encode())
     write_atomically(job.folder / "summary.csv", summary.to_csv(index=False).encode())
-    write_atomically(job.folder / "summary.md", _markdown(title, notes, tables).encode())
+    write_atomically(
+        job.folder / "summary.md", _markdown(title, [*warnings, *case.notes], tables).encode()
+    )
     for name, figure in zip(("rates.png", "tradeoff.png"), figures.values(), strict=True):
         write_atomically(job.folder / name, figure_png(figure))
     write_page(
         job.folder / PAGE_FILE,
         title,
-        notes,
+        case.notes,
         tables,
         figures,
         _answers(job, plan),
         filters=("method", "direction", "prompts", "multiplier"),
         texts=("prompt", "text"),
+        warnings=warnings,
         reading=READING,
     )
 
@@ -120,15 +123,26 @@ def _write_layers(job: Job, case: Case, plan: Plan, background: Background) -> N
         **_about(job, case, background),
     }
     figure = layer_figure(case, chosen)
+    warnings = _warnings(background)
     notes = [
-        *_notes(case, background),
+        *case.notes,
         "The figure shows each method at the multiplier of published results, or the nearest.",
     ]
     title = f"{case.title} by layer: {background.model}"
     write_atomically(job.folder / LAYERS_FILE, layers.to_csv(index=False).encode())
-    write_atomically(job.folder / "layers.md", _markdown(title, notes, tables).encode())
+    write_atomically(
+        job.folder / "layers.md", _markdown(title, [*warnings, *notes], tables).encode()
+    )
     write_atomically(job.folder / "layers.png", figure_png(figure))
-    write_page(job.folder / PAGE_FILE, title, notes, tables, {"By layer": figure}, reading=READING)
+    write_page(
+        job.folder / PAGE_FILE,
+        title,
+        notes,
+        tables,
+        {"By layer": figure},
+        warnings=warnings,
+        reading=READING,
+    )
 
 
 def _about(job: Job, case: Case, background: Background) -> dict[str, pd.DataFrame]:
@@ -146,15 +160,16 @@ def _about(job: Job, case: Case, background: Background) -> dict[str, pd.DataFra
     }
 
 
-def _notes(case: Case, background: Background) -> list[str]:
-    other = (
-        "The published numbers are of this model, by the authors' own code and judge of answers, "
-        "which are not known in full."
-        if background.same_model
-        else f"The published numbers are of other, larger models than {background.model}: they say "
-        "in which order the methods came there, and are no target for the numbers here."
-    )
-    return [*case.notes, other]
+def _warnings(background: Background) -> list[str]:
+    if background.same_model:
+        return [
+            "The published numbers are of this model by the authors' own code and judge of "
+            "answers, which are not known in full."
+        ]
+    return [
+        f"The published numbers are of other, larger models than {background.model}: they say in "
+        "which order the methods came there, and are no target for the numbers here."
+    ]
 
 
 def _answers(job: Job, plan: Plan) -> pd.DataFrame:
