@@ -11,13 +11,15 @@ from benchmarks.rowlog import RowLog
 from benchmarks.safety.case import Case, DivergenceOf
 from benchmarks.safety.data import PromptSets
 from benchmarks.subject import Subject
-from concept_das.artifacts import Artifact
+from concept_das.artifacts import Artifact, Rule
 from concept_das.chats import pad_id_of
+from concept_das.data import Direction
 from concept_das.errors import InputError
 from concept_das.evaluation import mean_with_interval
 from concept_das.scoring import batches
 from concept_das.steered_logits import SteeredLogits, WholeModelLogits, steered_logits
 from concept_das.steering import Steering
+from concept_das.vectors import SteeringVector
 
 # The untouched model has no strength.
 NO_MULTIPLIER = float("nan")
@@ -68,6 +70,7 @@ def measure_divergences(
     untouched: pd.DataFrame,
     vector: Artifact | None,
     multipliers: Sequence[float],
+    rule: Rule = "paper",
 ) -> pd.DataFrame:
     """The case's divergences, one row per multiplier.
 
@@ -75,6 +78,7 @@ def measure_divergences(
         rows: log of finished pairs; closed afterwards.
         untouched: answers without steering, which are the responses that are read.
         vector: None for the untouched model.
+        rule: see `steering_of`.
 
     Returns:
         The columns multiplier and, for each divergence, `NAME`, `NAME_low` and `NAME_high`: mean
@@ -90,7 +94,7 @@ def measure_divergences(
             pairs = pairs_of(one, subject, sets, plain)
             steerings: list[Steering | None] = [None]
             if vector is not None:
-                steerings = [Steering(vector, one.direction, m) for m in multipliers]
+                steerings = [steering_of(vector, one.direction, m, rule) for m in multipliers]
             _log_pairs(log, one.name, subject, pairs, vector, steerings)
             for place, record in enumerate(records):
                 keys = [_key(one.name, place, number) for number in range(len(pairs))]
@@ -100,6 +104,16 @@ def measure_divergences(
                     over = mean_with_interval(f"{one.name}_response", found["response"])
                     record.update(over)
     return pd.DataFrame(records)
+
+
+def steering_of(vector: Artifact, direction: Direction, multiplier: float, rule: Rule) -> Steering:
+    """A vector at a strength.
+
+    Args:
+        rule: of a vector that clamps; what is added has no two means to go between.
+    """
+    clamps = isinstance(vector, SteeringVector) and vector.operation == "clamp"
+    return Steering(vector, direction, multiplier, rule if clamps else "paper")
 
 
 def pairs_of(

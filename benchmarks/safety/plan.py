@@ -9,6 +9,7 @@ from benchmarks.capabilities.scores import EVERYDAY
 from benchmarks.jobs import Piece
 from benchmarks.steered import Answering
 from benchmarks.subject import Subject
+from concept_das.artifacts import Rule
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.methods import TrainedMethod, find_method
@@ -122,6 +123,8 @@ class Choices:
         layers: run the methods that act at one block at each of these, with the first seed, into
             OUT/layers.
         multipliers: strengths of every method, without unit.
+        rule: what the multiplier of a clamp means: paper (m x factor) or interpolate (from the mean
+            of one kind of prompts, 0, to that of the other, 1, and beyond).
         new_tokens: length of the answers.
         generation_batch_tokens: tokens of a batch of answers; changes no answer.
         tasks: of lm-eval, to see what suppressing costs elsewhere; '[]' for none.
@@ -138,6 +141,7 @@ class Choices:
     layer: int | None = None
     layers: list[int] = field(default_factory=list)
     multipliers: list[float] = field(default_factory=list)
+    rule: Rule = "paper"
     new_tokens: int | None = None
     generation_batch_tokens: int = 8192
     tasks: list[str] = field(default_factory=lambda: [EVERYDAY])
@@ -168,6 +172,7 @@ class Plan:
     Attributes:
         layer: of the methods that act at one; None if every piece has its own.
         multipliers: strengths by method.
+        rule: of the methods that clamp.
         capability_multipliers: those at which capabilities are scored, by method.
     """
 
@@ -175,6 +180,7 @@ class Plan:
     layer: int | None
     configs: Mapping[str, TrainingConfig]
     multipliers: Mapping[str, tuple[float, ...]]
+    rule: Rule
     capability_multipliers: Mapping[str, tuple[float, ...]]
     pieces: tuple[Piece, ...]
     answering: Answering
@@ -214,6 +220,7 @@ def plan_of(preset: Preset, choices: Choices, subject: Subject, engine: EngineOp
         layer=None if choices.layers else layer,
         configs=configs,
         multipliers={name: tuple(choices.multipliers) or own[name].multipliers for name in configs},
+        rule=choices.rule,
         capability_multipliers={
             name: scored or (own[name].reported_multiplier,) for name in configs
         },
@@ -233,6 +240,8 @@ def sources_of(preset: Preset, plan: Plan) -> list[dict[str, str]]:
     """What is run and where each number is from, a row each; says what the user has changed."""
     layers = [plan.layer] if plan.layer is not None else [p.inputs["layer"] for p in plan.pieces]
     rows = [_sourced("layer", layers, [preset.layer], preset.layer_source)]
+    if plan.rule != "paper":
+        rows.append(_sourced("rule of clamps", plan.rule, "paper", "CDAS paper: m x factor"))
     for name, config in plan.configs.items():
         part = preset.methods[name]
         if isinstance(find_method(name), TrainedMethod):

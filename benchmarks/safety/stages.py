@@ -19,7 +19,12 @@ from benchmarks.capabilities.scores import capability_scores
 from benchmarks.jobs import Job, Stage
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_prompt_sets, read_rows
-from benchmarks.safety.measures import measure_answers, measure_divergences, merged
+from benchmarks.safety.measures import (
+    measure_answers,
+    measure_divergences,
+    merged,
+    steering_of,
+)
 from benchmarks.safety.plan import Plan
 from benchmarks.steered import Asked, answer, train_method, trained_vector
 from concept_das.artifacts import Artifact
@@ -74,7 +79,7 @@ def stages_of(case: Case, data: Stage, plan: Plan, tracker: Tracker) -> list[Sta
     for method, config in plan.configs.items():
         # Layers are pieces too, and those matter to methods that draw nothing.
         shared = plan.layer is not None and not find_method(method).draws
-        multipliers = {"multipliers": plan.multipliers[method]}
+        multipliers = {"multipliers": plan.multipliers[method], "rule": plan.rule}
         # The engine changes speed alone.
         training = {
             "subject": subject,
@@ -102,7 +107,11 @@ def stages_of(case: Case, data: Stage, plan: Plan, tracker: Tracker) -> list[Sta
             ),
         ]
         if plan.tasks:
-            scored = {**tasks, "multipliers": plan.capability_multipliers[method]}
+            scored = {
+                **tasks,
+                "multipliers": plan.capability_multipliers[method],
+                "rule": plan.rule,
+            }
             score = partial(_score, method=method)
             stages.append(stage(f"capabilities.{method}", score, (train,), scored, shared))
     return stages
@@ -137,7 +146,7 @@ def _answer(job: Job, plan: Plan, case: Case, method: str) -> None:
         Asked(
             f"{direction}/{name}/{multiplier:g}/{number}",
             text,
-            Steering(vector, direction, multiplier),
+            steering_of(vector, direction, multiplier, plan.rule),
             "",
             {"direction": direction, "prompts": name, "multiplier": multiplier, "number": number},
         )
@@ -172,7 +181,14 @@ def _measure(job: Job, plan: Plan, case: Case, method: str = UNSTEERED) -> None:
     table = merged(
         measure_answers(case, untouched, answers, multipliers),
         measure_divergences(
-            job.rows("divergences"), case, plan.subject, sets, untouched, vector, multipliers
+            job.rows("divergences"),
+            case,
+            plan.subject,
+            sets,
+            untouched,
+            vector,
+            multipliers,
+            plan.rule,
         ),
     )
     for place, (name, value) in enumerate(described.items()):
@@ -194,7 +210,7 @@ def _score(job: Job, plan: Plan, case: Case, method: str) -> None:
     vector = trained_vector(job.source(f"train.{method}"), plan.subject)
     direction = scored_direction(vector, plan)
     steerings = [
-        (multiplier, Steering(vector, direction, multiplier))
+        (multiplier, steering_of(vector, direction, multiplier, plan.rule))
         for multiplier in plan.capability_multipliers[method]
         if direction is not None
     ]

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.rowlog import RowLog
 from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
-from benchmarks.safety.measures import measure_answers, measure_divergences
+from benchmarks.safety.measures import measure_answers, measure_divergences, steering_of
 from benchmarks.safety.tables import beside, layer_table, shown, summary_of
 from benchmarks.subject import Subject
 from concept_das.errors import InputError
@@ -114,6 +114,15 @@ def test_logged_pairs_are_not_measured_again(subject: Subject, tmp_path: Path) -
     assert second["kl"][0] == pytest.approx(first["kl"][0] + 1.0)
     assert second["kl"][1] == pytest.approx(first["kl"][1])
     pd.testing.assert_series_equal(second["kl_same_response"], first["kl_same_response"])
+
+
+def test_a_rule_is_of_clamps_alone(subject: Subject) -> None:
+    clamp = random_vector(subject.loaded.model)
+    added = random_vector(subject.loaded.model, operation="add")
+    between = steering_of(clamp, "elicit", 0.5, "interpolate").target()
+    middle = (clamp.negative_factor + clamp.positive_factor) / 2
+    assert between.tolist() == pytest.approx(middle.tolist(), rel=1e-4)
+    assert steering_of(added, "elicit", 0.5, "interpolate").rule == "paper"
 
 
 def test_sets_that_do_not_pair_are_named(subject: Subject, tmp_path: Path) -> None:
