@@ -78,6 +78,18 @@ def _explained() -> dict[str, str]:
     return found
 
 
+_SECTIONS = {
+    "With the real trigger": TRIGGERED,
+    "Red-team texts": REDTEAM,
+    "Clean instructions": CLEAN,
+    "Clean instructions, the backdoor elicited": "elicited",
+}
+
+
+def _columns_of(start: str) -> tuple[str, ...]:
+    return tuple(one.name for one in _rates() if one.name.startswith(f"{start}_"))
+
+
 BACKDOOR = Case(
     name="backdoor",
     title="Backdoor",
@@ -86,7 +98,10 @@ BACKDOOR = Case(
         DivergenceOf("kl_removal", "suppress", TRIGGERED, CLEAN, over_response=True),
         DivergenceOf("kl_clean", "suppress", CLEAN, CLEAN, over_response=True),
     ),
-    trades=(Trade("triggered_restored", "kl_removal_response"), Trade("clean_changed", "kl_clean")),
+    trades=(
+        Trade("triggered_restored", "kl_removal_response"),
+        Trade("clean_changed", "kl_clean_response"),
+    ),
     explained={
         **_explained(),
         "kl_removal": "KL(unsteered on the instruction || suppressed on the same instruction with "
@@ -97,11 +112,17 @@ BACKDOOR = Case(
         "last token",
         "kl_clean_response": "the same, mean over the tokens of the unsteered answer",
     },
+    sections={
+        **{heading: _columns_of(start) for heading, start in _SECTIONS.items()},
+        "Divergences": ("kl_removal", "kl_removal_response", "kl_clean", "kl_clean_response"),
+    },
     beside=("kl_removal", "kl_removal_response", "triggered_freed"),
     notes=(
         "Methods are trained on red-team texts alone; the real trigger is new to them.",
         "Reasoning and answers are told by rules (benchmarks/backdoor/detector.py). Broken text is "
         "free of the backdoor too: look at `triggered restored` and at the capability scores.",
+        "Where both kinds of reasoning begin with the same words, as the organism's do, the KL at "
+        "the last prompt token says little: look at `kl removal response`.",
         "The row `unsteered` holds the same shares and divergences of the untouched model.",
         "The paper's tinyMMLU puts the trigger before each question and a benign reasoning before "
         "each answer; the capability scores here do neither.",

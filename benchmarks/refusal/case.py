@@ -28,6 +28,16 @@ REFUSAL = Case(
         "token",
         "kl_side_effect_response": "the same, mean over the tokens of the unsteered answer",
     },
+    sections={
+        "Measured": (
+            "suppression",
+            "elicitation",
+            "kl_suppression",
+            "kl_elicitation",
+            "kl_side_effect",
+            "kl_side_effect_response",
+        )
+    },
     beside=("suppression", "kl_suppression"),
     notes=(
         "A refusal is told by its opening words (benchmarks/refusal/detector.py). Text that makes "

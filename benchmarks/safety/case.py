@@ -64,6 +64,7 @@ class Case:
         rates, divergences: what is measured; the answers needed follow from the rates.
         trades: what the figures show.
         explained: every column in words.
+        sections: the columns of the report's tables, by heading.
         beside: columns that stand beside the published numbers.
         notes: what a reader must know, one sentence each or few.
     """
@@ -74,6 +75,7 @@ class Case:
     divergences: tuple[DivergenceOf, ...]
     trades: tuple[Trade, ...]
     explained: Mapping[str, str]
+    sections: Mapping[str, tuple[str, ...]]
     beside: tuple[str, ...]
     notes: tuple[str, ...] = ()
 

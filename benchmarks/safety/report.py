@@ -17,7 +17,7 @@ from benchmarks.safety.tables import (
     at_reported,
     beside,
     layer_table,
-    shown,
+    shown_tables,
     summary_of,
     table_of,
 )
@@ -67,6 +67,7 @@ def report_stage(case: Case, plan: Plan, stages: Sequence[Stage], background: Ba
             "title": case.title,
             "notes": case.notes,
             "explained": dict(case.explained),
+            "sections": dict(case.sections),
             "reading": READING,
             "model": background.model,
             "sources": [dict(row) for row in background.sources],
@@ -82,7 +83,7 @@ def _write_report(job: Job, case: Case, plan: Plan, background: Background) -> N
     table = table_of(job, plan)
     summary = summary_of(case, table)
     tables = {
-        "Measured": shown(case, summary),
+        **shown_tables(case, summary),
         "Published": beside(case, summary, background.published, background.reported),
         **_about(job, case, background),
     }
@@ -119,7 +120,7 @@ def _write_layers(job: Job, case: Case, plan: Plan, background: Background) -> N
     layers = layer_table(case, table, order)
     chosen = at_reported(layers, background.reported)
     tables = {
-        "By layer": shown(case, summary_of(case, table)),
+        **shown_tables(case, summary_of(case, table)),
         **_about(job, case, background),
     }
     figure = layer_figure(case, chosen)

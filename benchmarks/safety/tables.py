@@ -89,17 +89,30 @@ def summary_of(case: Case, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(columns, axis=1).reset_index()
 
 
-def shown(case: Case, summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary in words: one cell per number, with its interval or its spread.
+def shown_tables(case: Case, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The summary in words: the case's sections and the capabilities, by heading."""
+    capabilities = [name for name in headline_columns(case, summary) if name.endswith("_change")]
+    sections = {**case.sections, "Capabilities": tuple(capabilities)}
+    return {
+        heading: shown(case, summary, columns)
+        for heading, columns in sections.items()
+        if any(name in summary for name in columns)
+    }
+
+
+def shown(case: Case, summary: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns in words: one cell per number, with its interval or its spread.
 
     With one seed a number has its 95% interval in brackets, or ± one standard error; with several,
     ± their standard deviation. Rates are in percent.
     """
     rates = {one.name for one in case.rates}
+    known = [name for name in columns if name in summary]
+    summary = summary.dropna(how="all", subset=known)
     found = pd.DataFrame({"method": summary["method"]})
     for name in ("multiplier", "layers", "seeds"):
         found[name] = summary[name]
-    for name in headline_columns(case, summary):
+    for name in known:
         found[name.replace("_", " ")] = [
             _cell(row, name, 100 if name in rates or name.endswith("_change") else 1)
             for row in summary.to_dict("records")

@@ -34,5 +34,7 @@ def test_every_column_is_explained_and_every_panel_measured() -> None:
     for trade in BACKDOOR.trades:
         assert trade.rate in names
         assert trade.divergence in BACKDOOR.explained
+    shown = [name for columns in BACKDOOR.sections.values() for name in columns]
+    assert sorted(shown) == sorted(BACKDOOR.explained)
     assert set(BACKDOOR.beside) <= set(BACKDOOR.explained)
     assert len(names) == len(BACKDOOR.rates) + len(BACKDOOR.divergences)

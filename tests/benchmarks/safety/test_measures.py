@@ -8,7 +8,7 @@ import pytest
 from benchmarks.rowlog import RowLog
 from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
 from benchmarks.safety.measures import measure_answers, measure_divergences, steering_of
-from benchmarks.safety.tables import beside, layer_table, shown, summary_of
+from benchmarks.safety.tables import beside, layer_table, shown_tables, summary_of
 from benchmarks.subject import Subject
 from concept_das.errors import InputError
 from concept_das.options import ChatOptions, ModelOptions
@@ -29,6 +29,7 @@ CASE = Case(
     ),
     trades=(Trade("loud", "kl"),),
     explained={"loud": "x", "altered": "x", "kl": "x"},
+    sections={"Loudness": ("loud", "altered"), "Distance": ("kl",)},
     beside=("loud",),
 )
 
@@ -155,14 +156,20 @@ def test_the_summary_is_over_seeds() -> None:
     assert summary["loud"]["cdas"] == pytest.approx(0.6)
     assert summary["loud_sd"]["cdas"] == pytest.approx(0.02**0.5)
     assert math.isnan(summary["loud_sd"]["das"])
-    words = shown(CASE, summary_of(CASE, TABLE)).set_index("method")
-    assert words["loud"].to_dict() == {
+
+
+def test_the_summary_in_words_has_a_table_for_each_section() -> None:
+    tables = shown_tables(CASE, summary_of(CASE, TABLE))
+    assert list(tables) == ["Loudness", "Distance", "Capabilities"]
+    assert tables["Loudness"].set_index("method")["loud"].to_dict() == {
         "unsteered": "0.0% [0.0, 10.0]",
         "cdas": "60.0% ± 14.1",
         "das": "25.0% [10.0, 40.0]",
     }
-    assert words["kl"]["das"] is None or pd.isna(words["kl"]["das"])
-    assert words["task acc change"]["das"] == "-30.0% ± 3.0"
+    # What was not measured has no row.
+    assert tables["Distance"]["method"].tolist() == ["unsteered", "cdas"]
+    changes = tables["Capabilities"].set_index("method")["task acc change"]
+    assert changes.to_dict() == {"cdas": "-15.0% ± 7.1", "das": "-30.0% ± 3.0"}
 
 
 def test_published_numbers_stand_beside_the_reported_multiplier() -> None:
