@@ -82,6 +82,14 @@ class Judging:
         return self.options.judge
 
     @property
+    def together(self) -> int:
+        """Answers that are rated in one call, which a killed process loses.
+
+        An endpoint keeps each answer in its cache, and more of them keep it busy.
+        """
+        return 4000 if self.kind == "api" else 40
+
+    @property
     def description(self) -> dict[str, Any]:
         """What ratings depend on, as JSON can hold it."""
         options = self.options

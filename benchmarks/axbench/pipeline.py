@@ -46,6 +46,7 @@ from concept_das.data import DIRECTIONS, Direction, Quadruple
 from concept_das.files import write_atomically
 from concept_das.losses import EngineOptions
 from concept_das.making import TOPIC_PROMPT, concept_input, make_quadruples
+from concept_das.scoring import batches
 from concept_das.steering import Steering
 from concept_das.tracking import NoTracker, PrefixedTracker, Tracker
 
@@ -56,9 +57,6 @@ Neutral = Literal["model", "api"]
 
 # Instructions that the proxy judge may compare a concept's own with.
 _POOL = 64
-
-# Ratings are kept in pieces of this many, so that a killed judge loses no more.
-_RATED_TOGETHER = 40
 
 _ANSWERS, _RATINGS, _SCORED, _SELECTED = (
     "answers.parquet",
@@ -288,11 +286,10 @@ class AxBench:
         keys = [str(i) for i in range(len(answers))]
         with job.rows() as log:
             todo = [int(key) for key in log.missing(keys)]
-            for start in range(0, len(todo), _RATED_TOGETHER):
-                chosen = todo[start : start + _RATED_TOGETHER]
+            for chosen in batches(todo, self.judging.together):
                 items = [
                     Item(row["instruction_text"], row["text"], row["concept_text"])
-                    for row in answers.iloc[chosen].to_dict("records")
+                    for row in answers.iloc[list(chosen)].to_dict("records")
                 ]
                 for i, rating in zip(chosen, judge.rate(items), strict=True):
                     log.append(

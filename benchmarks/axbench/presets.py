@@ -283,8 +283,8 @@ _ON_TWO_CORES = ("cdas", "das", "lang", "reps", "loreft", "diffmean", "prompt")
 
 def _smollm2() -> Preset:
     """Gemma-2-2B's numbers, cut down to what two cores do in an hour."""
-    few = (0.5, 1.0, 1.5, 2.0)
-    budget = "4 epochs of 48 rows in batches of 8, 32 response tokens"
+    few = (0.5, 1.0, 2.0)
+    budget = "4 epochs of 32 rows in batches of 8, 32 response tokens"
     parts = []
     for part in _gemma_2b_parts(10):
         if part.config.method not in _ON_TWO_CORES:
@@ -295,7 +295,7 @@ def _smollm2() -> Preset:
                 replace(part.config, epochs=4, batch_size=8, max_response_tokens=32),
                 tuple(unit * f for f in few) if len(part.factors) > 1 else part.factors,
                 f"this project: {budget}; else Gemma-2-2B's ({part.source})",
-                "this project: multipliers 0.5, 1, 1.5, 2; 1 for what has no strength",
+                "this project: multipliers 0.5, 1, 2; 1 for what has no strength",
             )
         )
     return _preset(
@@ -305,11 +305,11 @@ def _smollm2() -> Preset:
         "this project: half of 30 layers",
         parts,
         concept_ids=(0, 1, 2, 3, 4),
-        new_tokens=40,
+        new_tokens=32,
         judge="proxy",
-        rows=48,
+        rows=32,
         sources={
-            "generation": "AxBench: 10 instructions, T 1.0; this project: 40 tokens",
+            "generation": "AxBench: 10 instructions, T 1.0; this project: 32 tokens",
             "judge": "this project: needs no network",
         },
     )

@@ -31,7 +31,7 @@ def refusal(
     harmful: Path | None = None,
     harmless: Path | None = None,
     contrast: Path | None = None,
-    recipe: Recipe = Recipe(epochs=3),  # noqa: B008 (frozen)
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
 ) -> None:
     """An organism that refuses harmful requests.
 
@@ -49,7 +49,7 @@ def refusal(
     good = (
         read_prompts(harmless, recipe.seed)
         if harmless
-        else plain_prompts(160, 60, recipe.seed) + alike
+        else plain_prompts(240, 60, recipe.seed) + alike
     )
     also: dict[str, list[str]] = {} if harmless else {"of which look-alikes": list(alike.heldout)}
     if contrast:

@@ -1,5 +1,6 @@
 """The whole benchmark on a tiny model: complete, resumed, shared, extended."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from benchmarks.axbench.judging import JudgeOptions
 from concept_das.errors import InputError
 from tests.benchmarks.axbench import tiny_axbench as tiny
+from tests.benchmarks.endpoint.server import Served, completion, error
 from tests.benchmarks.tiny_benchmark import content
 
 STAGES = ("data", "train.cdas", "factors", "calibrate", "generate.cdas", "judge.cdas")
@@ -100,6 +102,42 @@ def test_a_stage_of_one_method_can_run_alone(root: Path, tmp_path: Path) -> None
     assert [path.name for path in (out / "data").iterdir()] == ["concept-1"]
     with pytest.raises(InputError, match="judge.unsteered needs data of concept-0"):
         tiny.run(root, out, stages="judge")
+
+
+def test_an_endpoint_judges_and_is_not_asked_twice(
+    root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+    served.script = [error(429, Retry_After="0"), error(500), completion("no rating")]
+    judging = JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite")
+    tiny.copy_without(root / "whole", tmp_path / "out", "calibrate")
+    tiny.run(root, tmp_path / "out", judging=judging)
+    found = table(tmp_path / "out")
+    assert set(found["judge"]) == {"api a-judge"}
+    assert (found.loc[found["direction"] == "elicit", "score"] == 2).all()
+    assert (found["missing"] == 0).all()
+    assert (found.loc[found["direction"] == "suppress", "score"] == 0).all()
+    asked = len(served.requests)
+    assert {request["model"] for request in served.requests} == {"a-judge"}
+    for path in (tmp_path / "out").glob("judge.*"):
+        shutil.rmtree(path)
+    tiny.run(root, tmp_path / "out", judging=judging)
+    assert len(served.requests) == asked
+    pd.testing.assert_frame_equal(table(tmp_path / "out"), found)
+
+
+def test_neutral_responses_by_an_endpoint(
+    root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+    served.otherwise = lambda _request: completion("A plain answer.")
+    judging = JudgeOptions(judge_url=served.url, judge_cache=tmp_path / "answers.sqlite")
+    out = tmp_path / "out"
+    tiny.run(root, out, neutral="api", stages="data", concepts="1", judging=judging)
+    rows = pd.read_parquet(out / "data" / "concept-1" / "quadruples.parquet")
+    assert set(rows["negative_output"]) == {"A plain answer."}
+    assert rows["positive_output"].str.startswith("Aye").all()
+    assert len(served.requests) == len(rows) == 5
 
 
 @pytest.mark.parametrize(

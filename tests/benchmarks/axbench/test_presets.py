@@ -95,7 +95,7 @@ def test_cdas_agrees_with_the_shipped_recipe(path: Path) -> None:
         ("qwen2.5-14b-l24", "reps", (0.08, 10, 6, 128, 14)),
         ("olmo-2-1b-l8", "reps", (0.08, 18, 6, 511, 14)),
         ("olmo-2-13b-l20", "reps", (0.04, 18, 6, 511, 14)),
-        ("smollm2-135m", "reps", (0.04, 4, 8, 32, 4)),
+        ("smollm2-135m", "reps", (0.04, 4, 8, 32, 3)),
     ],
 )
 def test_numbers_of_the_sources(name: str, method: str, expected: tuple[float, ...]) -> None:
@@ -120,12 +120,12 @@ def test_factors_of_lang_and_reps_are_in_units_of_11() -> None:
     assert to_multipliers("lang", (22.0,)) == (2.0,)
     for method in ("cdas", "diffmean", "bipo"):
         assert to_multipliers(method, (0.2, 5.0)) == (0.2, 5.0)
-    assert find_preset("smollm2-135m").multipliers["reps"] == (0.5, 1.0, 1.5, 2.0)
+    assert find_preset("smollm2-135m").multipliers["reps"] == (0.5, 1.0, 2.0)
 
 
 def test_the_small_preset_is_small() -> None:
     preset = find_preset("smollm2-135m")
-    assert (preset.layer, preset.concept_ids, preset.new_tokens) == (15, (0, 1, 2, 3, 4), 40)
+    assert (preset.layer, preset.concept_ids, preset.new_tokens) == (15, (0, 1, 2, 3, 4), 32)
     assert preset.judge == "proxy"
     assert preset.cell is None
     others = [other for other in ALL if other is not preset]
