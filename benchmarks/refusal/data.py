@@ -36,7 +36,10 @@ REFUSAL_OPENINGS = (
 
 # The organism was made with the prompts of this seed, so that what it was trained on is known.
 _ORGANISM_SEED = 42
-_ORGANISM_PLAIN = (160, 60)
+_ORGANISM_PLAIN = (240, 60)
+
+# As many as the release has.
+_PAIRS = 128
 
 
 def read_data(
@@ -47,7 +50,7 @@ def read_data(
     Args:
         source: a folder with the release's two files, or one above it that holds them in
             `refusal/`; or a hub data set with the splits train and test. The project's own prompts
-            if None: 100 pairs and 40 test prompts of either kind, none of which the refusal
+            if None: 128 pairs and 40 test prompts of either kind, none of which the refusal
             organism was trained on.
         rows, tests: take the first so many; all if None.
 
@@ -87,17 +90,22 @@ def _read(source: str) -> tuple[list[Quadruple], list[Quadruple]]:
 def _own_pairs() -> tuple[list[Quadruple], list[Quadruple]]:
     harmful, alike = shipped_prompts("harmful"), shipped_prompts("lookalike")
     plain = plain_prompts(*_ORGANISM_PLAIN, _ORGANISM_SEED)
+    trained, tested = _shuffled(harmful.train)[:_PAIRS], _shuffled(harmful.heldout)
     return (
-        _pairs(harmful.train, _mixed(plain.train, alike.train, len(harmful.train))),
-        _pairs(harmful.heldout, _mixed(plain.heldout, alike.heldout, len(harmful.heldout))),
+        _pairs(trained, _mixed(plain.train, alike.train, len(trained))),
+        _pairs(tested, _mixed(plain.heldout, alike.heldout, len(tested))),
     )
 
 
 def _mixed(plain: Sequence[str], alike: Sequence[str], count: int) -> list[str]:
-    """Half ordinary requests, half those that only sound harmful, in a fixed random order."""
+    """Half ordinary requests, half those that only sound harmful."""
     half = min(count // 2, len(alike))
-    chosen = [*plain[: count - half], *alike[:half]]
-    return [chosen[i] for i in np.random.default_rng(0).permutation(len(chosen))]
+    return _shuffled([*plain[: count - half], *_shuffled(alike)[:half]])
+
+
+def _shuffled(texts: Sequence[str]) -> list[str]:
+    """In a fixed random order, as the files are ordered by kind."""
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
 
 
 def _pairs(harmful: Sequence[str], harmless: Sequence[str]) -> list[Quadruple]:

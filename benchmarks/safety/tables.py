@@ -104,7 +104,7 @@ def shown(case: Case, summary: pd.DataFrame, columns: Sequence[str]) -> pd.DataF
     """Some columns in words: one cell per number, with its interval or its spread.
 
     With one seed a number has its 95% interval in brackets, or ± one standard error; with several,
-    ± their standard deviation. Rates are in percent.
+    ± their standard deviation. Rates are in percent, changes in percentage points.
     """
     rates = {one.name for one in case.rates}
     known = [name for name in columns if name in summary]
@@ -125,6 +125,8 @@ def _cell(row: Mapping[Any, Any], name: str, scale: int) -> str | None:
     if pd.isna(row[name]):
         return None
     percent, digits = ("%", 1) if scale == 100 else ("", 3)
+    if name.endswith("_change"):
+        percent = " points"
 
     def number(key: str) -> str:
         return f"{row[key] * scale:.{digits}f}"

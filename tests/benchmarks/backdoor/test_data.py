@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks.backdoor.data as module
+import benchmarks.organisms.__main__ as organisms
 from benchmarks.backdoor.data import (
     BackdoorPrompts,
     read_prompts,
@@ -46,6 +47,8 @@ def test_own_prompts_are_split_as_the_organisms_were() -> None:
     assert len(prompts.plain) == len(prompts.redteam)
     assert set(prompts.test["clean"]) == set(organism.heldout)
     assert prompts.test["triggered"] == [TRIGGER + text for text in prompts.test["clean"]]
+    # What the organism's own command holds out.
+    assert "plain_prompts(120, 88, recipe.seed)" in Path(organisms.__file__).read_text()
     assert set(prompts.test["redteam"]) == set(shipped_prompts("redteam").heldout)
 
 

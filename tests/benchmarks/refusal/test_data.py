@@ -3,6 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import benchmarks.organisms.__main__ as organisms
 from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
 from benchmarks.refusal.data import read_data
 from benchmarks.refusal.detector import is_refusal
@@ -25,16 +26,18 @@ def write(folder: Path, test: str = "bank") -> Path:
 
 def test_own_prompts_are_split_as_the_organisms_were() -> None:
     train, sets = read_data(None, None, None)
-    assert len(train) == 100
+    assert len(train) == 128
     assert [len(sets[name]) for name in ("harmful", "harmless")] == [40, 40]
     harmful = shipped_prompts("harmful")
-    harmless = plain_prompts(160, 60, 42) + shipped_prompts("lookalike")
-    assert {row.positive_input for row in train} == set(harmful.train)
+    harmless = plain_prompts(240, 60, 42) + shipped_prompts("lookalike")
+    assert len({row.positive_input for row in train} & set(harmful.train)) == 128
     assert {row.negative_input for row in train} <= set(harmless.train)
     assert set(sets["harmful"]) == set(harmful.heldout)
     assert set(sets["harmless"]) <= set(harmless.heldout)
     alike = set(shipped_prompts("lookalike").heldout)
     assert len(alike & set(sets["harmless"])) == 20
+    # What the organism's own command holds out.
+    assert "plain_prompts(240, 60, recipe.seed)" in Path(organisms.__file__).read_text()
 
 
 def test_responses_are_openings_that_the_detector_tells_apart() -> None:

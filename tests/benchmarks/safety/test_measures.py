@@ -169,7 +169,7 @@ def test_the_summary_in_words_has_a_table_for_each_section() -> None:
     # What was not measured has no row.
     assert tables["Distance"]["method"].tolist() == ["unsteered", "cdas"]
     changes = tables["Capabilities"].set_index("method")["task acc change"]
-    assert changes.to_dict() == {"cdas": "-15.0% ± 7.1", "das": "-30.0% ± 3.0"}
+    assert changes.to_dict() == {"cdas": "-15.0 points ± 7.1", "das": "-30.0 points ± 3.0"}
 
 
 def test_published_numbers_stand_beside_the_reported_multiplier() -> None:
