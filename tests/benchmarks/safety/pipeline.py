@@ -42,7 +42,6 @@ def killed_at(
     arguments: Sequence[str],
     stage: str,
     chance: int,
-    environment: Mapping[str, str] | None = None,
 ) -> int | None:
     """Run a command in a process that is killed when a stage writes its n-th row, or at its end.
 
