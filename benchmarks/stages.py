@@ -19,7 +19,7 @@ from benchmarks.jobs import DONE_FILE, Job, Jobs, Piece, Slot, Stage
 from benchmarks.sharding import Shard
 from concept_das.errors import InputError
 
-__all__ = ["Job", "Piece", "Stage", "run_stages"]
+__all__ = ["Job", "Piece", "Stage", "run_stages", "stage_names"]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,29 @@ def run_stages(
         log.info("%s: %d to do, %d done", stage.name, len(todo), len(mine) - len(todo))
         for slot in todo:
             jobs.run(slot)
+
+
+def stage_names(stages: Sequence[Stage], names: str) -> list[str] | None:
+    """The stages that a user names.
+
+    Args:
+        names: with commas between them; `train` stands for `train.cdas` and all its like; `all`.
+
+    Returns:
+        Full names in the stages' order; None for all.
+
+    Raises:
+        InputError: if there is no such stage.
+    """
+    if names == "all":
+        return None
+    listed = [name.strip() for name in names.split(",")]
+    families = {stage.name: stage.name.partition(".")[0] for stage in stages}
+    for name in listed:
+        if name not in families and name not in families.values():
+            known = ", ".join(dict.fromkeys(families.values()))
+            raise InputError(f"there is no stage {name!r}; there are {known}")
+    return [name for name, family in families.items() if name in listed or family in listed]
 
 
 def _wait(jobs: Jobs, name: str, lacking: Sequence[Slot], interval: float, timeout: float) -> None:

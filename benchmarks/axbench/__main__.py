@@ -18,9 +18,8 @@ from benchmarks.axbench.pipeline import AxBench, Neutral, report_tables
 from benchmarks.axbench.plan import plan
 from benchmarks.axbench.presets import Preset, find_preset
 from benchmarks.endpoint.client import Endpoint
-from benchmarks.jobs import Stage
 from benchmarks.sharding import device_of, parse_range, shard_of_environment
-from benchmarks.stages import run_stages
+from benchmarks.stages import run_stages, stage_names
 from benchmarks.steered import Answering
 from benchmarks.subject import Subject
 from concept_das.cli import run_command
@@ -110,7 +109,7 @@ def axbench(
         tracker=tracker,
     )
     every = benchmark.stages()
-    only = _stage_names(every, stages)
+    only = stage_names(every, stages)
     try:
         run_stages(every, benchmark.pieces(numbers), folder, only, shard)
         if shard.rank == 0 and (only is None or "report" in only):
@@ -147,24 +146,6 @@ def _concepts(data: AxBenchData, preset: Preset, asked: str | None) -> list[int]
             f"{max(data.concept_ids)}"
         )
     return numbers
-
-
-def _stage_names(stages: list[Stage], asked: str) -> list[str] | None:
-    """The stages' full names: `train` stands for those of all methods.
-
-    Raises:
-        InputError: for an unknown name.
-    """
-    if asked == "all":
-        return None
-    found = []
-    for name in asked.split(","):
-        names = [s.name for s in stages if name.strip() in (s.name, s.name.partition(".")[0])]
-        if not names:
-            known = dict.fromkeys(stage.name.partition(".")[0] for stage in stages)
-            raise InputError(f"there is no stage {name.strip()!r}; there are {', '.join(known)}")
-        found += names
-    return found
 
 
 def _print_plan(

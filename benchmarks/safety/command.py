@@ -1,7 +1,7 @@
 """From a case, a preset and a user's choices to a finished folder."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from benchmarks.safety.report import (
 )
 from benchmarks.safety.stages import stages_of
 from benchmarks.sharding import Shard, device_of, shard_of_environment
-from benchmarks.stages import run_stages
+from benchmarks.stages import run_stages, stage_names
 from benchmarks.subject import Subject
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
@@ -94,19 +94,3 @@ def _loading(case: Case, preset: Preset, loading: ModelOptions, shard: Shard) ->
     if device is None and loading.device_map is None and not (own or loading.load_in_4bit):
         device = device_of(shard)
     return replace(loading, model=model, load_in_4bit=loading.load_in_4bit or own, device=device)
-
-
-def stage_names(stages: Sequence[Stage], names: str) -> list[str] | None:
-    """The stages of some names, those of every method for a name without one; None for all.
-
-    Raises:
-        InputError: if there is no such stage.
-    """
-    if names == "all":
-        return None
-    listed = [name.strip() for name in names.split(",")]
-    known = [stage.name for stage in stages]
-    for name in listed:
-        if name not in known and name not in {one.partition(".")[0] for one in known}:
-            raise InputError(f"there is no stage {name!r}; there are {', '.join(known)}")
-    return [name for name in known if name in listed or name.partition(".")[0] in listed]

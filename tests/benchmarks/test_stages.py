@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.sharding import Shard
-from benchmarks.stages import Job, Piece, Stage, run_stages
+from benchmarks.stages import Job, Piece, Stage, run_stages, stage_names
 from concept_das.errors import InputError
 from concept_das.files import write_atomically
 from tests.benchmarks.tiny_benchmark import (
@@ -363,3 +363,13 @@ def test_a_shared_stage_cannot_need_a_piece(tmp_path: Path) -> None:
     stages = [Stage("each", print), Stage("base", print, ("each",), shared=True)]
     with pytest.raises(InputError, match="base is shared but needs each, which is not"):
         run_stages(stages, PIECES, tmp_path)
+
+
+def test_stages_are_chosen_by_name_or_kind() -> None:
+    names = ["data", "generate.unsteered", "train.cdas", "generate.cdas", "report"]
+    stages = [Stage(name, nothing) for name in names]
+    assert stage_names(stages, "all") is None
+    assert stage_names(stages, "generate, data") == [*names[:2], names[3]]
+    assert stage_names(stages, "train.cdas") == ["train.cdas"]
+    with pytest.raises(InputError, match="no stage 'judge'; there are data, generate, train"):
+        stage_names(stages, "judge")

@@ -1,7 +1,6 @@
 """A benchmark of sums in the shape of the real ones, which can kill its own process."""
 
 import json
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Collection, Mapping
@@ -15,6 +14,7 @@ import pandas as pd
 from benchmarks.sharding import shard_of_environment
 from benchmarks.stages import Job, Piece, Stage, run_stages
 from concept_das.files import write_atomically
+from tests.benchmarks.processes import forked
 
 PIECES = [Piece(f"concept-{i}", {"start": i}) for i in range(3)]
 ROWS = ("a", "b", "c")
@@ -104,8 +104,6 @@ def run(
 
 def _process(folder: Path, worker: Worker, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
     run_stages(
         stages_of(worker),
         PIECES,
@@ -127,16 +125,7 @@ def start(
     Returns:
         Waits for its end and gives the exit code.
     """
-    process = multiprocessing.get_context("fork").Process(
-        target=_process, args=(folder, Worker(trace, kill), environment or {})
-    )
-    process.start()
-
-    def wait() -> int | None:
-        process.join(100)
-        return process.exitcode
-
-    return wait
+    return forked(_process, folder, Worker(trace, kill), environment or {})
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,6 @@
 """AxBench in small: files like its own, a tiny model, a preset of seconds."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from benchmarks.jobs import Jobs, Slot
 from concept_das.losses import EngineOptions
 from concept_das.methods import find_method
 from concept_das.options import ChatOptions, ModelOptions
+from tests.benchmarks.processes import forked
 from tests.tiny import tiny_model, tiny_tokenizer
 
 CONCEPTS = {0: "words about ships", 1: "numbers of all kinds"}
@@ -117,8 +117,6 @@ def _process(
     root: Path, out: Path, kill: tuple[str, int] | None, environment: Mapping[str, str]
 ) -> None:
     os.environ.update(environment)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
     if kill is not None:
         _kill_in(*kill)
     run(root, out)
@@ -161,16 +159,7 @@ def start(
     Returns:
         Waits for its end and gives the exit code.
     """
-    process = multiprocessing.get_context("fork").Process(
-        target=_process, args=(root, out, kill, environment or {})
-    )
-    process.start()
-
-    def wait() -> int | None:
-        process.join(300)
-        return process.exitcode
-
-    return wait
+    return forked(_process, root, out, kill, environment or {})
 
 
 def copy_without(whole: Path, out: Path, stage: str) -> None:

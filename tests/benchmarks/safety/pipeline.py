@@ -1,6 +1,5 @@
 """What the tests of the safety benchmarks share: a tiny model in a folder, and runs of them."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ import pandas as pd
 
 from benchmarks.rowlog import RowLog
 from benchmarks.stages import Job
+from tests.benchmarks.processes import forked
 from tests.tiny import tiny_model, tiny_tokenizer
 
 # A vector of two epochs on six pairs, three test prompts, five tokens.
@@ -48,12 +48,7 @@ def killed_at(
     Args:
         chance: 0 to kill it when its files are written but the job is not done.
     """
-    process = multiprocessing.get_context("fork").Process(
-        target=_run_and_die, args=(main, arguments, stage, chance)
-    )
-    process.start()
-    process.join(120)
-    return process.exitcode
+    return forked(_run_and_die, main, arguments, stage, chance)()
 
 
 def _run_and_die(
@@ -86,6 +81,4 @@ def _run_and_die(
             original(path, content)
 
         module.write_atomically = writing
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
     os._exit(main(arguments))

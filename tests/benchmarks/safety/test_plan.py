@@ -4,9 +4,7 @@ from typing import Any
 import pytest
 
 from benchmarks.refusal.presets import PRESETS
-from benchmarks.safety.command import stage_names
 from benchmarks.safety.plan import Choices, Plan, plan_of, sources_of
-from benchmarks.stages import Stage
 from benchmarks.subject import Subject
 from concept_das.errors import InputError
 from concept_das.losses import DEFAULT_ENGINE
@@ -75,13 +73,3 @@ def test_layers_are_pieces_of_the_first_seed() -> None:
 def test_impossible_choices_are_named(choices: Mapping[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan(**choices)
-
-
-def test_stages_are_chosen_by_name_or_kind() -> None:
-    names = ["data", "generate.unsteered", "train.cdas", "generate.cdas", "report"]
-    stages = [Stage(name, print) for name in names]
-    assert stage_names(stages, "all") is None
-    assert stage_names(stages, "generate, data") == [*names[:2], names[3]]
-    assert stage_names(stages, "train.cdas") == ["train.cdas"]
-    with pytest.raises(InputError, match="no stage 'judge'; there are data, generate.unsteered"):
-        stage_names(stages, "judge")
