@@ -1,0 +1,50 @@
+"""The commands that the READMEs give exist, with the flags that they give them."""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from benchmarks.axbench import presets as axbench_presets
+from benchmarks.axbench.__main__ import axbench
+from benchmarks.backdoor import presets as backdoor_presets
+from benchmarks.backdoor.__main__ import backdoor
+from benchmarks.refusal import presets as refusal_presets
+from benchmarks.refusal.__main__ import refusal
+from concept_das.cli import _parser_of, _underscored
+
+ROOT = Path(__file__).parent.parent.parent
+FUNCTIONS: Mapping[str, tuple[Callable[..., None], Mapping[str, object]]] = {
+    "benchmarks.axbench": (axbench, axbench_presets.PRESETS),
+    "benchmarks.backdoor": (backdoor, backdoor_presets.PRESETS),
+    "benchmarks.refusal": (refusal, refusal_presets.PRESETS),
+}
+FILES = [ROOT / "README.md", ROOT / "results/README.md", *(ROOT / "benchmarks").rglob("README.md")]
+
+
+def commands() -> list[str]:
+    """Whatever runs one of the benchmarks, by itself or through a launcher, without comments."""
+    lines = [
+        line.split("#")[0].strip()
+        for file in FILES
+        for block in re.findall(r"```(?:bash)?\n(.*?)```", file.read_text(), flags=re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    named = "|".join(map(re.escape, FUNCTIONS))
+    return list(dict.fromkeys(line for line in lines if re.search(rf"(?:{named}) ", line)))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_is_understood(line: str) -> None:
+    words = shlex.split(line)
+    place = next(i for i, word in enumerate(words) if word in FUNCTIONS)
+    function, presets = FUNCTIONS[words[place]]
+    flags = [_underscored(word) for word in words[place + 1 :]]
+    assert _parser_of(function).parse_args(flags).preset in presets
+
+
+def test_every_benchmark_is_there() -> None:
+    for name in FUNCTIONS:
+        assert any(name in line for line in commands())
