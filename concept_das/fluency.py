@@ -1,14 +1,24 @@
 """What the unsteered model thinks of a text, and how often the text repeats itself."""
 
 import itertools
+import logging
 from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
 
-from concept_das.chats import ChatFormat, Turn, pad_id_of
+from concept_das.chats import ChatFormat, Prompt, Turn, pad_id_of
 from concept_das.errors import InputError
-from concept_das.scoring import batches, collate_for, mean_log_likelihood, response_logits
+from concept_das.kv_cache import cache_of, keys_values
+from concept_das.scoring import (
+    batches,
+    collate_for,
+    logits_only_at,
+    mean_log_likelihood,
+    response_logits,
+)
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -22,6 +32,8 @@ def log_likelihoods(
 ) -> list[float]:
     """Mean log-probability per token, in nats, of each response to its instruction.
 
+    An instruction with several responses is read once, where the model allows it.
+
     Args:
         pairs: instruction and response.
         max_tokens: how much of a response is read.
@@ -30,15 +42,62 @@ def log_likelihoods(
         InputError: if an instruction or a response has no text.
     """
     rows = [_turn(chat, instruction, response, max_tokens) for instruction, response in pairs]
-    # Rows of similar length share a batch.
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-    values = [0.0] * len(rows)
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        by_prompt.setdefault(row.prompt.ids, []).append(i)
     pad = pad_id_of(chat.tokenizer)
-    for indices in batches(order, batch_size):
-        batch = collate_for(model, [rows[i] for i in indices], pad)
-        for i, logits in zip(indices, response_logits(model, batch), strict=True):
-            values[i] = mean_log_likelihood(logits, rows[i].response)
+    values: dict[int, float] = {}
+    several = [group for group in by_prompt.values() if len(group) > 1]
+    if several and _can_share(model, rows[several[0][0]], pad):
+        for group in several:
+            found = _shared(model, [rows[i] for i in group], pad, batch_size)
+            values.update(zip(group, found, strict=True))
+    # Rows of similar length share a batch.
+    alone = sorted(set(range(len(rows))) - values.keys(), key=lambda i: len(rows[i].ids))
+    for indices in batches(alone, batch_size):
+        found = _plain(model, [rows[i] for i in indices], pad)
+        values.update(zip(indices, found, strict=True))
+    return [values[i] for i in range(len(rows))]
+
+
+def _plain(model: PreTrainedModel, rows: Sequence[Turn], pad: int) -> list[float]:
+    logits = response_logits(model, collate_for(model, rows, pad))
+    return [mean_log_likelihood(one, row.response) for one, row in zip(logits, rows, strict=True)]
+
+
+def _shared(model: PreTrainedModel, rows: Sequence[Turn], pad: int, batch_size: int) -> list[float]:
+    """The same for rows of one prompt, which is read once."""
+    *start, last = rows[0].prompt.ids
+    known = keys_values(model, start)
+    values = []
+    for chunk in batches([Turn(Prompt((last,), 0, 0), row.response) for row in rows], batch_size):
+        batch = collate_for(model, chunk, pad)
+        seen = torch.ones(len(chunk), len(start), dtype=torch.long, device=batch.input_ids.device)
+        with logits_only_at(model, batch.response_mask):
+            flat = model(
+                input_ids=batch.input_ids,
+                attention_mask=torch.cat([seen, batch.attention_mask], dim=1),
+                position_ids=batch.position_ids + len(start),
+                past_key_values=cache_of(known, len(chunk)),
+                use_cache=False,
+            ).logits[0]
+        logits = flat.split([len(row.response) for row in chunk])
+        values += [
+            mean_log_likelihood(one, row.response) for one, row in zip(logits, chunk, strict=True)
+        ]
     return values
+
+
+def _can_share(model: PreTrainedModel, row: Turn, pad: int) -> bool:
+    """Whether this model comes to the same when it reads a prompt before the response."""
+    try:
+        (found,) = _shared(model, [row], pad, 1)
+    except Exception as reason:  # whatever an architecture that takes no plain cache raises
+        log.debug("prompts are read again for every response (%s)", reason)
+        return False
+    (expected,) = _plain(model, [row], pad)
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.05
+    return abs(found - expected) <= tolerance * max(1.0, abs(expected))
 
 
 def _turn(chat: ChatFormat, instruction: str, response: str, max_tokens: int) -> Turn:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from concept_das.chats import Batch, Turn
+from concept_das.kv_cache import KeysValues, cache_of, keys_values
 from concept_das.scoring import collate_for
 from concept_das.sites import Site, decoder_of, hidden_of, hidden_states_at, replace_hidden
 from objectives.projected import Projection
@@ -125,7 +126,7 @@ class Replay:
                 inputs_embeds=states.detach(),
                 attention_mask=mask.long(),
                 position_ids=positions.expand(len(turns), -1),
-                past_key_values=_expanded(self.prefix, len(turns)),
+                past_key_values=cache_of(self.prefix, len(turns)),
                 use_cache=False,
             )
         hidden = output.last_hidden_state
@@ -187,38 +188,15 @@ def _blocks_return_tensors(model: PreTrainedModel, site: Site, turn: Turn, pad_i
     return isinstance(outputs[0], Tensor)
 
 
-def _prefix_cache(model: PreTrainedModel, turn: Turn) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of the template prefix, per block; nothing if there is no prefix."""
+def _prefix_cache(model: PreTrainedModel, turn: Turn) -> KeysValues:
+    """Keys and values of the template prefix; nothing if there is no prefix."""
     length = turn.prompt.prefix_length
     if length == 0:
         return []
-    device = model.get_input_embeddings().weight.device
-    cache = DynamicCache()
     try:
-        with torch.no_grad():
-            ids = torch.tensor([turn.prompt.ids[:length]], device=device)
-            decoder_of(model)(input_ids=ids, past_key_values=cache, use_cache=True)
-        return list(_layers_of(cache))
+        return keys_values(model, turn.prompt.ids[:length])
     except Exception as error:  # whatever an unknown architecture raises
         raise ReplayError(f"{type(error).__name__}: {error}") from error
-
-
-def _layers_of(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
-    """Keys and values per block; transformers renamed where they are kept."""
-    if hasattr(cache, "layers"):
-        yield from ((layer.keys, layer.values) for layer in cache.layers)
-    else:
-        yield from zip(cache.key_cache, cache.value_cache, strict=True)
-
-
-def _expanded(prefix: Sequence[tuple[Tensor, Tensor]], batch: int) -> DynamicCache | None:
-    """A fresh cache that holds the prefix for every row of a batch."""
-    if not prefix:
-        return None
-    cache = DynamicCache()
-    for index, (keys, values) in enumerate(prefix):
-        cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), index)
-    return cache
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class Judging:
 
         An endpoint keeps each answer in its cache, and more of them keep it busy.
         """
-        return 4000 if self.kind == "api" else 40
+        return 4000 if self.kind == "api" else 64
 
     @property
     def description(self) -> dict[str, Any]:
