@@ -11,6 +11,9 @@ from concept_das.options import ChatOptions, ModelOptions
 
 _SAMPLE = 1 << 20
 
+# What decides on a model's output; others, such as a card, may change.
+_FILES = ("*.safetensors", "*.bin", "*config.json", "tokenizer*.json", "*.jinja")
+
 
 class Subject:
     """A model and its chat format.
@@ -60,8 +63,7 @@ def _digest_of(folder: Path) -> str | None:
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    names = ("*.safetensors", "*.bin", "*.json", "*.jinja")
-    for path in sorted(path for name in names for path in folder.glob(name)):
+    for path in sorted({path for name in _FILES for path in folder.glob(name)}):
         size = path.stat().st_size
         digest.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:

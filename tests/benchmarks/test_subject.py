@@ -17,6 +17,8 @@ def test_a_folder_is_told_by_its_weights(tmp_path: Path) -> None:
     before = saved(tmp_path, 0).description
     assert before["weights"] is not None
     assert saved(tmp_path, 0).description == before
+    (tmp_path / "card.json").write_text("{}")
+    assert saved(tmp_path, 0).description == before
     assert saved(tmp_path, 1).description["weights"] != before["weights"]
 
 
