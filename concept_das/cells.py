@@ -79,7 +79,8 @@ class Cell:
                     f"{self.folder(seed)} holds results of other data or options; delete it or "
                     "choose another folder"
                 )
-            tables[seed] = pd.read_csv(self.folder(seed) / "table.csv")
+            # One block or several: text either way, or the tables of methods would not go together.
+            tables[seed] = pd.read_csv(self.folder(seed) / "table.csv", dtype={"layers": str})
         return tables
 
 

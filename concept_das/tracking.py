@@ -1,5 +1,6 @@
 """Where training and evaluation write their measurements: wandb, or nowhere."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,12 +60,17 @@ class WandbTracker:
         self._run.log(dict(values), step=step)
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Record a table."""
-        self._run.log({name: self._wandb.Table(columns=list(columns), data=list(rows))})
+        """Record a table; NaN stands for a gap in a column of text too, which wandb refuses."""
+        data = [[None if _is_nan(value) else value for value in row] for row in rows]
+        self._run.log({name: self._wandb.Table(columns=list(columns), data=data)})
 
     def finish(self) -> None:
         """Flush and close."""
         self._run.finish()
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 class PrefixedTracker:

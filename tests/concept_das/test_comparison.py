@@ -15,6 +15,7 @@ from concept_das.evaluation import evaluate, unrelated_turns
 from concept_das.methods import find_method
 from concept_das.pipeline import encode_for, train_vector
 from concept_das.recipe import TrainingConfig
+from concept_das.tracking import open_tracker
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_config, tiny_loaded
 
 PLAN = ComparisonPlan(
@@ -67,6 +68,18 @@ def test_one_row_per_method_concept_seed_and_multiplier(tmp_path: Path) -> None:
     perplexity = table["perplexity_suppress"].dropna()  # an empty answer has none
     assert len(perplexity)
     assert (perplexity > 1).all()
+
+
+def test_methods_of_one_block_and_of_several_make_one_table(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="LoRA needs peft")
+    table = run(tmp_path, "diffmean", "lora")
+    assert dict(zip(table["method"], table["layers"], strict=True)) == {
+        "diffmean": "1",
+        "lora": "1 2",
+    }
+    tracker = open_tracker("offline", name="one", config={}, folder=tmp_path / "tracked")
+    tracker.table("comparison", list(table.columns), table.to_numpy().tolist())
+    tracker.finish()
 
 
 def test_a_cell_is_what_training_and_evaluating_alone_give(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def test_offline_keeps_the_run_in_its_folder(
     tracker = open_tracker("offline", name="one", config={"seed": 1}, folder=folder)
     assert isinstance(tracker, Tracker)
     tracker.log({"loss": 1.0}, 1)
-    tracker.table("rows", ["a", "b"], [[1, "x"]])
+    nan = float("nan")
+    tracker.table("rows", ["a", "b"], [[1.5, "x"], [nan, "y"], [2.5, nan]])
     tracker.finish()
     (written,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     assert written.stat().st_size > 0
