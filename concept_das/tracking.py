@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -61,7 +61,9 @@ class WandbTracker:
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Record a table; NaN stands for a gap in a column of text too, which wandb refuses."""
-        data = [[None if _is_nan(value) else value for value in row] for row in rows]
+        data: list[Iterable[Any]] = [
+            [None if _is_nan(value) else value for value in row] for row in rows
+        ]
         self._run.log({name: self._wandb.Table(columns=list(columns), data=data)})
 
     def finish(self) -> None:
