@@ -248,9 +248,8 @@ class AxBench:
         texts = read_texts(job.source("data"))
         vector = self._vectors(job).get(method)
         asked = list(self._asked(method, vector, texts, _concept_id(job)))
-        table = answer(
-            self.subject, asked, job.rows(), self.answering, f"{method}, {texts.concept}"
-        )
+        title = f"{method}, {job.pieces[0].key}"
+        table = answer(self.subject, asked, job.rows(), self.answering, title)
         write_atomically(job.folder / _ANSWERS, table.to_parquet(index=False))
 
     def _asked(
