@@ -79,8 +79,7 @@ class Cell:
                     f"{self.folder(seed)} holds results of other data or options; delete it or "
                     "choose another folder"
                 )
-            # One block or several: text either way, or the tables of methods would not go together.
-            tables[seed] = pd.read_csv(self.folder(seed) / "table.csv", dtype={"layers": str})
+            tables[seed] = pd.read_csv(self.folder(seed) / "table.csv")
         return tables
 
 

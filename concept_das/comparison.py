@@ -95,7 +95,9 @@ def compare(
         for config in configs
     ]
     generate = partial(_generate, loaded, chat, plan) if plan.generations else None
-    return run_cells(loaded, chat, cells, engine, generate)
+    table = run_cells(loaded, chat, cells, engine, generate)
+    # One block is read as a number and several as text, which wandb takes in no column together.
+    return table.assign(layers=table["layers"].astype(str))
 
 
 def read_answers(out: Path) -> pd.DataFrame:
