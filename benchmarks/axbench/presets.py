@@ -282,7 +282,7 @@ _ON_TWO_CORES = ("cdas", "das", "lang", "reps", "loreft", "diffmean", "prompt")
 
 
 def _smollm2() -> Preset:
-    """Gemma-2-2B's numbers, cut down to what two cores do in an hour."""
+    """Gemma-2-2B's numbers, cut down to 90 processor-minutes."""
     few = (0.5, 1.0, 2.0)
     budget = "4 epochs of 32 rows in batches of 8, 32 response tokens"
     parts = []
