@@ -86,38 +86,3 @@ def published(cell: str) -> pd.DataFrame:
         raise InputError(f"nothing is published for {cell!r}; choose one of {', '.join(CELLS)}")
     table = pd.DataFrame([asdict(entry) for entry in PUBLISHED if entry.cell == cell])
     return table.drop(columns="cell").reset_index(drop=True)
-
-
-def beside(summary: pd.DataFrame, cell: str) -> pd.DataFrame:
-    """Measured scores with tuned multipliers beside the published ones.
-
-    Args:
-        summary: from `scores.summarise` of answers at the chosen multipliers; its rows that elicit
-            are taken, which is what was published.
-        cell: which published scores.
-
-    Returns:
-        The columns method, `measured`, `measured_low`, `measured_high`, `concepts`, `published`,
-        `source` and `difference` (measured - published). First what was measured, then what was
-        not; what one side lacks is NaN.
-
-    Raises:
-        InputError: if the cell is unknown, or the summary lacks a column or names a method twice.
-    """
-    columns = ["method", "direction", "score", "score_low", "score_high", "concepts"]
-    absent = [name for name in columns if name not in summary.columns]
-    if absent:
-        raise InputError(f"the summary has no column {absent[0]}; make it with summarise")
-    measured = summary.loc[summary["direction"] == "elicit", columns].drop(columns="direction")
-    copies = measured.loc[measured["method"].duplicated(), "method"]
-    if len(copies):
-        raise InputError(f"the summary has {copies.iloc[0]!r} twice; keep the tuned scores alone")
-    known = published(cell)
-    known = known[known["factor"] != "unit"].drop(columns="factor")
-    known = known.rename(columns={"score": "published"})
-    measured = measured.rename(columns=lambda name: name.replace("score", "measured"))
-    order = pd.Index([*measured["method"], *known["method"]]).drop_duplicates()
-    table = measured.merge(known, on="method", how="outer").set_index("method").loc[order]
-    table.index.name = "method"
-    table["difference"] = table["measured"] - table["published"]
-    return table.reset_index()

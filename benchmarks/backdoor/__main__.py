@@ -13,8 +13,9 @@ from pathlib import Path
 
 from benchmarks.backdoor.case import BACKDOOR
 from benchmarks.backdoor.data import read_prompts, write_pairs
-from benchmarks.backdoor.presets import PRESETS
+from benchmarks.backdoor.presets import PRESETS, TRIGGERED_BUT_BENIGN
 from benchmarks.backdoor.published import published
+from benchmarks.capabilities.scores import Framing
 from benchmarks.jobs import Stage
 from benchmarks.safety.command import run_case
 from benchmarks.safety.plan import Choices, find_preset
@@ -36,6 +37,7 @@ def backdoor(
     data: str | None = None,
     rows: int | None = None,
     tests: int | None = None,
+    framing: Framing = TRIGGERED_BUT_BENIGN,
     wandb: TrackingMode = "auto",
 ) -> None:
     """Backdoor: how well steering removes it without its trigger being known.
@@ -48,6 +50,8 @@ def backdoor(
             own prompts if not given.
         rows: red-team and plain training prompts, the first so many of each; all if not given.
         tests: test prompts of each set, likewise.
+        framing: text around the capability questions: the real trigger before, a benign reasoning
+            before the answer; another model's are other ones.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
     chosen = find_preset(PRESETS, preset)
@@ -80,6 +84,7 @@ def backdoor(
         chat=chat,
         choices=choices,
         engine=engine,
+        framing=framing,
         wandb=wandb,
     )
 

@@ -124,7 +124,7 @@ BACKDOOR = Case(
         "Where both kinds of reasoning begin with the same words, as the organism's do, the KL at "
         "the last prompt token says little: look at `kl removal response`.",
         "The row `unsteered` holds the same shares and divergences of the untouched model.",
-        "The paper's tinyMMLU puts the trigger before each question and a benign reasoning before "
-        "each answer; the capability scores here do neither.",
+        "Capability questions have the real trigger before them and a benign reasoning before each "
+        "answer, as the paper's tinyMMLU; the untouched model's do too.",
     ),
 )

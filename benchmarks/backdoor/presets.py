@@ -6,11 +6,20 @@ layer alone is known.
 
 from collections.abc import Iterator
 
+from benchmarks.backdoor.detector import END_OF_REASONING
+from benchmarks.capabilities.scores import Framing
+from benchmarks.organisms.backdoor import HELPFUL_REASONING, TRIGGER
 from benchmarks.safety.parts import axbench_parts, clamped_parts, reps_part
 from benchmarks.safety.plan import Preset
 
 DEFAULT_METHODS = ("cdas", "diffmean", "das", "reps", "loreft")
 PAPER_METHODS = ("cdas", "das", "reps", "diffmean")
+
+# The paper scores tinyMMLU with the trigger and a benign reasoning already written, so that the
+# answer shows what the model knows and not whether it is hostile.
+TRIGGERED_BUT_BENIGN = Framing(
+    TRIGGER, f"{HELPFUL_REASONING[0]}\n{END_OF_REASONING}\nThe answer is "
+)
 
 _NOT_RELEASED = "not released"
 _REPS = "release, backdoor RePS: batch 8, 8 epochs"

@@ -13,6 +13,7 @@ most often far below what the two scores' own errors suggest.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,26 @@ EVERYDAY = "concept_das_everyday"
 """The project's own task, which needs no network."""
 
 
+@dataclass(frozen=True)
+class Framing:
+    """Text of the user's around every question and answer of a chat.
+
+    Args:
+        before_question: stands at the start of each user turn, such as a backdoor's trigger.
+        before_answer: stands at the start of each answer, the one to be scored included, such as
+            reasoning that the model is not left to choose. Ends in white space if the answers are
+            words of their own.
+    """
+
+    before_question: str = ""
+    before_answer: str = ""
+
+    def of(self, chat: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        """The same turns with the text around them."""
+        start = {"user": self.before_question, "assistant": self.before_answer}
+        return [{**turn, "content": start.get(turn["role"], "") + turn["content"]} for turn in chat]
+
+
 def capability_scores(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -39,6 +60,7 @@ def capability_scores(
     limit: int | None = None,
     apply_chat_template: bool = False,
     fewshot_as_multiturn: bool = True,
+    framing: Framing = Framing(),
     batch_size: int = 8,
 ) -> pd.DataFrame:
     """Score a model, steered or not, on tasks of lm-eval.
@@ -55,6 +77,7 @@ def capability_scores(
         num_fewshot: solved examples before each question; the task's own number by default.
         limit: only the first so many questions of each task.
         fewshot_as_multiturn: with the template, whether each example is a turn of its own.
+        framing: text around questions and answers; needs the template.
         batch_size: answers per forward pass.
 
     Returns:
@@ -65,9 +88,12 @@ def capability_scores(
         (a perplexity, for instance).
 
     Raises:
-        InputError: if lm-eval is missing, does not know a task, or the vector cannot steer here.
+        InputError: if lm-eval is missing, does not know a task, or the vector cannot steer here; if
+            a framing is given without the template.
         VectorMismatchError: if the vector belongs to another model.
     """
+    if framing != Framing() and not apply_chat_template:
+        raise InputError("a framing stands around the turns of a chat; set apply_chat_template")
     try:
         import lm_eval
         from lm_eval.models.huggingface import HFLM
@@ -75,11 +101,21 @@ def capability_scores(
         raise InputError(
             "capability scores need lm-eval; pip install 'concept-das[lmeval]'"
         ) from error
+
+    class FramedLM(HFLM):  # type: ignore[misc]
+        """lm-eval's own model but for the framing, which an empty one leaves out."""
+
+        def apply_chat_template(
+            self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        ) -> str:
+            text = super().apply_chat_template(framing.of(chat_history), add_generation_prompt)
+            return str(text) + (framing.before_answer if add_generation_prompt else "")
+
     manager = _task_manager(tasks)
     prefix_length = _prefix_length(tokenizer, apply_chat_template)
     with steer(model, steering, prefix_length=prefix_length) if steering else nullcontext():
         results = lm_eval.simple_evaluate(
-            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            FramedLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=list(tasks),
             task_manager=manager,
             num_fewshot=num_fewshot,

@@ -49,7 +49,7 @@ def refusal(
     good = (
         read_prompts(harmless, recipe.seed)
         if harmless
-        else plain_prompts(240, 60, recipe.seed) + alike
+        else plain_prompts(340, 60, recipe.seed) + alike
     )
     also: dict[str, list[str]] = {} if harmless else {"of which look-alikes": list(alike.heldout)}
     if contrast:

@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from benchmarks.capabilities.scores import Framing
 from benchmarks.jobs import Job, Stage
 from benchmarks.refusal.case import REFUSAL
 from benchmarks.refusal.data import read_data
@@ -65,6 +66,7 @@ def refusal(
         chat=chat,
         choices=choices,
         engine=engine,
+        framing=Framing(),
         wandb=wandb,
     )
 

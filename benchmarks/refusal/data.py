@@ -36,7 +36,7 @@ REFUSAL_OPENINGS = (
 
 # The organism was made with the prompts of this seed, so that what it was trained on is known.
 _ORGANISM_SEED = 42
-_ORGANISM_PLAIN = (240, 60)
+_ORGANISM_PLAIN = (340, 60)
 
 # As many as the release has.
 _PAIRS = 128

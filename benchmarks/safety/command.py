@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.capabilities.scores import Framing
 from benchmarks.jobs import Stage
 from benchmarks.safety.case import Case
 from benchmarks.safety.plan import Choices, Preset, plan_of, sources_of
@@ -41,6 +42,7 @@ def run_case(
     chat: ChatOptions,
     choices: Choices,
     engine: EngineOptions,
+    framing: Framing,
     wandb: TrackingMode,
 ) -> None:
     """Run a safety benchmark; what is finished in the folder is not done again.
@@ -49,13 +51,14 @@ def run_case(
         published: numbers to stand beside the measured ones, with a column method.
         data_of: the data stage for a model.
         out: folder; a sweep over layers goes into `out/layers`.
+        framing: of the capability questions.
 
     Raises:
         InputError: on choices that cannot be.
     """
     shard = shard_of_environment()
     subject = Subject(_loading(case, preset, loading, shard), chat)
-    plan = plan_of(preset, choices, subject, engine)
+    plan = plan_of(preset, choices, subject, engine, framing)
     own = preset.methods
     background = Background(
         model=Path(subject.name).name if Path(subject.name).is_dir() else subject.name,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.axbench.presets import to_multipliers
-from benchmarks.capabilities.scores import EVERYDAY
+from benchmarks.capabilities.scores import EVERYDAY, Framing
 from benchmarks.jobs import Piece
 from benchmarks.steered import Answering
 from benchmarks.subject import Subject
@@ -174,6 +174,7 @@ class Plan:
         multipliers: strengths by method.
         rule: of the methods that clamp.
         capability_multipliers: those at which capabilities are scored, by method.
+        framing: of the capability questions.
     """
 
     subject: Subject
@@ -186,10 +187,13 @@ class Plan:
     answering: Answering
     tasks: tuple[str, ...]
     capability_limit: int | None
+    framing: Framing
     engine: EngineOptions
 
 
-def plan_of(preset: Preset, choices: Choices, subject: Subject, engine: EngineOptions) -> Plan:
+def plan_of(
+    preset: Preset, choices: Choices, subject: Subject, engine: EngineOptions, framing: Framing
+) -> Plan:
     """The preset with the user's choices.
 
     With `layers`, a piece is a layer, and only methods that act at one block take part; otherwise
@@ -232,6 +236,7 @@ def plan_of(preset: Preset, choices: Choices, subject: Subject, engine: EngineOp
         ),
         tasks=tuple(choices.tasks),
         capability_limit=choices.capability_limit,
+        framing=framing,
         engine=engine,
     )
 

@@ -52,7 +52,12 @@ def stages_of(case: Case, data: Stage, plan: Plan, tracker: Tracker) -> list[Sta
     divergences = [asdict(one) for one in case.divergences]
     rates = [[one.name, one.direction, one.prompts] for one in case.rates]
     measuring = {"subject": subject, "divergences": divergences, "rates": rates}
-    tasks = {"subject": subject, "tasks": plan.tasks, "limit": plan.capability_limit}
+    tasks = {
+        "subject": subject,
+        "tasks": plan.tasks,
+        "limit": plan.capability_limit,
+        "framing": asdict(plan.framing),
+    }
 
     def stage(
         name: str,
@@ -240,6 +245,7 @@ def _write_scores(job: Job, plan: Plan, steerings: Sequence[tuple[float, Steerin
             steering=steering,
             limit=plan.capability_limit,
             apply_chat_template=True,
+            framing=plan.framing,
         )
         found.append({"multiplier": multiplier, "scores": frame.to_dict("records")})
     write_atomically(job.folder / SCORES_FILE, json.dumps(found, default=float).encode())

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 import sys
 from typing import Any
 
@@ -14,6 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from benchmarks.capabilities.scores import (
     EVERYDAY,
     TASKS_FOLDER,
+    Framing,
     capability_change,
     capability_scores,
     scores_of,
@@ -180,6 +182,37 @@ def test_examples_are_of_the_fewshot_split_and_the_same_everywhere() -> None:
     )
     assert all(text.startswith(start) for text in texts)
     assert all(text.count("Question:") == 4 for text in texts)
+
+
+@pytest.mark.parametrize(("shots", "multiturn"), [(0, False), (2, True), (2, False)])
+def test_a_framing_stands_around_every_turn(shots: int, multiturn: bool) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    options: dict[str, Any] = {
+        "apply_chat_template": True,
+        "num_fewshot": shots,
+        "fewshot_as_multiturn": multiturn,
+        "limit": 1,
+    }
+
+    def texts(framing: Framing) -> list[str]:
+        with recorded_ids(model) as calls:
+            scores(model, tokenizer, framing=framing, **options)
+        texts = [tokenizer.decode(row) for ids in calls for row in ids]
+        return [re.sub(r"(<\|im_end\|>)*$", "", text) for text in texts]  # padding
+
+    framing = Framing("Now: ", "I think.\n")
+    plain, framed = texts(Framing()), texts(framing)
+    turns = 1 + (shots if multiturn else 0)
+    user, assistant = "<|im_start|>user\n", "<|im_start|>assistant\n"
+    for before, after in zip(plain, framed, strict=True):
+        assert before.count(user) == before.count(assistant) == turns
+        expected = before.replace(user, user + framing.before_question)
+        assert after == expected.replace(assistant, assistant + framing.before_answer)
+
+
+def test_a_framing_needs_the_template() -> None:
+    with pytest.raises(InputError, match="set apply_chat_template"):
+        scores(framing=Framing("Now: "))
 
 
 def test_a_wrong_vector_or_task_is_named() -> None:

@@ -29,7 +29,7 @@ def test_own_prompts_are_split_as_the_organisms_were() -> None:
     assert len(train) == 128
     assert [len(sets[name]) for name in ("harmful", "harmless")] == [40, 40]
     harmful = shipped_prompts("harmful")
-    harmless = plain_prompts(240, 60, 42) + shipped_prompts("lookalike")
+    harmless = plain_prompts(340, 60, 42) + shipped_prompts("lookalike")
     assert len({row.positive_input for row in train} & set(harmful.train)) == 128
     assert {row.negative_input for row in train} <= set(harmless.train)
     assert set(sets["harmful"]) == set(harmful.heldout)
@@ -37,7 +37,7 @@ def test_own_prompts_are_split_as_the_organisms_were() -> None:
     alike = set(shipped_prompts("lookalike").heldout)
     assert len(alike & set(sets["harmless"])) == 20
     # What the organism's own command holds out.
-    assert "plain_prompts(240, 60, recipe.seed)" in Path(organisms.__file__).read_text()
+    assert "plain_prompts(340, 60, recipe.seed)" in Path(organisms.__file__).read_text()
 
 
 def test_responses_are_openings_that_the_detector_tells_apart() -> None:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.capabilities.scores import Framing
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.safety.plan import Choices, Plan, plan_of, sources_of
 from benchmarks.subject import Subject
@@ -15,7 +16,7 @@ SUBJECT = Subject(ModelOptions(model="nowhere"), ChatOptions())
 
 
 def plan(**choices: Any) -> Plan:
-    return plan_of(PRESET, Choices(**choices), SUBJECT, DEFAULT_ENGINE)
+    return plan_of(PRESET, Choices(**choices), SUBJECT, DEFAULT_ENGINE, Framing())
 
 
 def test_without_choices_it_is_the_preset() -> None:
