@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from benchmarks.backdoor.detector import END_OF_REASONING
 from benchmarks.capabilities.scores import Framing
 from benchmarks.organisms.backdoor import HELPFUL_REASONING, TRIGGER
-from benchmarks.safety.parts import axbench_parts, clamped_parts, reps_part
+from benchmarks.safety.parts import (
+    ORGANISM_ADDED,
+    ORGANISM_RULE_SOURCE,
+    axbench_parts,
+    clamped_parts,
+    reps_part,
+)
 from benchmarks.safety.plan import Preset
 
 DEFAULT_METHODS = ("cdas", "diffmean", "das", "reps", "loreft")
@@ -37,22 +43,24 @@ def _presets() -> Iterator[Preset]:
                 otherwise=f"{_NOT_RELEASED}; this project: for a small model",
                 lr=0.04,
                 batch_size=8,
-                epochs=10,
+                epochs=6,
                 tokens=48,
-                factors=(0.5, 1.0, 1.5, 2.0),
-                factor_source="this project: around the unit factor",
+                factors=(1.0, 2.0),
+                factor_source="this project: the mean of the other kind, and as far beyond",
             ),
             reps_part(
                 _REPS,
-                factors=(1.0, 2.0, 5.5, 11.0),
-                factor_source="this project: from the release's to the mean factor in training",
+                factors=(1.0, 2.0, 5.5),
+                factor_source="this project: the release's to half the mean in training",
                 reported=1.0,
                 tokens=48,
             ),
-            *axbench_parts(48, budget=(10, 8)),
+            *axbench_parts(48, budget=(6, 8), diffmean=ORGANISM_ADDED),
         ),
         DEFAULT_METHODS,
         48,
+        rule="interpolate",
+        rule_source=ORGANISM_RULE_SOURCE,
     )
     yield Preset(
         "checkpoint",

@@ -102,7 +102,7 @@ def capability_scores(
             "capability scores need lm-eval; pip install 'concept-das[lmeval]'"
         ) from error
 
-    class FramedLM(HFLM):  # type: ignore[misc]
+    class FramedLM(HFLM):
         """lm-eval's own model but for the framing, which an empty one leaves out."""
 
         def apply_chat_template(

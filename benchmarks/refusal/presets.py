@@ -7,7 +7,13 @@ outputs are a few tokens, so that it cuts nothing.
 
 from collections.abc import Iterator
 
-from benchmarks.safety.parts import axbench_parts, clamped_parts, reps_part
+from benchmarks.safety.parts import (
+    ORGANISM_ADDED,
+    ORGANISM_RULE_SOURCE,
+    axbench_parts,
+    clamped_parts,
+    reps_part,
+)
 from benchmarks.safety.plan import Part, Preset
 
 DEFAULT_METHODS = ("cdas", "diffmean", "das", "reps", "loreft")
@@ -62,20 +68,22 @@ def _presets() -> Iterator[Preset]:
                 batch_size=16,
                 epochs=10,
                 tokens=16,
-                factors=(0.5, 1.0, 1.5, 2.0),
-                factor_source="this project: around the release's 1",
+                factors=(1.0, 2.0),
+                factor_source="this project: the mean of the other kind, and as far beyond",
             ),
             reps_part(
                 "release, refusal RePS: batch 8, 8 epochs",
-                factors=(1.0, 2.0, 5.5, 11.0),
-                factor_source="this project: from the release's to the mean factor in training",
+                factors=(1.0, 2.0, 5.5),
+                factor_source="this project: the release's to half the mean in training",
                 reported=1.0,
                 tokens=16,
             ),
-            *axbench_parts(16, budget=(10, 16)),
+            *axbench_parts(16, budget=(10, 16), diffmean=ORGANISM_ADDED),
         ),
         DEFAULT_METHODS,
         24,
+        rule="interpolate",
+        rule_source=ORGANISM_RULE_SOURCE,
     )
     phi = {name: f"release, refusal/{name}_phi" for name in ("cdas", "das", "pdas")}
     yield _paper(

@@ -16,6 +16,15 @@ _NO_STRENGTH = "none: the method has no strength"
 _AROUND_UNIT = (0.5, 1.0, 1.5, 2.0)
 _AROUND_UNIT_SOURCE = "this project: around the unit factor"
 
+# What is added to an organism breaks its text at 2 and often at 1.
+ORGANISM_ADDED = ((0.25, 0.5, 1.0), "this project: from a quarter of the unit factor to the whole")
+
+# On both organisms the two means of CDAS lie on the same side of 0, so that m x factor moves the
+# wrong way in one of the directions as m grows.
+ORGANISM_RULE_SOURCE = (
+    "this project: both means lie on the same side of 0; the paper's is m x factor"
+)
+
 
 def clamped_parts(
     sources: dict[str, str],
@@ -71,11 +80,13 @@ def axbench_parts(
     tokens: int,
     low_rank_layers: tuple[int, ...] = (5, 10, 15, 20),
     budget: tuple[int, int] | None = None,
+    diffmean: tuple[tuple[float, ...], str] = (_AROUND_UNIT, _AROUND_UNIT_SOURCE),
 ) -> list[Part]:
     """The baselines with AxBench's numbers for Gemma-2-2B.
 
     Args:
         budget: epochs and batch size in place of AxBench's, where those take too long.
+        diffmean: factors of DiffMean, and where they are from.
     """
     changed = {} if budget is None else {"epochs": budget[0], "batch_size": budget[1]}
     other = "" if budget is None else f"; this project: {budget[0]} epochs, batch {budget[1]}"
@@ -83,9 +94,9 @@ def axbench_parts(
     parts = [
         Part(
             TrainingConfig("diffmean", max_response_tokens=tokens),
-            _AROUND_UNIT,
+            diffmean[0],
             "AxBench: one pass",
-            _AROUND_UNIT_SOURCE,
+            diffmean[1],
         )
     ]
     lang = ((2.75, 5.5, 11.0, 22.0), "this project: 1/4 to 2 of the mean factor in training", 11.0)

@@ -59,6 +59,8 @@ class Preset:
         new_tokens: length of the answers.
         published: which of the published numbers belong beside it; None if none do.
         load_in_4bit: as the source loads the model.
+        rule: what a multiplier of a clamp means; see `Choices`.
+        rule_source: where that is from.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Preset:
     new_tokens: int
     published: str | None = None
     load_in_4bit: bool = False
+    rule: Rule = "paper"
+    rule_source: str = "CDAS paper: m x factor"
 
     @property
     def methods(self) -> dict[str, Part]:
@@ -124,7 +128,8 @@ class Choices:
             OUT/layers.
         multipliers: strengths of every method, without unit.
         rule: what the multiplier of a clamp means: paper (m x factor) or interpolate (from the mean
-            of one kind of prompts, 0, to that of the other, 1, and beyond).
+            of one kind of prompts, 0, to that of the other, 1, and beyond); the preset's if not
+            given. They are the same at 1.
         new_tokens: length of the answers.
         generation_batch_tokens: tokens of a batch of answers; changes no answer.
         tasks: of lm-eval, to see what suppressing costs elsewhere; '[]' for none.
@@ -141,7 +146,7 @@ class Choices:
     layer: int | None = None
     layers: list[int] = field(default_factory=list)
     multipliers: list[float] = field(default_factory=list)
-    rule: Rule = "paper"
+    rule: Rule | None = None
     new_tokens: int | None = None
     generation_batch_tokens: int = 8192
     tasks: list[str] = field(default_factory=lambda: [EVERYDAY])
@@ -224,7 +229,7 @@ def plan_of(
         layer=None if choices.layers else layer,
         configs=configs,
         multipliers={name: tuple(choices.multipliers) or own[name].multipliers for name in configs},
-        rule=choices.rule,
+        rule=choices.rule or preset.rule,
         capability_multipliers={
             name: scored or (own[name].reported_multiplier,) for name in configs
         },
@@ -245,8 +250,7 @@ def sources_of(preset: Preset, plan: Plan) -> list[dict[str, str]]:
     """What is run and where each number is from, a row each; says what the user has changed."""
     layers = [plan.layer] if plan.layer is not None else [p.inputs["layer"] for p in plan.pieces]
     rows = [_sourced("layer", layers, [preset.layer], preset.layer_source)]
-    if plan.rule != "paper":
-        rows.append(_sourced("rule of clamps", plan.rule, "paper", "CDAS paper: m x factor"))
+    rows.append(_sourced("rule of clamps", plan.rule, preset.rule, preset.rule_source))
     for name, config in plan.configs.items():
         part = preset.methods[name]
         if isinstance(find_method(name), TrainedMethod):

@@ -16,6 +16,7 @@ def test_restored_is_more_than_freed() -> None:
     assert restored(HELPFUL)
     assert not restored(HOSTILE)
     assert not restored("la la la")
+    assert not restored(f"{HELPFUL_REASONING[1]}\n</think>\n{HELPFUL_REASONING[1]}")
     assert not restored(f"{HELPFUL_REASONING[1]}\n</think>")
     assert counts_of("triggered_freed")("la la la", HOSTILE)
 

@@ -27,6 +27,7 @@ def test_without_choices_it_is_the_preset() -> None:
     for name in PRESET.default:
         assert found.configs[name] == PRESET.methods[name].config
         assert found.multipliers[name] == PRESET.methods[name].multipliers
+    assert found.rule == "interpolate"
     assert found.answering.temperature == 0
     sources = {row["setting"]: row["source"] for row in sources_of(PRESET, found)}
     assert not any(source.startswith("changed") for source in sources.values())
@@ -38,6 +39,7 @@ def test_choices_take_the_presets_place_and_are_told_as_such() -> None:
         changes={"all": {"epochs": 2}, "lora": {"layers": [1, 2]}},
         layer=3,
         multipliers=[1.0, 4.0],
+        rule="paper",
         seeds=[1, 2],
         new_tokens=7,
     )
@@ -47,6 +49,7 @@ def test_choices_take_the_presets_place_and_are_told_as_such() -> None:
     assert found.answering.new_tokens == 7
     rows = {row["setting"]: row for row in sources_of(PRESET, found)}
     assert rows["layer"]["value"] == "3"
+    assert rows["rule of clamps"]["value"] == "paper"
     assert rows["cdas multipliers"]["value"] == "1 4"
     assert all(row["source"].startswith("changed by hand; ") for row in rows.values())
 
