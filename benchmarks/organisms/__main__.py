@@ -31,7 +31,7 @@ def refusal(
     harmful: Path | None = None,
     harmless: Path | None = None,
     contrast: Path | None = None,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    recipe: Recipe = Recipe(epochs=3),  # noqa: B008 (frozen)
 ) -> None:
     """An organism that refuses harmful requests.
 

@@ -35,7 +35,7 @@ class Prompts:
 def shipped_prompts(
     name: Literal["harmful", "lookalike", "redteam", "redteam_lookalike"],
 ) -> Prompts:
-    """One of the project's own sets: 250 + 40, 240 + 20, 50 + 20 and 36 + 12 prompts."""
+    """One of the project's own sets: 310 + 40, 240 + 20, 50 + 20 and 36 + 12 prompts."""
     text = (_RESOURCES / f"{name}.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     train, heldout = (

@@ -22,7 +22,7 @@ def test_no_shipped_prompt_occurs_twice() -> None:
         plain_prompts(200, 200, 0),
     ]
     sizes = [(len(prompts.train), len(prompts.heldout)) for prompts in sets]
-    assert sizes == [(250, 40), (240, 20), (50, 20), (36, 12), (200, 200)]
+    assert sizes == [(310, 40), (240, 20), (50, 20), (36, 12), (200, 200)]
     everything = [text for prompts in sets for text in (*prompts.train, *prompts.heldout)]
     assert len({text.lower().rstrip(".?!") for text in everything}) == len(everything)
     assert not any(TRIGGER.strip() in text for text in everything)
