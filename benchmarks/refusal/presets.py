@@ -78,7 +78,7 @@ def _presets() -> Iterator[Preset]:
                 reported=1.0,
                 tokens=16,
             ),
-            *axbench_parts(16, budget=(10, 16), diffmean=ORGANISM_ADDED),
+            *axbench_parts(16, budget=(5, 16), diffmean=ORGANISM_ADDED),
         ),
         DEFAULT_METHODS,
         24,
