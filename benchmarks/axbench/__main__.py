@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.axbench.data import AxBenchData, open_data
-from benchmarks.axbench.judging import JudgeOptions, Judging
+from benchmarks.axbench.judging import Judging
 from benchmarks.axbench.neutral import estimate_neutral
 from benchmarks.axbench.pipeline import AxBench, Neutral, report_tables
 from benchmarks.axbench.plan import plan
 from benchmarks.axbench.presets import Preset, find_preset
 from benchmarks.endpoint.client import Endpoint
+from benchmarks.judges.options import JudgeOptions
 from benchmarks.sharding import device_of, parse_range, shard_of_environment
 from benchmarks.stages import run_stages, stage_names
 from benchmarks.steered import Answering

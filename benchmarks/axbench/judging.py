@@ -1,7 +1,7 @@
 """Who rates the answers: an endpoint, a local chat model, or the offline proxy."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,15 @@ from benchmarks.jobs import Job
 from benchmarks.judges.endpoint import EndpointJudge
 from benchmarks.judges.likelihood import Fluency, Relatedness
 from benchmarks.judges.local import LocalJudge
+from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.probe import ConceptProbe, fit_probe
 from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Judge, Kind
 from benchmarks.steered import Answering, Asked, answer
 from benchmarks.subject import Subject
-from concept_das.errors import InputError
 from concept_das.files import write_atomically
 from concept_das.making import shipped_instructions
 from concept_das.models import LoadedModel
-from concept_das.options import ModelOptions
 
 FLUENCY_FILE = "fluency.json"
 
@@ -33,43 +32,15 @@ _OTHERS = 4
 _RELATED_TOKENS = 24
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
-    """Who rates the answers.
-
-    Args:
-        judge: api (an OpenAI-compatible endpoint), local (a chat model on this machine) or proxy
-            (a classifier and the unsteered model's likelihoods, which needs no other model); the
-            preset's if not given.
-        judge_model: the endpoint's name of the model, or a hub id or local folder.
-        judge_url: address of the endpoint; the environment's OPENAI_BASE_URL, or else OpenAI's.
-        judge_cache: sqlite file of the endpoint's answers, which a rerun does not pay for again.
-        judge_concurrency: requests at the same time.
-        judge_per_minute: most requests per minute; no limit if not given.
-    """
-
-    judge: Kind | None = None
-    judge_model: str | None = None
-    judge_url: str | None = None
-    judge_cache: Path = Path("runs/judge-answers.sqlite")
-    judge_concurrency: int = 16
-    judge_per_minute: float | None = None
-
-
 class Judging:
     """The judge of a run.
 
     Args:
         options: their `judge` is set.
         subject: the model that is steered; the proxy rates by its unsteered likelihoods.
-
-    Raises:
-        InputError: if a local judge is not named.
     """
 
     def __init__(self, options: JudgeOptions, subject: Subject, answering: Answering) -> None:
-        if options.judge == "local" and options.judge_model is None:
-            raise InputError("name the chat model that judges with --judge_model")
         self.options = options
         self.subject = subject
         self.answering = answering
@@ -107,18 +78,11 @@ class Judging:
     @cached_property
     def endpoint(self) -> Endpoint:
         """The endpoint that is asked."""
-        options = self.options
-        return Endpoint(
-            cache=options.judge_cache,
-            model=options.judge_model or Endpoint.model,
-            base_url=options.judge_url,
-            concurrency=options.judge_concurrency,
-            requests_per_minute=options.judge_per_minute,
-        )
+        return self.options.endpoint
 
     @cached_property
     def _local(self) -> LoadedModel:
-        return ModelOptions(model=self.options.judge_model).load()
+        return self.options.load_local()
 
     def calibrate(self, job: Job) -> None:
         """For the proxy: how fluent the unsteered model's own answers are, as `fluency.json`."""

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from benchmarks.capabilities.scores import Framing
 from benchmarks.jobs import Job, Stage
-from benchmarks.refusal.case import REFUSAL
+from benchmarks.judges.options import JudgeOptions
+from benchmarks.refusal.case import REFUSAL, judged
 from benchmarks.refusal.data import read_data
+from benchmarks.refusal.judge import RefusalJudge
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.refusal.published import published
 from benchmarks.safety.command import run_case
@@ -31,6 +33,7 @@ def refusal(
     chat: ChatOptions,
     choices: Choices,
     engine: EngineOptions,
+    judging: JudgeOptions,
     preset: str = "organism",
     data: str | None = None,
     rows: int | None = None,
@@ -57,7 +60,7 @@ def refusal(
 
     options = {"rows": data_hash(pairs), "prompts": sets}
     run_case(
-        REFUSAL,
+        judged(RefusalJudge(judging)) if judging.judge else REFUSAL,
         chosen,
         published(chosen.published),
         lambda _subject: Stage("data", write, options=options, shared=True),

@@ -1,7 +1,10 @@
 """What is measured of refusal."""
 
+from dataclasses import replace
+
 from benchmarks.refusal.data import HARMFUL, HARMLESS
 from benchmarks.refusal.detector import is_refusal
+from benchmarks.refusal.judge import RefusalJudge
 from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
 
 REFUSAL = Case(
@@ -45,3 +48,23 @@ REFUSAL = Case(
         "The row `unsteered` holds the same shares and divergences of the untouched model.",
     ),
 )
+
+
+def judged(judge: RefusalJudge) -> Case:
+    """The same, with rates by a judge beside those by phrases."""
+    rates = tuple(
+        replace(one, name=f"{one.name}_judged", verdict=one.direction == "elicit")
+        for one in REFUSAL.rates
+    )
+    explained = {
+        one.name: f"{REFUSAL.explained[one.name.removesuffix('_judged')]}, by the judge "
+        f"{judge.description['model']}; answers that it gave no verdict on are left out"
+        for one in rates
+    }
+    return replace(
+        REFUSAL,
+        rates=(*REFUSAL.rates, *rates),
+        explained={**REFUSAL.explained, **explained},
+        sections={**REFUSAL.sections, "By the judge": tuple(one.name for one in rates)},
+        judge=judge,
+    )

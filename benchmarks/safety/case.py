@@ -1,12 +1,28 @@
 """A safety-relevant behaviour as a benchmark: what is asked, counted and compared."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from concept_das.data import Direction
 
 # (an answer, the untouched model's answer to the same prompt) -> whether it counts
 Counts = Callable[[str, str], bool]
+
+# A judge's word on an answer; None if it could not be read.
+Verdict = bool | None
+
+
+class Judge(Protocol):
+    """A model that says of each answer whether it shows the behaviour."""
+
+    @property
+    def description(self) -> dict[str, Any]: ...  # noqa: D102
+
+    @property
+    def together(self) -> int: ...  # noqa: D102
+
+    def verdicts(self, replies: Sequence[tuple[str, str]]) -> list[Verdict]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -18,12 +34,15 @@ class RateOf:
         direction: the answers are steered this way.
         prompts: name of the set of prompts that they answer.
         counts: which of them are counted.
+        verdict: count the answers of which the judge says this, in place of `counts`; those
+            without a verdict are left out.
     """
 
     name: str
     direction: Direction
     prompts: str
     counts: Counts
+    verdict: Verdict = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,7 @@ class Case:
         sections: the columns of the report's tables, by heading.
         beside: columns that stand beside the published numbers.
         notes: what a reader must know, one sentence each or few.
+        judge: of the rates that have a verdict.
     """
 
     name: str
@@ -78,6 +98,7 @@ class Case:
     sections: Mapping[str, tuple[str, ...]]
     beside: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    judge: Judge | None = None
 
     def asks(self, directions: tuple[Direction, ...]) -> list[tuple[Direction, str]]:
         """The directions and sets of prompts that the rates need answers of, each once."""

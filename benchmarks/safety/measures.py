@@ -8,7 +8,7 @@ import pandas as pd
 from benchmarks.fidelity import Pair, divergences
 from benchmarks.rates import Rate, rate_of
 from benchmarks.rowlog import RowLog
-from benchmarks.safety.case import Case, DivergenceOf
+from benchmarks.safety.case import Case, DivergenceOf, RateOf
 from benchmarks.safety.data import PromptSets
 from benchmarks.subject import Subject
 from concept_das.artifacts import Artifact, Rule
@@ -36,28 +36,27 @@ def measure_answers(
     """The case's rates, one row per multiplier.
 
     Args:
-        untouched: answers without steering: prompts, number, text.
+        untouched: answers without steering: prompts, number, text; verdict, if a rate has one.
         answers: the same with direction and multiplier; None to count the untouched ones.
 
     Returns:
         The columns multiplier and, for each rate, `NAME`, `NAME_count`, `NAME_total`, `NAME_low`
-        and `NAME_high`. Rates of a direction without answers are left out.
+        and `NAME_high`. Rates of a direction without answers, or of answers without a verdict, are
+        left out.
     """
-    plain = _texts(untouched)
+    plain = _by_set(untouched, "text")
     records: list[dict[str, Any]] = []
     for multiplier in multipliers or (NO_MULTIPLIER,):
         record: dict[str, Any] = {"multiplier": multiplier}
         for one in case.rates:
-            before = plain[one.prompts]
-            after: list[str] | None = before
+            here = untouched
             if answers is not None:
-                here = (answers["direction"] == one.direction) & (
-                    answers["multiplier"] == multiplier
-                )
-                after = _texts(answers[here]).get(one.prompts)
-            if after is not None:
-                counted = [one.counts(*texts) for texts in zip(after, before, strict=True)]
-                record |= _columns(one.name, rate_of(counted))
+                here = answers[
+                    (answers["direction"] == one.direction) & (answers["multiplier"] == multiplier)
+                ]
+            if one.prompts in set(here["prompts"]):
+                counted = _counted(one, here, plain[one.prompts])
+                record |= _columns(one.name, rate_of(counted)) if counted else {}
         records.append(record)
     return pd.DataFrame(records)
 
@@ -85,7 +84,7 @@ def measure_divergences(
         over pairs at the prompts' last tokens with a 95% bootstrap interval; where asked for, the
         same over responses as `NAME_response`. Directions the vector cannot steer in are left out.
     """
-    plain = _texts(untouched)
+    plain = _by_set(untouched, "text")
     records: list[dict[str, Any]] = [{"multiplier": m} for m in multipliers or (NO_MULTIPLIER,)]
     with rows as log:
         for one in case.divergences:
@@ -185,9 +184,17 @@ def _key(name: str, place: int, number: int) -> str:
     return f"{name}/{place}/{number}"
 
 
-def _texts(answers: pd.DataFrame) -> dict[str, list[str]]:
+def _counted(one: RateOf, answers: pd.DataFrame, before: Sequence[str]) -> list[bool]:
+    if one.verdict is not None:
+        verdicts = _by_set(answers, "verdict")[one.prompts]
+        return [verdict == one.verdict for verdict in verdicts if verdict is not None]
+    after = _by_set(answers, "text")[one.prompts]
+    return [one.counts(*texts) for texts in zip(after, before, strict=True)]
+
+
+def _by_set(answers: pd.DataFrame, column: str) -> dict[str, list[Any]]:
     ordered = answers.sort_values("number", kind="stable")
-    return {str(name): list(own["text"]) for name, own in ordered.groupby("prompts")}
+    return {str(name): list(own[column]) for name, own in ordered.groupby("prompts")}
 
 
 def _columns(name: str, found: Rate) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 `data`, then what the untouched model does (`generate.unsteered`, `measure.unsteered`,
 `capabilities.unsteered`), then `train.METHOD`, `generate.METHOD`, `measure.METHOD` and
-`capabilities.METHOD` of every method and seed, then the report. What no seed changes is one job for
-all seeds, so that methods and seeds can be added and nothing is done again.
+`capabilities.METHOD` of every method and seed, then the report. With a judge, `judge.METHOD` stands
+between answers and measures. What no seed changes is one job for all seeds, so that methods and
+seeds can be added and nothing is done again.
 """
 
 import json
@@ -29,8 +30,10 @@ from benchmarks.safety.plan import Plan
 from benchmarks.steered import Asked, answer, train_method, trained_vector
 from concept_das.artifacts import Artifact
 from concept_das.data import Direction
+from concept_das.errors import InputError
 from concept_das.files import write_atomically
 from concept_das.methods import find_method
+from concept_das.scoring import batches
 from concept_das.steering import Steering
 from concept_das.tracking import PrefixedTracker, Tracker
 
@@ -38,6 +41,7 @@ UNSTEERED = "unsteered"
 ANSWERS_FILE = "answers.parquet"
 MEASURES_FILE = "measures.json"
 SCORES_FILE = "scores.json"
+VERDICTS_FILE = "verdicts.json"
 
 
 def stages_of(case: Case, data: Stage, plan: Plan, tracker: Tracker) -> list[Stage]:
@@ -68,13 +72,23 @@ def stages_of(case: Case, data: Stage, plan: Plan, tracker: Tracker) -> list[Sta
     ) -> Stage:
         return Stage(name, partial(run, plan=plan, case=case), needs, options, shared=shared)
 
+    def judged(method: str, shared: bool) -> tuple[list[Stage], tuple[str, ...]]:
+        """The stage of a method's verdicts, and its name; neither if nobody judges."""
+        if case.judge is None:
+            return [], ()
+        name, judge = f"judge.{method}", case.judge.description
+        run = partial(_judge, method=method)
+        return [stage(name, run, (f"generate.{method}",), {"judge": judge}, shared)], (name,)
+
+    verdicts, plain_verdicts = judged(UNSTEERED, True)
     stages = [
         data,
         stage(f"generate.{UNSTEERED}", _answer_untouched, ("data",), answering, True),
+        *verdicts,
         stage(
             f"measure.{UNSTEERED}",
             _measure,
-            ("data", f"generate.{UNSTEERED}"),
+            ("data", f"generate.{UNSTEERED}", *plain_verdicts),
             measuring,
             True,
         ),
@@ -92,6 +106,7 @@ def stages_of(case: Case, data: Stage, plan: Plan, tracker: Tracker) -> list[Sta
             "config": asdict(config),
         }
         train, generate = f"train.{method}", f"generate.{method}"
+        verdicts, own_verdicts = judged(method, shared)
         stages += [
             stage(
                 train, partial(_train, tracker=tracker, method=method), ("data",), training, shared
@@ -103,10 +118,18 @@ def stages_of(case: Case, data: Stage, plan: Plan, tracker: Tracker) -> list[Sta
                 {**answering, **multipliers, "asks": asks},
                 shared,
             ),
+            *verdicts,
             stage(
                 f"measure.{method}",
                 partial(_measure, method=method),
-                ("data", f"generate.{UNSTEERED}", train, generate),
+                (
+                    "data",
+                    f"generate.{UNSTEERED}",
+                    *plain_verdicts,
+                    train,
+                    generate,
+                    *own_verdicts,
+                ),
                 {**measuring, **multipliers},
                 shared,
             ),
@@ -167,15 +190,43 @@ def _write_answers(job: Job, plan: Plan, asked: Sequence[Asked]) -> None:
     write_atomically(job.folder / ANSWERS_FILE, frame.to_parquet(index=False))
 
 
+def _judge(job: Job, plan: Plan, case: Case, method: str) -> None:
+    assert case.judge is not None
+    answers = read_answers(job.source(f"generate.{method}"))
+    replies = dict(enumerate(zip(answers["prompt"], answers["text"], strict=True)))
+    with job.rows() as log:
+        missing = log.missing(map(str, replies))
+        for keys in batches(missing, case.judge.together):
+            found = case.judge.verdicts([replies[int(key)] for key in keys])
+            for key, verdict in zip(keys, found, strict=True):
+                log.append(key, {"verdict": verdict})
+        verdicts = list(log.frame([str(number) for number in replies])["verdict"])
+    if all(verdict is None for verdict in verdicts):
+        raise InputError(
+            f"{case.judge.description['model']} gave no verdict that can be read on any answer of "
+            f"{method}; choose another judge"
+        )
+    write_atomically(job.folder / VERDICTS_FILE, json.dumps(verdicts).encode())
+
+
+def _judged_answers(job: Job, case: Case, method: str) -> pd.DataFrame:
+    """Answers, with a column verdict if there is a judge."""
+    answers = read_answers(job.source(f"generate.{method}"))
+    if case.judge is None:
+        return answers
+    verdicts = json.loads((job.source(f"judge.{method}") / VERDICTS_FILE).read_bytes())
+    return answers.assign(verdict=pd.Series(verdicts, dtype=object))
+
+
 def _measure(job: Job, plan: Plan, case: Case, method: str = UNSTEERED) -> None:
     sets = read_prompt_sets(job.source("data"))
-    untouched = read_answers(job.source(f"generate.{UNSTEERED}"))
+    untouched = _judged_answers(job, case, UNSTEERED)
     described: dict[str, Any] = {"method": method}
     vector, answers = None, None
     multipliers: tuple[float, ...] = ()
     if method != UNSTEERED:
         vector = trained_vector(job.source(f"train.{method}"), plan.subject)
-        answers = read_answers(job.source(f"generate.{method}"))
+        answers = _judged_answers(job, case, method)
         multipliers = strengths(vector, plan.multipliers[method])
         described |= {
             "seed": job.pieces[0].inputs["seed"] if job.pieces else None,

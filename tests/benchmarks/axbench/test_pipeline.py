@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.axbench.judging import JudgeOptions
+from benchmarks.judges.options import JudgeOptions
 from concept_das.errors import InputError
 from tests.benchmarks.axbench import tiny_axbench as tiny
 from tests.benchmarks.endpoint.server import Served, completion, error
@@ -147,7 +147,6 @@ def test_neutral_responses_by_an_endpoint(
         ({"methods": "cdas,lora"}, "'lora' is named twice or not in tiny"),
         ({"changes": {"reps": {"epochs": 1}}}, "changes name 'reps'"),
         ({"stages": "rate"}, "there is no stage 'rate'; there are data, train, factors"),
-        ({"judging": JudgeOptions("local")}, "name the chat model that judges"),
     ],
 )
 def test_bad_input_stops_before_any_work(root, tmp_path, options, message) -> None:

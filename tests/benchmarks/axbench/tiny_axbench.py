@@ -13,9 +13,9 @@ import pandas as pd
 
 from benchmarks.axbench import __main__ as command
 from benchmarks.axbench import presets
-from benchmarks.axbench.judging import JudgeOptions
 from benchmarks.axbench.presets import find_preset
 from benchmarks.jobs import Jobs, Slot
+from benchmarks.judges.options import JudgeOptions
 from concept_das.losses import EngineOptions
 from concept_das.methods import find_method
 from concept_das.options import ChatOptions, ModelOptions

@@ -1,0 +1,52 @@
+"""Which model judges, as both kinds of benchmark take it from the command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.endpoint.client import Endpoint
+from benchmarks.judges.ratings import Kind
+from concept_das.errors import InputError
+from concept_das.models import LoadedModel
+from concept_das.options import ModelOptions
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Who rates the answers.
+
+    Args:
+        judge: api (an OpenAI-compatible endpoint), local (a chat model on this machine) or, for
+            AxBench, proxy (a classifier and the unsteered model's likelihoods, which needs no other
+            model); the benchmark's own if not given.
+        judge_model: the endpoint's name of the model, or a hub id or local folder.
+        judge_url: address of the endpoint; the environment's OPENAI_BASE_URL, or else OpenAI's.
+        judge_cache: sqlite file of the endpoint's answers, which a rerun does not pay for again.
+        judge_concurrency: requests at the same time.
+        judge_per_minute: most requests per minute; no limit if not given.
+    """
+
+    judge: Kind | None = None
+    judge_model: str | None = None
+    judge_url: str | None = None
+    judge_cache: Path = Path("runs/judge-answers.sqlite")
+    judge_concurrency: int = 16
+    judge_per_minute: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.judge == "local" and self.judge_model is None:
+            raise InputError("name the chat model that judges with --judge_model")
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint that is asked."""
+        return Endpoint(
+            cache=self.judge_cache,
+            model=self.judge_model or Endpoint.model,
+            base_url=self.judge_url,
+            concurrency=self.judge_concurrency,
+            requests_per_minute=self.judge_per_minute,
+        )
+
+    def load_local(self) -> LoadedModel:
+        """The chat model on this machine."""
+        return ModelOptions(model=self.judge_model).load()
