@@ -19,8 +19,8 @@ _AROUND_UNIT_SOURCE = "this project: around the unit factor"
 # What is added to an organism breaks its text at 2 and often at 1.
 ORGANISM_ADDED = ((0.25, 0.5, 1.0), "this project: from a quarter of the unit factor to the whole")
 
-# On the organisms the two means of CDAS mostly lie on the same side of 0 (in five of six trainings),
-# so that m x factor moves the wrong way in one of the directions as m grows.
+# In five of six trainings on the organisms the two means of CDAS lie on the same side of 0, so that
+# m x factor moves the wrong way in one of the directions as m grows.
 ORGANISM_RULE_SOURCE = (
     "this project: both means mostly lie on the same side of 0; the paper's is m x factor"
 )
