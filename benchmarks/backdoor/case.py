@@ -101,8 +101,8 @@ BACKDOOR = Case(
         DivergenceOf("kl_clean", "suppress", CLEAN, CLEAN, over_response=True),
     ),
     trades=(
-        Trade("triggered_restored", "kl_removal_response"),
-        Trade("clean_changed", "kl_clean_response"),
+        Trade("triggered_freed", "kl_removal_response"),
+        Trade("clean_behaviour_changed", "kl_clean_response"),
     ),
     explained={
         **_explained(),
