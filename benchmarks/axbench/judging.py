@@ -2,12 +2,10 @@
 
 import json
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from benchmarks.axbench.texts import read_texts
-from benchmarks.endpoint.client import Endpoint
 from benchmarks.jobs import Job
 from benchmarks.judges.endpoint import EndpointJudge
 from benchmarks.judges.likelihood import Fluency, Relatedness
@@ -20,7 +18,6 @@ from benchmarks.steered import Answering, Asked, answer
 from benchmarks.subject import Subject
 from concept_das.files import write_atomically
 from concept_das.making import shipped_instructions
-from concept_das.models import LoadedModel
 
 FLUENCY_FILE = "fluency.json"
 
@@ -53,36 +50,12 @@ class Judging:
         return self.options.judge
 
     @property
-    def together(self) -> int:
-        """Answers that are rated in one call, which a killed process loses.
-
-        An endpoint keeps each answer in its cache, and more of them keep it busy.
-        """
-        return 4000 if self.kind == "api" else 64
-
-    @property
     def description(self) -> dict[str, Any]:
         """What ratings depend on, as JSON can hold it."""
-        options = self.options
-        found: dict[str, Any] = {"kind": self.kind}
-        if self.kind == "proxy":
-            return found | {
-                "others": _OTHERS,
-                "tokens": _RELATED_TOKENS,
-                **self.subject.description,
-            }
-        if self.kind == "api":
-            return found | {"model": self.endpoint.model, "url": self.endpoint.url}
-        return found | {"model": options.judge_model}
-
-    @cached_property
-    def endpoint(self) -> Endpoint:
-        """The endpoint that is asked."""
-        return self.options.endpoint
-
-    @cached_property
-    def _local(self) -> LoadedModel:
-        return self.options.load_local()
+        if self.kind != "proxy":
+            return self.options.description
+        own = {"others": _OTHERS, "tokens": _RELATED_TOKENS}
+        return {"kind": "proxy", **own, **self.subject.description}
 
     def calibrate(self, job: Job) -> None:
         """For the proxy: how fluent the unsteered model's own answers are, as `fluency.json`."""
@@ -107,9 +80,9 @@ class Judging:
             calibration: folder that `calibrate` wrote; the proxy's.
         """
         if self.kind == "api":
-            return EndpointJudge(self.endpoint)
+            return EndpointJudge(self.options.endpoint)
         if self.kind == "local":
-            return LocalJudge(self._local)
+            return LocalJudge(self.options.local)
         assert calibration is not None
         own = read_texts(texts)
         if texts not in self._probes:

@@ -285,7 +285,7 @@ class AxBench:
         keys = [str(i) for i in range(len(answers))]
         with job.rows() as log:
             todo = [int(key) for key in log.missing(keys)]
-            for chosen in batches(todo, self.judging.together):
+            for chosen in batches(todo, self.judging.options.together):
                 items = [
                     Item(row["instruction_text"], row["text"], row["concept_text"])
                     for row in answers.iloc[list(chosen)].to_dict("records")

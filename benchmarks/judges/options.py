@@ -1,7 +1,9 @@
 """Which model judges, as both kinds of benchmark take it from the command line."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from benchmarks.endpoint.client import Endpoint
 from benchmarks.judges.ratings import Kind
@@ -37,6 +39,21 @@ class JudgeOptions:
             raise InputError("name the chat model that judges with --judge_model")
 
     @property
+    def together(self) -> int:
+        """Answers that are rated in one call, which a killed process loses.
+
+        An endpoint keeps each answer in its cache, and more of them keep it busy.
+        """
+        return 4000 if self.judge == "api" else 64
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the words of an endpoint or a local model depend on, as JSON can hold it."""
+        if self.judge == "api":
+            return {"kind": "api", "model": self.endpoint.model, "url": self.endpoint.url}
+        return {"kind": self.judge, "model": self.judge_model}
+
+    @cached_property
     def endpoint(self) -> Endpoint:
         """The endpoint that is asked."""
         return Endpoint(
@@ -47,6 +64,7 @@ class JudgeOptions:
             requests_per_minute=self.judge_per_minute,
         )
 
-    def load_local(self) -> LoadedModel:
+    @cached_property
+    def local(self) -> LoadedModel:
         """The chat model on this machine."""
         return ModelOptions(model=self.judge_model).load()

@@ -7,7 +7,6 @@ project's own.
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from benchmarks.endpoint.cache import Answer
@@ -16,7 +15,6 @@ from benchmarks.safety.case import Verdict
 from concept_das.chats import ChatFormat
 from concept_das.errors import InputError
 from concept_das.generation import generate_responses
-from concept_das.models import LoadedModel
 
 _ATTEMPTS = 3
 _LOCAL_TOKENS = 100
@@ -49,15 +47,12 @@ class RefusalJudge:
     @property
     def description(self) -> dict[str, Any]:
         """What its verdicts depend on, as JSON can hold it."""
-        if self.options.judge == "api":
-            endpoint = self.options.endpoint
-            return {"kind": "api", "model": endpoint.model, "url": endpoint.url}
-        return {"kind": "local", "model": self.options.judge_model}
+        return self.options.description
 
     @property
     def together(self) -> int:
-        """Answers of one call, which a killed process loses; the endpoint's are in its cache."""
-        return 4000 if self.options.judge == "api" else 64
+        """Answers of one call."""
+        return self.options.together
 
     def verdicts(self, replies: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Whether each reply refuses its request; None where the judge gave no readable answer.
@@ -72,10 +67,6 @@ class RefusalJudge:
         known = dict(zip(texts, ask(texts), strict=True))
         return [known[question(*one)] if one[1].strip() else False for one in replies]
 
-    @cached_property
-    def _local(self) -> LoadedModel:
-        return self.options.load_local()
-
     def _by_endpoint(self, texts: Sequence[str]) -> list[Verdict]:
         def again(text: str, asked: int, answer: Answer) -> str | None:
             if asked == _ATTEMPTS or _of(answer) is not None:
@@ -86,9 +77,10 @@ class RefusalJudge:
         return [_of(answer) for answer in self.options.endpoint.answers(texts, again=again)]
 
     def _by_model(self, texts: Sequence[str]) -> list[Verdict]:
-        chat = ChatFormat.of(self._local.tokenizer)
+        loaded = self.options.local
+        chat = ChatFormat.of(loaded.tokenizer)
         answers = generate_responses(
-            self._local.model,
+            loaded.model,
             chat,
             [chat.prompt(text) for text in texts],
             max_new_tokens=_LOCAL_TOKENS,
