@@ -29,7 +29,8 @@ def commands() -> list[str]:
     lines = [
         line.split("#")[0].strip()
         for file in FILES
-        for block in re.findall(r"```(?:bash)?\n(.*?)```", file.read_text(), flags=re.DOTALL)
+        for language, block in re.findall(r"```(.*?)\n(.*?)```", file.read_text(), flags=re.DOTALL)
+        if language in ("", "bash")
         for line in block.replace("\\\n", " ").splitlines()
     ]
     named = "|".join(map(re.escape, FUNCTIONS))
