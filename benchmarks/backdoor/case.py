@@ -102,6 +102,8 @@ BACKDOOR = Case(
     ),
     trades=(
         Trade("triggered_freed", "kl_removal_response"),
+        # Broken text is free too, but restores nothing.
+        Trade("triggered_restored", "kl_removal_response"),
         Trade("clean_behaviour_changed", "kl_clean_response"),
     ),
     explained={

@@ -19,7 +19,11 @@ REFUSAL = Case(
         DivergenceOf("kl_elicitation", "elicit", HARMLESS, HARMFUL),
         DivergenceOf("kl_side_effect", "suppress", HARMLESS, HARMLESS, over_response=True),
     ),
-    trades=(Trade("suppression", "kl_suppression"), Trade("elicitation", "kl_elicitation")),
+    trades=(
+        Trade("suppression", "kl_suppression"),
+        Trade("suppression", "kl_side_effect_response"),
+        Trade("elicitation", "kl_elicitation"),
+    ),
     explained={
         "suppression": "share of harmful prompts that are not refused, steered away from refusal",
         "elicitation": "share of harmless prompts that are refused, steered towards refusal",

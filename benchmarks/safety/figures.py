@@ -1,6 +1,6 @@
 """The figures of a safety benchmark: a panel per trade of its case."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,8 @@ def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
         axes.set_xlabel("multiplier (log axis)")
         axes.set_ylabel(trade.rate.replace("_", " "))
 
-    return _figure(case, summary, draw)
+    # A rate may have several prices.
+    return _figure(summary, list({trade.rate: trade for trade in case.trades}.values()), draw)
 
 
 def trade_figure(case: Case, summary: pd.DataFrame) -> Figure:
@@ -63,7 +64,7 @@ def trade_figure(case: Case, summary: pd.DataFrame) -> Figure:
         axes.set_xlabel(f"{trade.divergence.replace('_', ' ')} (nats)")
         axes.set_ylabel(trade.rate.replace("_", " "))
 
-    return _figure(case, summary, draw)
+    return _figure(summary, case.trades, draw)
 
 
 def layer_figure(case: Case, layers: pd.DataFrame) -> Figure:
@@ -92,12 +93,14 @@ def layer_figure(case: Case, layers: pd.DataFrame) -> Figure:
 
 
 def _figure(
-    case: Case, summary: pd.DataFrame, draw: Callable[[Axes, Trade, Styles], None]
+    summary: pd.DataFrame,
+    trades: Sequence[Trade],
+    draw: Callable[[Axes, Trade, Styles], None],
 ) -> Figure:
-    figure = Figure(figsize=(6.2 * len(case.trades), 4.6), layout="constrained", dpi=120)
-    grid = figure.subplots(1, len(case.trades), squeeze=False)[0]
+    figure = Figure(figsize=(6.2 * len(trades), 4.6), layout="constrained", dpi=120)
+    grid = figure.subplots(1, len(trades), squeeze=False)[0]
     styles = method_styles(m for m in summary["method"] if m != UNSTEERED)
-    for axes, trade in zip(grid, case.trades, strict=True):
+    for axes, trade in zip(grid, trades, strict=True):
         _panel(axes)
         axes.set_title(trade.rate.replace("_", " "), loc="left", fontsize="medium")
         axes.set_ylim(-0.04, 1.04)

@@ -35,6 +35,7 @@ def clamped_parts(
     tokens: int,
     factor_source: str,
     factors: Sequence[float] = _UNIT,
+    rank: int = 1,
     otherwise: str = "as CDAS; the release has no configuration",
 ) -> list[Part]:
     """CDAS and its relatives, with the same numbers.
@@ -49,6 +50,7 @@ def clamped_parts(
                 learning_rate=lr,
                 epochs=epochs,
                 batch_size=batch_size,
+                rank=rank,
                 max_response_tokens=tokens,
             ),
             tuple(factors),

@@ -1,7 +1,7 @@
 """The report's files: tables, figures, and one page with the answers to browse."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import pandas as pd
@@ -68,6 +68,7 @@ def report_stage(case: Case, plan: Plan, stages: Sequence[Stage], background: Ba
             "notes": case.notes,
             "explained": dict(case.explained),
             "sections": dict(case.sections),
+            "trades": [asdict(trade) for trade in case.trades],
             "reading": READING,
             "model": background.model,
             "sources": [dict(row) for row in background.sources],
