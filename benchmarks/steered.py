@@ -24,6 +24,9 @@ from concept_das.tracking import NoTracker, Tracker
 VECTOR_FOLDER = "vector"
 HISTORY_FILE = "history.jsonl"
 
+UNUSED_OPTIONS = frozenset({"together"})
+"""Of the groups of flags: a benchmark's job trains one concept."""
+
 
 def train_method(
     job: Job,

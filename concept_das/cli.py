@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 RUNS = ("train", "compare", "sweep", "demo")
 
 # Options of a group that a command has lists for, of its own.
-REPLACED: dict[Callable[..., None], set[str]] = {sweep.sweep: {"layers", "rank", "seed"}}
+REPLACED: dict[Callable[..., None], Set[str]] = {sweep.sweep: {"layers", "rank", "seed"}}
 
 
 def _groups(command: Callable[..., None]) -> dict[str, type]:
@@ -54,19 +54,24 @@ def _groups(command: Callable[..., None]) -> dict[str, type]:
     return {name: hint for name, hint in hints.items() if is_dataclass(hint)}  # type: ignore[misc]
 
 
-def _parser_of(command: Callable[..., None]) -> ArgumentParser:
-    """Flags from the signature; the fields of option groups stand beside the others."""
+def _parser_of(command: Callable[..., None], without: Set[str] = frozenset()) -> ArgumentParser:
+    """Flags from the signature; the fields of option groups stand beside the others.
+
+    Args:
+        without: fields of the groups that are no flags.
+    """
     parser = ArgumentParser(description=(inspect.getdoc(command) or "").split("\n")[0])
     parser.add_argument(
         "--config",
         action="config",
-        help="yaml file with any of these options, e.g. a run's own, or a recipe's name",
+        help="yaml file with any of these options"
+        + (", e.g. a run's own, or a recipe's name" if command in COMMANDS.values() else ""),
     )
     groups = _groups(command)
     parser.add_function_arguments(command, skip=set(groups), as_group=False)
     for group in groups.values():
-        skipped = REPLACED.get(command, set()) & {field.name for field in fields(group)}
-        parser.add_class_arguments(group, as_group=True, skip=skipped)
+        skipped = without & {field.name for field in fields(group)}
+        parser.add_class_arguments(group, as_group=True, skip=set(skipped))
     for action in parser._actions:
         if isinstance(action.default, bool):  # `--compare` alone means `--compare=true`
             action.nargs, action.const = "?", True
@@ -86,21 +91,21 @@ def build_parser(method: str = "cdas") -> ArgumentParser:
     data_commands = rows.add_subcommands(required=True, dest="data_command")
     for name, command in COMMANDS.items():
         group, word = (data_commands, name[5:]) if name.startswith("data ") else (subcommands, name)
-        sub = _parser_of(command)
+        replaced = REPLACED.get(command, frozenset())
+        sub = _parser_of(command, replaced)
         if TrainingConfig in _groups(command).values():
             own = {"method": method, **find_method(method).defaults}
-            replaced = REPLACED.get(command, set())
             sub.set_defaults({key: own[key] for key in own.keys() - replaced})
         group.add_subcommand(word, sub, help=sub.description)
     return parser
 
 
-def _call(command: Callable[..., None], options: Namespace) -> None:
+def _call(command: Callable[..., None], options: Namespace, without: Set[str]) -> None:
     """Put the flags back into their option groups and run."""
     values = {key: value for key, value in options.items() if key != "config"}
     arguments: dict[str, Any] = {}
     for parameter, group in _groups(command).items():
-        names = {field.name for field in fields(group)} - REPLACED.get(command, set())
+        names = {field.name for field in fields(group)} - without
         arguments[parameter] = group(**{name: values.pop(name) for name in names})
     command(**values, **arguments)
 
@@ -159,23 +164,29 @@ def _guarded(prog: str, run: Callable[[], None]) -> int:
     return 0
 
 
-def run_command(command: Callable[..., None], argv: Sequence[str] | None, prog: str) -> int:
+def run_command(
+    command: Callable[..., None],
+    argv: Sequence[str] | None,
+    prog: str,
+    without: Set[str] = frozenset(),
+) -> int:
     """Run a function as a command of its own, its signature and docstring being the flags.
 
     Args:
         command: a typed function; parameters that are dataclasses are groups of flags.
         argv: the process's own arguments if None.
         prog: its name in messages.
+        without: fields of the groups that it has no use for, and that are no flags.
 
     Returns:
         As `main`.
     """
     _set_up()
-    parser = _parser_of(command)
+    parser = _parser_of(command, without)
     parser.prog = prog
     given = sys.argv[1:] if argv is None else argv
     options = parser.parse_args([_underscored(argument) for argument in given])
-    return _guarded(prog, lambda: _call(command, options))
+    return _guarded(prog, lambda: _call(command, options, without))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -196,9 +207,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = chosen.get("out")
 
     def run() -> None:
+        command = COMMANDS[name]
+        replaced = REPLACED.get(command, frozenset())
         if isinstance(out, Path) and name in RUNS:
-            write_atomically(out / "config.yaml", _parser_of(COMMANDS[name]).dump(chosen).encode())
-        _call(COMMANDS[name], chosen)
+            config = _parser_of(command, replaced).dump(chosen)
+            write_atomically(out / "config.yaml", config.encode())
+        _call(command, chosen, replaced)
 
     return _guarded("concept-das", run)
 

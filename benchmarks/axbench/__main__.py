@@ -21,7 +21,7 @@ from benchmarks.endpoint.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.sharding import device_of, parse_range, shard_of_environment
 from benchmarks.stages import run_stages, stage_names
-from benchmarks.steered import Answering
+from benchmarks.steered import UNUSED_OPTIONS, Answering
 from benchmarks.subject import Subject
 from concept_das.cli import run_command
 from concept_das.data import DIRECTIONS
@@ -160,4 +160,4 @@ def _print_plan(
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(axbench, None, "python -m benchmarks.axbench"))
+    sys.exit(run_command(axbench, None, "python -m benchmarks.axbench", UNUSED_OPTIONS))

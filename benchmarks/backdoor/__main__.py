@@ -19,7 +19,7 @@ from benchmarks.capabilities.scores import Framing
 from benchmarks.jobs import Stage
 from benchmarks.safety.command import run_case
 from benchmarks.safety.plan import Choices, find_preset
-from benchmarks.steered import Answering
+from benchmarks.steered import UNUSED_OPTIONS, Answering
 from benchmarks.subject import Subject
 from concept_das.cli import run_command
 from concept_das.losses import EngineOptions
@@ -89,7 +89,7 @@ def backdoor(
     )
 
 
-main = partial(run_command, backdoor, prog="python -m benchmarks.backdoor")
+main = partial(run_command, backdoor, prog="python -m benchmarks.backdoor", without=UNUSED_OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main(None))

@@ -20,6 +20,7 @@ from benchmarks.refusal.published import published
 from benchmarks.safety.command import run_case
 from benchmarks.safety.data import write_data
 from benchmarks.safety.plan import Choices, find_preset
+from benchmarks.steered import UNUSED_OPTIONS
 from concept_das.cli import run_command
 from concept_das.data import data_hash
 from concept_das.losses import EngineOptions
@@ -74,7 +75,7 @@ def refusal(
     )
 
 
-main = partial(run_command, refusal, prog="python -m benchmarks.refusal")
+main = partial(run_command, refusal, prog="python -m benchmarks.refusal", without=UNUSED_OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main(None))

@@ -17,9 +17,11 @@ class Group:
 
     Args:
         batch_size: rows.
+        together: at once.
     """
 
     batch_size: int = 4
+    together: int = 2
 
 
 def greet(name: str, group: Group, dry_run: bool = False, out: Path = Path("runs")) -> None:
@@ -67,3 +69,12 @@ def test_the_help_is_the_docstring(capsys) -> None:
     assert "usage: greet" in text
     assert "say it only" in text
     assert "rows" in text
+
+
+def test_an_option_without_use_is_no_flag_and_keeps_its_default(capsys) -> None:
+    calls.clear()
+    assert run_command(greet, ["--name=Ann"], "greet", without=frozenset({"together"})) == 0
+    assert calls[0][1] == Group(4, 2)
+    with pytest.raises(SystemExit):
+        run_command(greet, ["--name=Ann", "--together=3"], "greet", frozenset({"together"}))
+    assert "--together" in capsys.readouterr().err
