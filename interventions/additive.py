@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from pyvene.models.interventions import SourcelessIntervention
 from torch import Tensor
 
-from interventions.partition import PartitionedSubspace
 from interventions.positions import edit_where
+from interventions.sourceless import FactoredDirections, SourcelessDirections
 from interventions.subspace import coordinates
 
 # Below any squared length that a direction has; keeps a direction of zeros from dividing by zero.
@@ -62,27 +61,7 @@ def null_out(
     return (hidden - (latent / scale) @ weight).to(hidden.dtype)
 
 
-class _Directions(SourcelessIntervention, PartitionedSubspace):
-    """A trainable stack of directions that needs no source.
-
-    Args:
-        embed_dim, low_rank_dimension, subspace_partition: see `interventions.partition`.
-        weight: the directions `[rank, dim]`, kept at their length; random unit ones if not given.
-    """
-
-    def __init__(self, weight: Tensor | None = None, **kwargs: Any) -> None:
-        if weight is not None:
-            rank, width = weight.shape
-            kwargs = {**kwargs, "embed_dim": width, "low_rank_dimension": rank}
-        super().__init__(**kwargs)
-        if weight is not None:
-            self.weight.data.copy_(weight)
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}(rank={self.weight.shape[0]})"
-
-
-class AdditiveIntervention(_Directions):
+class AdditiveIntervention(FactoredDirections):
     """Add a direction, times a factor: h + factor * w. Needs no source.
 
     ::
@@ -106,17 +85,7 @@ class AdditiveIntervention(_Directions):
         factor: a multiple for each direction, `[rank]`; ones if not given.
     """
 
-    def __init__(
-        self, weight: Tensor | None = None, factor: Tensor | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(weight, **kwargs)
-        rank = self.weight.shape[0]
-        if factor is not None and factor.shape != (rank,):
-            raise ValueError(f"factor has shape {tuple(factor.shape)}; expected ({rank},)")
-        self.factor: Tensor
-        self.register_buffer(
-            "factor", torch.ones(rank) if factor is None else factor.detach().float().clone()
-        )
+    default_factor = 1.0
 
     def forward(
         self,
@@ -148,22 +117,11 @@ class AdditiveIntervention(_Directions):
             column = row_factors.to(weight).repeat_interleave(repeats)[:, None, None]
             factor = column.expand(-1, 1, weight.shape[-2])
         else:
-            factor = self.factor if rows is None else self._factors_of(rows, weight.shape[1])
+            factor = self.factors_of(rows, weight.shape[-2])
         return edit_where(position_mask, add_direction(base, weight, factor), base)
 
-    def _factors_of(self, rows: list[list[int]], rank: int) -> Float[Tensor, "batch 1 rank"]:
-        factor = self.factor.new_zeros(len(rows), 1, rank)
-        for i, chosen in enumerate(rows):
-            factor[i, 0, : len(chosen)] = self.factor[chosen]
-        return factor
 
-    def _unsized_buffers(self, saved_weight: Tensor) -> dict[str, Tensor]:
-        factor = self.factor.new_zeros(saved_weight.shape[0])
-        known = {} if factor.shape == self.factor.shape else {"factor": factor}
-        return {**super()._unsized_buffers(saved_weight), **known}
-
-
-class NullOutIntervention(_Directions):
+class NullOutIntervention(SourcelessDirections):
     """Take a direction out of the hidden states where it is present: see `null_out`.
 
     RePS trains one direction both ways, by sharing the parameter::

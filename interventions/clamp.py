@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
-from pyvene.models.interventions import SourcelessIntervention
 from torch import Tensor
 
-from interventions.partition import PartitionedSubspace
 from interventions.positions import edit_where
+from interventions.sourceless import FactoredDirections
 from interventions.subspace import set_coordinates
 
 
-class ClampIntervention(SourcelessIntervention, PartitionedSubspace):
+class ClampIntervention(FactoredDirections):
     """Clamp the coordinates along known directions to a factor. Needs no source.
 
     Clamp(h; a) = h + W^T (a - W h) (CDAS paper, inference). Works in pyvene's `generate` with a KV
@@ -30,26 +28,13 @@ class ClampIntervention(SourcelessIntervention, PartitionedSubspace):
         factor: the coordinates `[rank]` to clamp to; zeros if not given.
     """
 
+    default_factor = 0.0
+
     def __init__(
         self, weight: Tensor | None = None, factor: Tensor | None = None, **kwargs: Any
     ) -> None:
-        if weight is not None:
-            kwargs = {
-                **kwargs,
-                "embed_dim": weight.shape[1],
-                "low_rank_dimension": weight.shape[0],
-            }
-        super().__init__(**kwargs)
+        super().__init__(weight, factor, **kwargs)
         self.weight.requires_grad_(False)
-        if weight is not None:
-            self.weight.data.copy_(weight)
-        rank = self.weight.shape[0]
-        if factor is not None and factor.shape != (rank,):
-            raise ValueError(f"factor has shape {tuple(factor.shape)}; expected ({rank},)")
-        self.factor: Tensor
-        self.register_buffer(
-            "factor", torch.zeros(rank) if factor is None else factor.detach().float().clone()
-        )
 
     def forward(
         self,
@@ -74,20 +59,5 @@ class ClampIntervention(SourcelessIntervention, PartitionedSubspace):
         """
         self._check_width(base)
         weight, rows = self.select(subspaces, base.shape[0])
-        target = self.factor if rows is None else self._targets(rows, weight.shape[1])
-        moved = set_coordinates(base, weight, target)
+        moved = set_coordinates(base, weight, self.factors_of(rows, weight.shape[-2]))
         return edit_where(position_mask, moved, base)
-
-    def _targets(self, rows: list[list[int]], rank: int) -> Float[Tensor, "batch 1 rank"]:
-        target = self.factor.new_zeros(len(rows), 1, rank)
-        for i, chosen in enumerate(rows):
-            target[i, 0, : len(chosen)] = self.factor[chosen]
-        return target
-
-    def _unsized_buffers(self, saved_weight: Tensor) -> dict[str, Tensor]:
-        factor = self.factor.new_zeros(saved_weight.shape[0])
-        known = {} if factor.shape == self.factor.shape else {"factor": factor}
-        return {**super()._unsized_buffers(saved_weight), **known}
-
-    def __str__(self) -> str:
-        return f"ClampIntervention(rank={self.weight.shape[0]})"

@@ -57,6 +57,3 @@ class DistributedInterchangeIntervention(PartitionedSubspace):
         weight, _rows = self.select(subspaces, base.shape[0])
         source = source.unsqueeze(1) if source.dim() == base.dim() - 1 else source
         return set_coordinates(base, weight, coordinates(source, weight))
-
-    def __str__(self) -> str:
-        return f"DistributedInterchangeIntervention(rank={self.weight.shape[0]})"

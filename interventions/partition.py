@@ -1,6 +1,6 @@
 """A stack of directions that pyvene can build, save and load, with a choice of rows per batch row.
 
-The two interventions of this package share it. It speaks pyvene's own words:
+All interventions of this package share it. It speaks pyvene's own words:
 
 - `embed_dim` is the hidden size, `low_rank_dimension` the number of rows of the weight (1 unless
   said otherwise);
@@ -56,6 +56,9 @@ class PartitionedSubspace(TrainableIntervention, DistributedRepresentationInterv
         if width:
             torch.nn.init.normal_(self.weight)
             self.retract()
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}(rank={self.weight.shape[0]})"
 
     def _parts(self) -> list[list[int]]:
         """Row indices of each part; the whole weight is one part when there is no partition."""

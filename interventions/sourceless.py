@@ -1,0 +1,74 @@
+"""Directions that need no source; where they are set or added, a factor for each is kept."""
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from pyvene.models.interventions import SourcelessIntervention
+from torch import Tensor
+
+from interventions.partition import PartitionedSubspace
+
+
+class SourcelessDirections(SourcelessIntervention, PartitionedSubspace):
+    """A stack of directions that may be given.
+
+    Args:
+        embed_dim, low_rank_dimension, subspace_partition: see `interventions.partition`.
+        weight: the directions `[rank, dim]`, kept at their length; random unit ones if not given.
+    """
+
+    def __init__(self, weight: Tensor | None = None, **kwargs: Any) -> None:
+        if weight is not None:
+            rank, width = weight.shape
+            kwargs = {**kwargs, "embed_dim": width, "low_rank_dimension": rank}
+        super().__init__(**kwargs)
+        if weight is not None:
+            self.weight.data.copy_(weight)
+
+
+class FactoredDirections(SourcelessDirections):
+    """A stack of directions with a factor for each.
+
+    Args:
+        factor: `[rank]`; the class's default for each direction if not given.
+
+    Raises:
+        ValueError: if there is not one factor for each direction.
+    """
+
+    default_factor: ClassVar[float]
+
+    def __init__(
+        self, weight: Tensor | None = None, factor: Tensor | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(weight, **kwargs)
+        rank = self.weight.shape[0]
+        if factor is None:
+            factor = torch.full((rank,), self.default_factor)
+        if factor.shape != (rank,):
+            raise ValueError(f"factor has shape {tuple(factor.shape)}; expected ({rank},)")
+        self.factor: Tensor
+        self.register_buffer("factor", factor.detach().float().clone())
+
+    def factors_of(self, rows: list[list[int]] | None, rank: int) -> Float[Tensor, "*batch rank"]:
+        """The factors of the directions that `select` chose.
+
+        Args:
+            rows: each batch row's, as `select` names them; None for all.
+            rank: the most that one has.
+
+        Returns:
+            `[rank]` for all, or `[batch, 1, rank]` with zeros behind a batch row's own.
+        """
+        if rows is None:
+            return self.factor
+        factors = self.factor.new_zeros(len(rows), 1, rank)
+        for i, chosen in enumerate(rows):
+            factors[i, 0, : len(chosen)] = self.factor[chosen]
+        return factors
+
+    def _unsized_buffers(self, saved_weight: Tensor) -> dict[str, Tensor]:
+        factor = self.factor.new_zeros(saved_weight.shape[0])
+        known = {} if factor.shape == self.factor.shape else {"factor": factor}
+        return {**super()._unsized_buffers(saved_weight), **known}
