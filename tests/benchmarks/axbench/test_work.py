@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.axbench.work import Lengths, decoding_work, latent_flops, site_of, training_work
@@ -46,8 +48,10 @@ def test_a_step_is_what_the_engine_computes(method: str) -> None:
     # Teacher logits are projected again in the estimate; these fit into memory.
     again = sum(shape.head_flops(len(run.base.response)) for run in runs)
     estimate = expected.step_flops - (again if chosen.objective.has_teacher else 0)
-    # Left out: keys of the shared prefix, which show at this width, and the edit itself.
-    assert counter.get_total_flops() == pytest.approx(estimate, rel=0.1)
+    # Left out: keys of the shared prefix, which show at this width, and the edit itself; with
+    # transformers 4, whose cache of Gemma-2 the engine cannot fill, the prefix as a whole.
+    left_out = 0.1 if Version(transformers.__version__).major >= 5 else 0.15
+    assert counter.get_total_flops() == pytest.approx(estimate, rel=left_out)
 
 
 def test_steps_are_epochs_times_batches() -> None:
