@@ -13,7 +13,8 @@ from benchmarks.backdoor import presets as backdoor_presets
 from benchmarks.backdoor.__main__ import backdoor
 from benchmarks.refusal import presets as refusal_presets
 from benchmarks.refusal.__main__ import refusal
-from concept_das.cli import _parser_of, _underscored
+from benchmarks.steered import UNUSED_OPTIONS
+from concept_das.cli import COMMANDS, REPLACED, _parser_of, _underscored
 
 ROOT = Path(__file__).parent.parent.parent
 FUNCTIONS: Mapping[str, tuple[Callable[..., None], Mapping[str, object]]] = {
@@ -22,6 +23,8 @@ FUNCTIONS: Mapping[str, tuple[Callable[..., None], Mapping[str, object]]] = {
     "benchmarks.refusal": (refusal, refusal_presets.PRESETS),
 }
 FILES = [ROOT / "README.md", ROOT / "results/README.md", *(ROOT / "benchmarks").rglob("README.md")]
+# Flags that the text names of lm-eval, pip and srun, and of benchmarks.launching.
+OTHERS = {"--model_args", "--no_deps", "--ntasks", "--cluster", "--folder", "--gpus_per_task"}
 
 
 def commands() -> list[str]:
@@ -49,3 +52,20 @@ def test_a_command_is_understood(line: str) -> None:
 def test_every_benchmark_is_there() -> None:
     for name in FUNCTIONS:
         assert any(name in line for line in commands())
+
+
+def flags_in_passing() -> list[str]:
+    """Flags within the text, as `--flag` or `--flag VALUE`."""
+    texts = [re.sub(r"```.*?```", "", file.read_text(), flags=re.DOTALL) for file in FILES]
+    texts.append((ROOT / "CHANGELOG.md").read_text())
+    codes = [code for text in texts for code in re.findall(r"`([^`]+)`", text)]
+    return sorted({flag for code in codes for flag in re.findall(r"(?<!\S)--[\w.-]+", code)})
+
+
+def test_a_flag_named_in_passing_exists() -> None:
+    parsers = [_parser_of(function, UNUSED_OPTIONS) for function, _presets in FUNCTIONS.values()]
+    parsers += [_parser_of(one, REPLACED.get(one, frozenset())) for one in COMMANDS.values()]
+    known = {flag for parser in parsers for one in parser._actions for flag in one.option_strings}
+    named = flags_in_passing()
+    assert "--before_question" in named
+    assert {_underscored(flag) for flag in named} - known == OTHERS
