@@ -40,6 +40,19 @@ def write_table(path: Path, source: Path, places: Mapping[str, str] | None = Non
     write_text(path, frame[kept].to_csv(index=False, float_format="%.9g"), places)
 
 
+def write_markdown(path: Path, text: str, places: Mapping[str, str] | None = None) -> None:
+    """A report, without the columns of its tables that hold a time."""
+    lines, dropped = [], set[int]()
+    for line in text.splitlines():
+        cells = line.split("|")
+        if len(cells) < 3:
+            dropped = set()
+        elif not dropped:
+            dropped = {n for n, cell in enumerate(cells) if any(time in cell for time in _TIMES)}
+        lines.append("|".join(cell for n, cell in enumerate(cells) if n not in dropped))
+    write_text(path, "\n".join(lines), places)
+
+
 def without_places(text: str, places: Mapping[str, str]) -> str:
     """The text with folders (the longest first) replaced by names."""
     for folder, name in sorted(places.items(), key=lambda item: -len(item[0])):

@@ -17,7 +17,7 @@ from pathlib import Path
 import jaxtyping
 import torch
 
-from tests.golden import errors, settings
+from tests.golden import errors, saved, settings, tables, training
 from tests.golden.files import write_json
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -29,6 +29,13 @@ PARTS: dict[str, Part] = {
     "settings": settings.record_settings,
     "plans": settings.record_plans,
     "errors": errors.record_errors,
+    "methods": training.record_methods,
+    "variants": training.record_variants,
+    "tables": tables.record_tables,
+    "answers": tables.record_answers,
+    "exports": tables.record_exports,
+    "saved": saved.record_saved,
+    "resumed": saved.record_resumed,
 }
 """Each writes its files into the first folder and may use the second for its work."""
 
