@@ -17,7 +17,7 @@ from pathlib import Path
 import jaxtyping
 import torch
 
-from tests.golden import errors, saved, settings, tables, training
+from tests.golden import benchmark_runs, errors, saved, settings, tables, training
 from tests.golden.files import write_json
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -36,6 +36,12 @@ PARTS: dict[str, Part] = {
     "exports": tables.record_exports,
     "saved": saved.record_saved,
     "resumed": saved.record_resumed,
+    "axbench": benchmark_runs.record_axbench,
+    "axbench-whole": benchmark_runs.record_axbench_whole,
+    "refusal": benchmark_runs.record_refusal,
+    "capabilities": benchmark_runs.record_capabilities,
+    "backdoor": benchmark_runs.record_backdoor,
+    "organisms": benchmark_runs.record_organisms,
 }
 """Each writes its files into the first folder and may use the second for its work."""
 
@@ -44,7 +50,7 @@ OF_ARGPARSE = ("help", "errors")
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-SLOW: tuple[str, ...] = ()
+SLOW = ("axbench-whole",)
 """Parts that need minutes or the packaged SmolLM2."""
 
 

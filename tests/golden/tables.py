@@ -174,6 +174,7 @@ def _without_versions(value: Any) -> Any:
     )
     if "peft_type" in value:
         named = {name: value.get(name) for name in kept}
+        named["target_modules"] = sorted(named["target_modules"])  # a set, in no order
         return {**named, "base_model_name_or_path": Path(str(named.pop(kept[-1]))).name}
     return {name: one for name, one in value.items() if "version" not in name}
 
