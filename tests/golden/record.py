@@ -17,7 +17,7 @@ from pathlib import Path
 import jaxtyping
 import torch
 
-from tests.golden import benchmark_runs, errors, saved, settings, tables, training
+from tests.golden import benchmark_runs, errors, packaged, saved, settings, tables, training
 from tests.golden.files import write_json
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -42,6 +42,7 @@ PARTS: dict[str, Part] = {
     "capabilities": benchmark_runs.record_capabilities,
     "backdoor": benchmark_runs.record_backdoor,
     "organisms": benchmark_runs.record_organisms,
+    "smollm2": packaged.record_smollm2,
 }
 """Each writes its files into the first folder and may use the second for its work."""
 
@@ -50,7 +51,7 @@ OF_ARGPARSE = ("help", "errors")
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-SLOW = ("axbench-whole",)
+SLOW = ("axbench-whole", "smollm2")
 """Parts that need minutes or the packaged SmolLM2."""
 
 

@@ -49,7 +49,7 @@ def record_methods(out: Path, work: Path) -> None:
     for method in library.METHODS:
         run = work / method
         succeed(concept_das(*training_options(model, data, run, method)))
-        write_json(out / f"{method}.json", _of_run(run, evaluated=True, answered=True))
+        write_json(out / f"{method}.json", of_run(run, evaluated=True, answered=True))
 
 
 def record_variants(out: Path, work: Path) -> None:
@@ -57,18 +57,18 @@ def record_variants(out: Path, work: Path) -> None:
     model, data = write_model(work / "model"), write_rows(work / "rows.jsonl", rows())
     for name, more in _VARIANTS.items():
         succeed(concept_das(*training_options(model, data, work / name), *more))
-        write_json(out / f"{name}.json", _of_run(work / name))
+        write_json(out / f"{name}.json", of_run(work / name))
     for name in _ARCHITECTURES:
         other = write_model(work / f"{name}-model", name)
         succeed(concept_das(*training_options(other, data, work / name)))
-        write_json(out / f"cdas-{name}.json", _of_run(work / name))
+        write_json(out / f"cdas-{name}.json", of_run(work / name))
     several = write_rows(work / "several.jsonl", [*rows(), *rows(9, "Captain")[2:]])
     for method in ("cdas", "lora"):
         run = work / f"several-{method}"
         options = training_options(model, several, run, method)
         succeed(concept_das(*options, "--together=2"))
         for number in (3, 9):
-            found = _of_run(run / f"concept-{number}")
+            found = of_run(run / f"concept-{number}")
             write_json(out / f"several-{method}-{number}.json", found)
 
 
@@ -84,7 +84,8 @@ def stable(description: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "model": model}
 
 
-def _of_run(run: Path, *, evaluated: bool = False, answered: bool = False) -> dict[str, Any]:
+def of_run(run: Path, *, evaluated: bool = False, answered: bool = False) -> dict[str, Any]:
+    """What a training left in its folder, and what evaluating and steering then give."""
     lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
     found = {
         "files": sorted(path.relative_to(run).as_posix() for path in run.rglob("*")),
