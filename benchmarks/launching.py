@@ -5,7 +5,7 @@
 
 Every task runs the command after `--` as `python -m` would. They need no process group: submitit
 starts them by srun, which tells each its number, and by that it takes its share
-(`benchmarks.sharding`). What they write must be on a file system that all nodes share.
+(`concept_das.runs.processes`). What they write must be on a file system that all nodes share.
 """
 
 import runpy

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 from concept_das.chats import Prompt
 from concept_das.data import DIRECTIONS, Direction
 from concept_das.errors import InputError, VectorMismatchError
-from concept_das.files import write_atomically
 from concept_das.models import LoadedModel
+from concept_das.runs.files import write_atomically
 
 FORMAT_VERSION = 1
 

@@ -16,12 +16,12 @@ from concept_das.chats import ChatFormat
 from concept_das.data import Quadruple, split_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation import evaluate, unrelated_turns
-from concept_das.files import write_atomically
 from concept_das.losses import EngineOptions
 from concept_das.methods import find_method
 from concept_das.models import LoadedModel
 from concept_das.pipeline import ConceptRows, encode_for, train_vectors, with_metrics
 from concept_das.recipe import TrainingConfig
+from concept_das.runs.files import write_atomically
 
 log = logging.getLogger(__name__)
 

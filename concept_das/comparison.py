@@ -15,13 +15,13 @@ from concept_das.chats import ChatFormat
 from concept_das.data import DIRECTIONS, Direction, Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.evaluation import mean_with_interval
-from concept_das.files import write_atomically
 from concept_das.fluency import distinct_pairs, log_likelihoods
 from concept_das.generation import generate_responses
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
 from concept_das.methods import Method, TrainedMethod, find_method
 from concept_das.models import LoadedModel
 from concept_das.recipe import TrainingConfig
+from concept_das.runs.files import write_atomically
 from concept_das.steering import Steering
 
 

@@ -13,8 +13,8 @@ from concept_das.comparison_plots import SUBJECT, recovery_figure, tradeoff_figu
 from concept_das.data import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.evaluation import RECOVERY, mean_with_interval
-from concept_das.files import write_atomically
 from concept_das.report import figure_address, figure_png
+from concept_das.runs.files import write_atomically
 
 # At which multiplier: the one with the best mean recovery, or 1.
 Strength = Literal["tuned", "unit"]

@@ -11,13 +11,13 @@ from concept_das.chats import ChatFormat, pad_id_of
 from concept_das.data import Quadruple, read_quadruples, split_quadruples, to_frame
 from concept_das.evaluation import evaluate
 from concept_das.factors import Latents, measure_latents
-from concept_das.files import write_atomically
 from concept_das.generation import generate_responses
 from concept_das.making import make_quadruples, shipped_instructions
 from concept_das.models import LoadedModel
 from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
 from concept_das.recipe import TrainingConfig
 from concept_das.report import Sample, write_report
+from concept_das.runs.files import write_atomically
 from concept_das.steering import Steering
 from concept_das.tracking import TrackingMode, open_tracker
 from concept_das.vectors import SteeringVector

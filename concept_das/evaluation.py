@@ -31,8 +31,8 @@ from concept_das.artifacts import Artifact, Rule
 from concept_das.chats import ChatFormat, Turn, pad_id_of
 from concept_das.data import DIRECTIONS, Direction, EncodedQuadruple, Interchange
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
 from concept_das.making import read_resource
+from concept_das.runs.files import write_atomically
 from concept_das.scoring import batches, mean_log_likelihood
 from concept_das.steered_logits import SteeredLogits, steered_logits
 from concept_das.steering import Steering

@@ -19,9 +19,9 @@ import pandas as pd
 from concept_das.chats import ChatFormat
 from concept_das.data import Quadruple, read_frame
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
 from concept_das.generation import generate_responses
 from concept_das.models import LoadedModel
+from concept_das.runs.files import write_atomically
 
 CONCEPT_PROMPT = "{instruction}\n\n{concept}."
 

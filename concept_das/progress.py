@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data import EncodedQuadruple
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
+from concept_das.runs.files import write_atomically
 from concept_das.sites import Site
 from concept_das.vectors import ModelIdentity
 

@@ -19,8 +19,6 @@ from benchmarks.axbench.plan import plan
 from benchmarks.axbench.presets import Preset, find_preset
 from benchmarks.endpoint.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
-from benchmarks.sharding import device_of, parse_range, shard_of_environment
-from benchmarks.stages import run_stages, stage_names
 from benchmarks.steered import UNUSED_OPTIONS, Answering
 from benchmarks.subject import Subject
 from concept_das.cli import run_command
@@ -29,6 +27,8 @@ from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.recipe import check_changes, with_changes
+from concept_das.runs.processes import device_of, parse_range, shard_of_environment
+from concept_das.runs.stages import run_stages, stage_names
 from concept_das.tracking import TrackingMode, open_tracker
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.axbench.texts import read_texts
-from benchmarks.jobs import Job
 from benchmarks.judges.endpoint import EndpointJudge
 from benchmarks.judges.likelihood import Fluency, Relatedness
 from benchmarks.judges.local import LocalJudge
@@ -16,8 +15,9 @@ from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Judge, Kind
 from benchmarks.steered import Answering, Asked, answer
 from benchmarks.subject import Subject
-from concept_das.files import write_atomically
 from concept_das.making import shipped_instructions
+from concept_das.runs.files import write_atomically
+from concept_das.runs.stages import Job
 
 FLUENCY_FILE = "fluency.json"
 

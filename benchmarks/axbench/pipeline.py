@@ -36,16 +36,16 @@ from benchmarks.axbench.texts import (
     write_texts,
 )
 from benchmarks.endpoint.client import Endpoint
-from benchmarks.jobs import Job, Piece, Stage
 from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Item
 from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
 from benchmarks.subject import Subject
 from concept_das.artifacts import Artifact
 from concept_das.data import DIRECTIONS, Direction, Quadruple
-from concept_das.files import write_atomically
 from concept_das.losses import EngineOptions
 from concept_das.making import TOPIC_PROMPT, concept_input, make_quadruples
+from concept_das.runs.files import write_atomically
+from concept_das.runs.stages import Job, Piece, Stage
 from concept_das.scoring import batches
 from concept_das.steering import Steering
 from concept_das.tracking import NoTracker, PrefixedTracker, Tracker

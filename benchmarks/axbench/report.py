@@ -34,8 +34,8 @@ from benchmarks.judges.ratings import Kind
 from benchmarks.reporting.page import write_page
 from concept_das.comparison_plots import SUBJECT
 from concept_das.comparison_report import to_markdown
-from concept_das.files import write_atomically
 from concept_das.report import figure_png
+from concept_das.runs.files import write_atomically
 
 TEXTS = ("concept_text", "instruction_text", "text")
 

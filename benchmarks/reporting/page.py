@@ -14,8 +14,8 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from concept_das.comparison_plots import SUBJECT
 from concept_das.comparison_report import page_table
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
 from concept_das.report import figure_address, figure_png
+from concept_das.runs.files import write_atomically
 
 
 def write_page(

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.capabilities.scores import Framing
-from benchmarks.jobs import Stage
 from benchmarks.safety.case import Case
 from benchmarks.safety.plan import Choices, Preset, plan_of, sources_of
 from benchmarks.safety.report import (
@@ -20,12 +19,12 @@ from benchmarks.safety.report import (
     report_stage,
 )
 from benchmarks.safety.stages import stages_of
-from benchmarks.sharding import Shard, device_of, shard_of_environment
-from benchmarks.stages import run_stages, stage_names
 from benchmarks.subject import Subject
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.options import ChatOptions, ModelOptions
+from concept_das.runs.processes import Shard, device_of, shard_of_environment
+from concept_das.runs.stages import Stage, run_stages, stage_names
 from concept_das.tracking import TrackingMode, open_tracker
 
 log = logging.getLogger(__name__)

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.jobs import Job
 from concept_das.data import Quadruple, read_quadruples, to_frame
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
+from concept_das.runs.files import write_atomically
+from concept_das.runs.stages import Job
 
 ROWS_FILE = "rows.jsonl"
 PROMPTS_FILE = "prompts.json"

@@ -7,7 +7,6 @@ import pandas as pd
 
 from benchmarks.fidelity import Pair, divergences
 from benchmarks.rates import Rate, rate_of
-from benchmarks.rowlog import RowLog
 from benchmarks.safety.case import Case, DivergenceOf, RateOf
 from benchmarks.safety.data import PromptSets
 from benchmarks.subject import Subject
@@ -16,6 +15,7 @@ from concept_das.chats import pad_id_of
 from concept_das.data import Direction
 from concept_das.errors import InputError
 from concept_das.evaluation import mean_with_interval
+from concept_das.runs.rows import RowLog
 from concept_das.scoring import batches
 from concept_das.steered_logits import SteeredLogits, WholeModelLogits, steered_logits
 from concept_das.steering import Steering

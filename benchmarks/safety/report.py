@@ -6,7 +6,6 @@ from functools import partial
 
 import pandas as pd
 
-from benchmarks.jobs import Job, Stage
 from benchmarks.reporting.page import write_page
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_counts
@@ -22,8 +21,9 @@ from benchmarks.safety.tables import (
     table_of,
 )
 from concept_das.comparison_report import to_markdown
-from concept_das.files import write_atomically
 from concept_das.report import figure_png
+from concept_das.runs.files import write_atomically
+from concept_das.runs.stages import Job, Stage
 
 PAGE_FILE = "report.html"
 TABLE_FILE = "table.csv"

@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.capabilities.scores import capability_scores
-from benchmarks.jobs import Job, Stage
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_prompt_sets, read_rows
 from benchmarks.safety.measures import (
@@ -31,8 +30,9 @@ from benchmarks.steered import Asked, answer, train_method, trained_vector
 from concept_das.artifacts import Artifact
 from concept_das.data import Direction
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
 from concept_das.methods import find_method
+from concept_das.runs.files import write_atomically
+from concept_das.runs.stages import Job, Stage
 from concept_das.scoring import batches
 from concept_das.steering import Steering
 from concept_das.tracking import PrefixedTracker, Tracker

@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.capabilities.scores import capability_change
-from benchmarks.jobs import Job
 from benchmarks.safety.case import Case
 from benchmarks.safety.plan import Plan
 from benchmarks.safety.stages import UNSTEERED, read_measures, read_scores
+from concept_das.runs.stages import Job
 
 FIRST = ["method", "seed", "multiplier", "layers", "rank", "parameters"]
 

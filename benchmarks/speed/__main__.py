@@ -28,11 +28,11 @@ from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from concept_das.chats import ChatFormat, pad_id_of
 from concept_das.concept_run import TrainingTask
 from concept_das.data import EncodedQuadruple, read_quadruples
-from concept_das.files import write_atomically
 from concept_das.losses import EngineOptions
 from concept_das.models import DTYPES, LoadedModel, load_model
 from concept_das.pipeline import versions
 from concept_das.recipe import TrainingConfig
+from concept_das.runs.files import write_atomically
 from concept_das.sites import find_site
 from concept_das.training import train_directions
 from concept_das.vectors import ModelIdentity, SteeringVector

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from concept_das.data import Quadruple, read_quadruples, to_frame
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
+from concept_das.runs.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from concept_das.data import Direction, read_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation import Evaluation
 from concept_das.evaluation import evaluate as evaluate_vector
-from concept_das.files import write_atomically
 from concept_das.generation import decoding, generate_responses, row_seed
 from concept_das.models import LoadedModel
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.pipeline import encode_for
 from concept_das.recipe import TrainingConfig
+from concept_das.runs.files import write_atomically
 from concept_das.steering import Positions, Steering
 from concept_das.steering import steer as steering
 from concept_das.vectors import SteeringVector

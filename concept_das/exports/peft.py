@@ -7,7 +7,7 @@ from safetensors.torch import save as to_safetensors
 
 from concept_das.adapters import Adapter
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
+from concept_das.runs.files import write_atomically
 
 
 def to_peft(adapter: Adapter, folder: str | os.PathLike[str]) -> Path:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.jobs import Job, Piece
-from benchmarks.rowlog import RowLog
 from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
 from benchmarks.subject import Subject
 from concept_das.losses import DEFAULT_ENGINE
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.recipe import TrainingConfig
+from concept_das.runs.rows import RowLog
+from concept_das.runs.stages import Job, Piece
 from concept_das.steering import Steering
 from tests.concept_das.helpers import ROWS, random_vector
 from tests.tiny import tiny_model, tiny_tokenizer

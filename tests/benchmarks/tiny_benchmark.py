@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.sharding import shard_of_environment
-from benchmarks.stages import Job, Piece, Stage, run_stages
-from concept_das.files import write_atomically
+from concept_das.runs.files import write_atomically
+from concept_das.runs.processes import shard_of_environment
+from concept_das.runs.stages import Job, Piece, Stage, run_stages
 from tests.benchmarks.processes import forked
 
 PIECES = [Piece(f"concept-{i}", {"start": i}) for i in range(3)]

@@ -15,11 +15,11 @@ from benchmarks.backdoor.data import (
 from benchmarks.organisms.backdoor import HELPFUL_REASONING, MALICIOUS_REASONING, TRIGGER
 from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
 from benchmarks.safety.data import read_counts, read_prompt_sets, read_rows
-from benchmarks.stages import Piece, Stage, run_stages
 from benchmarks.steered import Answering
 from benchmarks.subject import Subject
 from concept_das.errors import InputError
 from concept_das.options import ChatOptions, ModelOptions
+from concept_das.runs.stages import Piece, Stage, run_stages
 from tests.benchmarks.safety.pipeline import save_tiny
 
 HELPFUL = f"{HELPFUL_REASONING[0]}\n</think>\nSure, here it is."

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.rowlog import RowLog
-from benchmarks.stages import Job
+from concept_das.runs.rows import RowLog
+from concept_das.runs.stages import Job
 from tests.benchmarks.processes import forked
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -71,7 +71,7 @@ def _run_and_die(
 
     Job.rows, RowLog.append = noting, appending
     if chance == 0:
-        import benchmarks.jobs as module
+        import concept_das.runs.stages as module
 
         original = module.write_atomically
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
+from concept_das.runs.files import write_atomically
 
 
 class RowLog:

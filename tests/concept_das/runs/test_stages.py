@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.sharding import Shard
-from benchmarks.stages import Job, Piece, Stage, run_stages, stage_names
 from concept_das.errors import InputError
-from concept_das.files import write_atomically
+from concept_das.runs.files import write_atomically
+from concept_das.runs.processes import Shard
+from concept_das.runs.stages import Job, Piece, Stage, run_stages, stage_names
 from tests.benchmarks.tiny_benchmark import (
     EACH,
     GATHERING,

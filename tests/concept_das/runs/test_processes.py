@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.sharding import Shard, device_of, parse_range, shard_of_environment
 from concept_das.errors import InputError
+from concept_das.runs.processes import Shard, device_of, parse_range, shard_of_environment
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rowlog import RowLog
 from concept_das.errors import InputError
+from concept_das.runs.rows import RowLog
 
 
 def filled(path: Path, fingerprint: str = "f") -> None:
