@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from concept_das.chats import Prompt, Turn
+from concept_das.data.chat_format import Prompt, Turn
 from concept_das.steered_logits import SteeredLogits
 from concept_das.steering import Steering
 from objectives import kl_teacher_student

@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.subject import Subject
 from concept_das.artifacts import Artifact, load_vector
-from concept_das.data import Quadruple
+from concept_das.data.quadruples import Quadruple
 from concept_das.generation import generate_responses
 from concept_das.losses import EngineOptions
 from concept_das.pipeline import ConceptRows, train_vectors

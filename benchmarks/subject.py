@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from concept_das.chats import ChatFormat
+from concept_das.data.chat_format import ChatFormat
 from concept_das.models import PACKAGED_MODEL, LoadedModel
 from concept_das.options import ChatOptions, ModelOptions
 

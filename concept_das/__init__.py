@@ -3,14 +3,15 @@
 __version__ = "0.1.0"
 
 from concept_das.artifacts import Artifact, load_vector
-from concept_das.chats import ChatFormat
-from concept_das.data import Quadruple, read_quadruples, split_quadruples
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadruples
+from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError, TrainingError, VectorMismatchError
 from concept_das.evaluation import Evaluation, evaluate
 from concept_das.generation import generate_responses
 from concept_das.intervened import from_intervenable
 from concept_das.losses import EngineOptions
-from concept_das.making import make_quadruples, shipped_instructions
+from concept_das.making import make_quadruples
 from concept_das.methods import METHODS, find_method, register
 from concept_das.models import LoadedModel, load_model
 from concept_das.pipeline import ConceptRows, train_vector, train_vectors

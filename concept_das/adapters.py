@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from concept_das.artifacts import Artifact, ModuleEdit, readable
-from concept_das.data import Direction
+from concept_das.data.quadruples import Direction
 
 
 @dataclass(frozen=True)

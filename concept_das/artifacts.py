@@ -20,8 +20,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.chats import Prompt
-from concept_das.data import DIRECTIONS, Direction
+from concept_das.data.chat_format import Prompt
+from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models import LoadedModel
 from concept_das.runs.files import write_atomically

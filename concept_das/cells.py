@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from concept_das.artifacts import Artifact
-from concept_das.chats import ChatFormat
-from concept_das.data import Quadruple, split_quadruples
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.quadruples import Quadruple, split_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation import evaluate, unrelated_turns
 from concept_das.losses import EngineOptions

@@ -11,8 +11,8 @@ import pandas as pd
 
 from concept_das.artifacts import Artifact, ModelIdentity
 from concept_das.cells import Cell, check_once, run_cells, signature_of, split_rows
-from concept_das.chats import ChatFormat
-from concept_das.data import DIRECTIONS, Direction, Quadruple, data_hash
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.evaluation import mean_with_interval
 from concept_das.fluency import distinct_pairs, log_likelihoods

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from concept_das.data import DIRECTIONS, Direction
+from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.evaluation import RECOVERY
 from concept_das.methods import METHODS
 

@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from concept_das.comparison_plots import SUBJECT, recovery_figure, tradeoff_figure
-from concept_das.data import DIRECTIONS
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.evaluation import RECOVERY, mean_with_interval
 from concept_das.report import figure_address, figure_png

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data import Direction, EditName, EncodedQuadruple
+from concept_das.data.encoding import EditName, EncodedQuadruple
+from concept_das.data.quadruples import Direction
 from concept_das.errors import TrainingError
 from concept_das.methods import Term, trained_method
 from concept_das.methods.base import directions_of

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from concept_das.artifacts import Artifact
-from concept_das.chats import ChatFormat, pad_id_of
-from concept_das.data import Quadruple, read_quadruples, split_quadruples, to_frame
+from concept_das.data.batches import pad_id_of
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadruples, to_frame
+from concept_das.data.shipped import shipped_instructions
 from concept_das.evaluation import evaluate
 from concept_das.factors import Latents, measure_latents
 from concept_das.generation import generate_responses
-from concept_das.making import make_quadruples, shipped_instructions
+from concept_das.making import make_quadruples
 from concept_das.models import LoadedModel
 from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
 from concept_das.recipe import TrainingConfig

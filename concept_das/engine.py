@@ -23,11 +23,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.cache import CacheBudget
-from concept_das.chats import Turn
-from concept_das.data import EditName, Run
+from concept_das.data.batches import by_token_budget
+from concept_das.data.chat_format import Turn
+from concept_das.data.encoding import EditName, Run
 from concept_das.losses import edit_mask, needs_no_source, spans
 from concept_das.methods import TrainedMethod
-from concept_das.packing import by_token_budget
 from concept_das.replay import Replay, final_states
 from concept_das.scoring import collate_for
 from concept_das.sites import Site, capture

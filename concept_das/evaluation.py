@@ -28,12 +28,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.artifacts import Artifact, Rule
-from concept_das.chats import ChatFormat, Turn, pad_id_of
-from concept_das.data import DIRECTIONS, Direction, EncodedQuadruple, Interchange
+from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.chat_format import ChatFormat, Turn
+from concept_das.data.encoding import EncodedQuadruple, Interchange
+from concept_das.data.quadruples import DIRECTIONS, Direction
+from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError
-from concept_das.making import read_resource
 from concept_das.runs.files import write_atomically
-from concept_das.scoring import batches, mean_log_likelihood
+from concept_das.scoring import mean_log_likelihood
 from concept_das.steered_logits import SteeredLogits, steered_logits
 from concept_das.steering import Steering
 from objectives import jensen_shannon, kl_teacher_student

@@ -14,10 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from concept_das.chats import Prompt, Turn
-from concept_das.data import EncodedQuadruple
+from concept_das.data.batches import batches
+from concept_das.data.chat_format import Prompt, Turn
+from concept_das.data.encoding import EncodedQuadruple
 from concept_das.errors import InputError
-from concept_das.scoring import batches, collate_for
+from concept_das.scoring import collate_for
 from concept_das.sites import Site, hidden_states_at
 from interventions import coordinates
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from concept_das.chats import ChatFormat, Prompt, Turn, collate, pad_id_of
+from concept_das.data.batches import by_token_budget, collate, pad_id_of
+from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
-from concept_das.packing import by_token_budget
 from concept_das.steering import Positions, Steering, check_steering, steer
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.artifacts import Artifact, ModelIdentity, ModuleEdit
-from concept_das.data import Direction
+from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.sites import find_site
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.artifacts import Artifact, ModuleEdit, readable
-from concept_das.data import Direction
+from concept_das.data.quadruples import Direction
 from concept_das.loreft import LoreftTensors, loreft_edit
 from concept_das.sites import find_site
 

@@ -18,11 +18,12 @@ from jaxtyping import Bool, Float
 from pyvene.models.interventions import SourcelessIntervention
 from torch import Tensor, nn
 
-from concept_das.chats import Turn
-from concept_das.data import DIRECTIONS, Direction, Run
+from concept_das.data.batches import by_token_budget
+from concept_das.data.chat_format import Turn
+from concept_das.data.encoding import Run
+from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.errors import InputError
 from concept_das.methods.base import Term, TrainedMethod
-from concept_das.packing import by_token_budget
 
 Key = TypeVar("Key")
 

@@ -8,16 +8,11 @@ so an interrupted run goes on where it stopped.
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from concept_das.chats import ChatFormat
-from concept_das.data import Quadruple, read_frame
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.generation import generate_responses
 from concept_das.models import LoadedModel
@@ -25,40 +20,15 @@ from concept_das.runs.files import write_atomically
 
 CONCEPT_PROMPT = "{instruction}\n\n{concept}."
 
+
 # For concepts that are topics and not ways of speaking, such as AxBench's.
 TOPIC_PROMPT = (
     "Please incorporate the concept below into your response to the instruction.\n\n"
     "Concept: {concept}\n\nInstruction: {instruction}"
 )
 
-AXBENCH_COLUMNS = ("input", "output", "output_concept", "concept_genre", "concept_id")
 
 log = logging.getLogger(__name__)
-
-
-def read_resource(name: str) -> list[dict[str, Any]]:
-    """Rows of one of the package's `.jsonl` resources."""
-    text = resources.files("concept_das").joinpath(f"resources/{name}.jsonl").read_text("utf-8")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def shipped_instructions(count: int, seed: int, genre: str | None = "text") -> list[str]:
-    """A seeded selection of the instructions that come with the package.
-
-    Args:
-        genre: `text`, `code`, `math`, or None for all.
-
-    Raises:
-        InputError: if there are not so many.
-    """
-    rows = [r["instruction"] for r in read_resource("instructions") if genre in (None, r["genre"])]
-    if not 1 <= count <= len(rows):
-        raise InputError(
-            f"{count} instructions were asked for; the package has {len(rows)} of genre "
-            f"{genre or 'any'}; pass your own file for more"
-        )
-    order = np.random.default_rng(seed).permutation(len(rows))[:count]
-    return [rows[i] for i in order]
 
 
 def concept_input(instruction: str, concept: str, template: str = CONCEPT_PROMPT) -> str:
@@ -192,53 +162,6 @@ def is_repetitive(text: str) -> bool:
     words = text.split()
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     return len(trigrams) >= 8 and len(set(trigrams)) < len(trigrams) / 2
-
-
-@dataclass(frozen=True)
-class AxBenchConcept:
-    """One concept's positive rows of an AxBench training file."""
-
-    concept: str
-    genre: str
-    instructions: list[str]
-    outputs: list[str]
-
-
-def read_axbench(path: Path, concept_id: int) -> AxBenchConcept:
-    """One concept of an AxBench training file (`input, output, output_concept, ...`).
-
-    Raises:
-        InputError: if the file, a column or the concept is missing, or a cell is not text.
-    """
-    return axbench_concept(read_frame(path), concept_id, str(path))
-
-
-def axbench_concept(frame: pd.DataFrame, concept_id: int, name: str) -> AxBenchConcept:
-    """One concept of the rows of an AxBench training file.
-
-    Args:
-        name: of the file, for messages.
-
-    Raises:
-        InputError: if a column or the concept is missing, or a cell is not text.
-    """
-    for column in AXBENCH_COLUMNS:
-        if column not in frame.columns:
-            raise InputError(f"{name} has no column {column!r}; give an AxBench training file")
-    rows = frame[frame["concept_id"] == concept_id].drop_duplicates("input")
-    if rows.empty or concept_id < 0:
-        known = sorted(set(frame["concept_id"]) - {-1})
-        raise InputError(f"{name} has no concept {concept_id}; it has {known}")
-    for column in ("input", "output"):
-        for row, value in rows[column].items():
-            if not isinstance(value, str):
-                raise InputError(f"{name}, row {row}, column {column!r}: {value!r} is not text")
-    return AxBenchConcept(
-        concept=rows["output_concept"].iloc[0],
-        genre=rows["concept_genre"].iloc[0],
-        instructions=rows["input"].tolist(),
-        outputs=rows["output"].tolist(),
-    )
 
 
 def _read_partial(partial: Path | None, settings: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from concept_das.chats import ChatFormat
+from concept_das.data.chat_format import ChatFormat
 from concept_das.models import PACKAGED_MODEL, LoadedModel, load_model
 
 

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from concept_das.artifacts import Artifact, ModelIdentity
-from concept_das.chats import ChatFormat, pad_id_of
 from concept_das.concept_run import TrainingResult, TrainingTask
-from concept_das.data import EncodedQuadruple, Quadruple, data_hash, encode_quadruples
+from concept_das.data.batches import pad_id_of
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.encoding import EncodedQuadruple, encode_quadruples
+from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
 from concept_das.methods import FittedMethod, Job, TrainedMethod, find_method
 from concept_das.models import LoadedModel

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.chats import Batch, Turn
-from concept_das.data import EditName, Run
+from concept_das.data.batches import Batch
+from concept_das.data.chat_format import Turn
+from concept_das.data.encoding import EditName, Run
 from concept_das.losses import edit_mask, needs_no_source, spans
 from concept_das.methods import TrainedMethod
 from concept_das.scoring import collate_for, response_logits

@@ -16,7 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.data import EncodedQuadruple
+from concept_das.data.encoding import EncodedQuadruple
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
 from concept_das.sites import Site

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.chats import Batch, Turn
+from concept_das.data.batches import Batch
+from concept_das.data.chat_format import Turn
 from concept_das.kv_cache import KeysValues, cache_of, keys_values
 from concept_das.scoring import collate_for
 from concept_das.sites import Site, decoder_of, hidden_of, hidden_states_at, replace_hidden

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from concept_das.data import Direction
+from concept_das.data.quadruples import Direction
 from concept_das.evaluation import RECOVERY, Evaluation
 from concept_das.factors import Latents
 from concept_das.pipeline import TrainedVector

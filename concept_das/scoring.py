@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.chats import Batch, Turn, collate
+from concept_das.data.batches import Batch, collate
+from concept_das.data.chat_format import Turn
 
 
 @contextmanager
@@ -62,12 +63,6 @@ def mean_log_likelihood(logits: Float[Tensor, "response vocab"], response: Seque
     """Mean log-probability per response token, in nats."""
     labels = torch.tensor(response, device=logits.device)
     return -float(nn.functional.cross_entropy(logits.float(), labels))
-
-
-def batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Consecutive slices of at most `size` rows."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 def collate_for(model: PreTrainedModel, rows: Sequence[Turn], pad_id: int) -> Batch:

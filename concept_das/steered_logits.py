@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.artifacts import Artifact
-from concept_das.chats import Turn
+from concept_das.data.chat_format import Turn
 from concept_das.replay import Replay, ReplayError
 from concept_das.scoring import collate_for, response_logits
 from concept_das.steering import SiteEdit, Steering, steer

@@ -8,8 +8,8 @@ import pandas as pd
 
 from concept_das.artifacts import ModelIdentity
 from concept_das.cells import Cell, check_once, run_cells, signature_of, split_rows
-from concept_das.chats import ChatFormat
-from concept_das.data import Quadruple, data_hash
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
 from concept_das.methods import Method, TrainedMethod, find_method

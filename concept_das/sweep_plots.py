@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from concept_das.data import DIRECTIONS, Direction
+from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.evaluation import RECOVERY
 
 LEAST_KL = 1e-5

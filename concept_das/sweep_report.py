@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from concept_das.comparison_report import average, to_markdown
-from concept_das.data import DIRECTIONS, Direction
+from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.evaluation import RECOVERY
 from concept_das.report import figure_png
 from concept_das.runs.files import write_atomically

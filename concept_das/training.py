@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 from concept_das.cache import CacheBudget
 from concept_das.concept_run import ConceptRun, TrainingResult, TrainingTask
-from concept_das.data import Direction, EditName, EncodedQuadruple, Run
+from concept_das.data.batches import batches
+from concept_das.data.encoding import EditName, EncodedQuadruple, Run
+from concept_das.data.quadruples import Direction
 from concept_das.engine import ReplayLosses
 from concept_das.errors import InputError, TrainingError
 from concept_das.losses import (
@@ -26,7 +28,6 @@ from concept_das.methods import Term, trained_method
 from concept_das.plain import PyveneLosses
 from concept_das.recipe import TrainingConfig
 from concept_das.replay import ReplayError
-from concept_das.scoring import batches
 from concept_das.sites import Site
 from concept_das.tracking import NoTracker, Tracker
 

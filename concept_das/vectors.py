@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.artifacts import Artifact, ModelIdentity, Rule, load_vector, readable
-from concept_das.data import Direction
+from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.models import LoadedModel
 from concept_das.sites import Site, find_site

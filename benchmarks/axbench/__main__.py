@@ -22,7 +22,7 @@ from benchmarks.judges.options import JudgeOptions
 from benchmarks.steered import UNUSED_OPTIONS, Answering
 from benchmarks.subject import Subject
 from concept_das.cli import run_command
-from concept_das.data import DIRECTIONS
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.options import ChatOptions, ModelOptions

@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.axbench.sources import find_sources
-from concept_das.data import Quadruple, quadruples_from_frame, read_frame
+from concept_das.data.axbench_file import AXBENCH_COLUMNS, AxBenchConcept, axbench_concept
+from concept_das.data.quadruples import Quadruple, quadruples_from_frame, read_frame
 from concept_das.errors import InputError
-from concept_das.making import AXBENCH_COLUMNS, AxBenchConcept, axbench_concept
 
 ALPACA_EVAL_COUNT = 805
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from benchmarks.subject import Subject
 from concept_das.artifacts import Artifact
-from concept_das.chats import Turn, pad_id_of
-from concept_das.scoring import batches, collate_for
+from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.chat_format import Turn
+from concept_das.scoring import collate_for
 from concept_das.sites import hidden_states_at
 from concept_das.vectors import SteeringVector
 

@@ -15,7 +15,7 @@ from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Judge, Kind
 from benchmarks.steered import Answering, Asked, answer
 from benchmarks.subject import Subject
-from concept_das.making import shipped_instructions
+from concept_das.data.shipped import shipped_instructions
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job
 

@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from benchmarks.endpoint.client import Endpoint
 from benchmarks.endpoint.costs import Estimate
-from concept_das.data import Quadruple
-from concept_das.making import TOPIC_PROMPT, AxBenchConcept, quadruples_of_answers
+from concept_das.data.axbench_file import AxBenchConcept
+from concept_das.data.quadruples import Quadruple
+from concept_das.making import TOPIC_PROMPT, quadruples_of_answers
 
 TEMPERATURE = 0.3
 

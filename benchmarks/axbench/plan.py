@@ -30,7 +30,7 @@ from benchmarks.judges.endpoint import EXPECTED_TOKENS
 from benchmarks.judges.questions import question_text
 from benchmarks.judges.ratings import QUESTIONS, Item
 from benchmarks.shapes import ModelShape, find_shape
-from concept_das.data import Direction
+from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.methods import find_method
 

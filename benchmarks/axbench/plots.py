@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from benchmarks.axbench.scores import summarise
 from benchmarks.judges.ratings import HIGHEST
 from concept_das.comparison_plots import SUBJECT, method_legend, method_styles, plain_panel
-from concept_das.data import DIRECTIONS
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.methods import METHODS
 
 BASELINE_STYLE: dict[str, Any] = {"color": "#555555", "linewidth": 1.5, "linestyle": "--"}

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.judges.ratings import HIGHEST
-from concept_das.data import DIRECTIONS, Direction
+from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.errors import InputError
 
 RATINGS = ("concept", "instruction", "fluency")

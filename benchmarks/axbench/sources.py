@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.axbench.published import CELLS, Cell
-from concept_das.data import TEXT_COLUMNS
+from concept_das.data.axbench_file import AXBENCH_COLUMNS
+from concept_das.data.quadruples import TEXT_COLUMNS
 from concept_das.errors import InputError
-from concept_das.making import AXBENCH_COLUMNS
 
 CONCEPT500 = "pyvene/axbench-concept500"
 CONCEPT10 = "pyvene/axbench-concept10"

@@ -21,7 +21,7 @@ from benchmarks.axbench.scores import (
 from benchmarks.judges.ratings import Kind
 from concept_das.comparison_plots import SUBJECT
 from concept_das.comparison_report import with_interval
-from concept_das.data import DIRECTIONS
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 
 BASELINE = "unsteered"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from concept_das.data import Quadruple, read_quadruples, to_frame
+from concept_das.data.quadruples import Quadruple, read_quadruples, to_frame
 from concept_das.runs.files import write_atomically
 
 _ROWS, _DETECTION, _TEXTS = "quadruples.parquet", "detection.parquet", "texts.json"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.shapes import ModelShape
-from concept_das.chats import ChatFormat, Prompt, Turn
-from concept_das.data import EncodedQuadruple, Interchange, Quadruple
+from concept_das.data.chat_format import ChatFormat, Prompt, Turn
+from concept_das.data.encoding import EncodedQuadruple, Interchange
+from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.methods import find_method
 from concept_das.methods.base import DirectionMethod, Method, TrainedMethod

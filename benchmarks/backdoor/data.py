@@ -18,7 +18,7 @@ from benchmarks.organisms.prompts import plain_prompts, read_instruction_file, s
 from benchmarks.safety.data import PromptSets, check_limits, write_data
 from benchmarks.steered import Answering, Asked, answer
 from benchmarks.subject import Subject
-from concept_das.data import Quadruple
+from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.runs.stages import Job
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from concept_das.chats import ChatFormat
+from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.steering import Steering, steer
 

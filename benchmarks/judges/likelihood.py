@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel
 
-from concept_das.chats import ChatFormat
+from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.fluency import distinct_pairs, log_likelihoods
 from concept_das.making import is_repetitive

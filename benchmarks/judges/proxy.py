@@ -7,7 +7,7 @@ from typing import Any, Literal
 from benchmarks.judges.likelihood import Fluency, Relatedness
 from benchmarks.judges.probe import ConceptProbe
 from benchmarks.judges.ratings import EMPTY_RESPONSE, Item, Rating
-from concept_das.chats import ChatFormat
+from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.models import LoadedModel
 

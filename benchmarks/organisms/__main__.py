@@ -21,7 +21,7 @@ from benchmarks.organisms.prompts import (
     shipped_prompts,
 )
 from benchmarks.organisms.recipe import Recipe
-from concept_das.data import read_quadruples
+from concept_das.data.quadruples import read_quadruples
 from concept_das.models import LoadedModel, load_model
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.organisms.recipe import Row
 from benchmarks.rates import Rate, rate
-from concept_das.chats import ChatFormat
+from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.generation import generate_responses
 from concept_das.making import is_repetitive

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from concept_das.commands.rows import read_instructions
+from concept_das.data.files import read_instructions
+from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError
-from concept_das.making import shipped_instructions
 
 _RESOURCES = Path(__file__).parent / "resources"
 _HELD_OUT_SHARE = 0.25

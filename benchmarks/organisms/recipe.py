@@ -10,7 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from concept_das.chats import Batch, ChatFormat, Turn, collate, pad_id_of
+from concept_das.data.batches import Batch, collate, pad_id_of
+from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.errors import InputError, TrainingError
 from concept_das.models import LoadedModel
 

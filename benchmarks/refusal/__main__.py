@@ -21,7 +21,7 @@ from benchmarks.safety.data import write_data
 from benchmarks.safety.plan import Choices, find_preset
 from benchmarks.steered import UNUSED_OPTIONS
 from concept_das.cli import run_command
-from concept_das.data import data_hash
+from concept_das.data.quadruples import data_hash
 from concept_das.losses import EngineOptions
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.stages import Job, Stage

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
 from benchmarks.safety.data import PromptSets, check_limits, check_unseen
-from concept_das.data import Quadruple, read_quadruples
+from concept_das.data.quadruples import Quadruple, read_quadruples
 from concept_das.errors import InputError
 
 HARMFUL, HARMLESS = "harmful", "harmless"

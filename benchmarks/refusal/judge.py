@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.endpoint.cache import Answer
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.safety.case import Verdict
-from concept_das.chats import ChatFormat
+from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.generation import generate_responses
 

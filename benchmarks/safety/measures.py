@@ -11,12 +11,11 @@ from benchmarks.safety.case import Case, DivergenceOf, RateOf
 from benchmarks.safety.data import PromptSets
 from benchmarks.subject import Subject
 from concept_das.artifacts import Artifact, Rule
-from concept_das.chats import pad_id_of
-from concept_das.data import Direction
+from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.evaluation import mean_with_interval
 from concept_das.runs.rows import RowLog
-from concept_das.scoring import batches
 from concept_das.steered_logits import SteeredLogits, WholeModelLogits, steered_logits
 from concept_das.steering import Steering
 from concept_das.vectors import SteeringVector

@@ -25,9 +25,11 @@ from benchmarks.speed.generation import generation_cost
 from benchmarks.speed.growth import growth, plot_growth
 from benchmarks.speed.rows import axbench_rows, refusal_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
-from concept_das.chats import ChatFormat, pad_id_of
 from concept_das.concept_run import TrainingTask
-from concept_das.data import EncodedQuadruple, read_quadruples
+from concept_das.data.batches import pad_id_of
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.encoding import EncodedQuadruple
+from concept_das.data.quadruples import read_quadruples
 from concept_das.losses import EngineOptions
 from concept_das.models import DTYPES, LoadedModel, load_model
 from concept_das.pipeline import versions

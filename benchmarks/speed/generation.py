@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import seconds_of
-from concept_das.chats import Batch, Prompt, Turn, collate, pad_id_of
+from concept_das.data.batches import Batch, collate, pad_id_of
+from concept_das.data.chat_format import Prompt, Turn
 from concept_das.exports import to_pyvene
 from concept_das.models import LoadedModel
 from concept_das.steering import steer

@@ -19,8 +19,8 @@ from benchmarks.speed.steps import (
     new_intervention,
     release_step,
 )
-from concept_das.chats import pad_id_of
-from concept_das.data import EncodedQuadruple, Interchange
+from concept_das.data.batches import pad_id_of
+from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.losses import EngineOptions, sum_losses
 from concept_das.methods import trained_method
 from concept_das.models import LoadedModel

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.data import DIRECTIONS, EncodedQuadruple, Interchange
+from concept_das.data.encoding import EncodedQuadruple, Interchange
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.scoring import collate_for
 from concept_das.sites import Site
 from interventions import DistributedInterchangeIntervention

@@ -11,12 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import peak_bytes_of, seconds_of
 from benchmarks.speed.release_loop import ReleaseLoop
-from concept_das.chats import pad_id_of
-from concept_das.data import EditName, EncodedQuadruple
+from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.encoding import EditName, EncodedQuadruple
 from concept_das.losses import EngineOptions, sum_losses
 from concept_das.methods import Term, trained_method
 from concept_das.models import LoadedModel
-from concept_das.scoring import batches
 from concept_das.sites import Site, find_site
 from concept_das.training import build_losses
 from interventions import DistributedInterchangeIntervention

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from concept_das.commands.rows import read_concepts
 from concept_das.comparison import ComparisonPlan, read_answers
 from concept_das.comparison import compare as compare_methods
 from concept_das.comparison_report import write_comparison
+from concept_das.data.files import read_concepts
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.methods import all_methods, find_method

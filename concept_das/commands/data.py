@@ -5,17 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from concept_das.commands.rows import check_writable, finish_rows, read_instructions
-from concept_das.data import Direction, read_quadruples
+from concept_das.data.axbench_file import read_axbench
+from concept_das.data.files import check_writable, finish_rows, read_instructions
+from concept_das.data.inspection import format_marks
+from concept_das.data.quadruples import Direction, read_quadruples
+from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError
-from concept_das.inspection import format_marks
-from concept_das.making import (
-    CONCEPT_PROMPT,
-    TOPIC_PROMPT,
-    make_quadruples,
-    read_axbench,
-    shipped_instructions,
-)
+from concept_das.making import CONCEPT_PROMPT, TOPIC_PROMPT, make_quadruples
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.pipeline import encode_for
 from concept_das.recipe import TrainingConfig

@@ -4,7 +4,7 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from concept_das.data import read_quadruples
+from concept_das.data.quadruples import read_quadruples
 from concept_das.losses import EngineOptions
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.recipe import TrainingConfig

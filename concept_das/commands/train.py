@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import concept_das.demo
-from concept_das.commands.rows import by_concept, write_rows
-from concept_das.data import read_quadruples, split_quadruples
+from concept_das.data.files import by_concept, write_rows
+from concept_das.data.quadruples import read_quadruples, split_quadruples
 from concept_das.losses import EngineOptions
 from concept_das.methods import all_methods, find_method
 from concept_das.options import ChatOptions, ModelOptions

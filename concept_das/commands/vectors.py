@@ -14,9 +14,10 @@ from transformers import TextStreamer
 from concept_das import exports
 from concept_das.adapters import Adapter
 from concept_das.artifacts import Artifact, Rule, load_vector
-from concept_das.chats import ChatFormat, pad_id_of
-from concept_das.commands.rows import read_instructions
-from concept_das.data import Direction, read_quadruples
+from concept_das.data.batches import pad_id_of
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.files import read_instructions
+from concept_das.data.quadruples import Direction, read_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation import Evaluation
 from concept_das.evaluation import evaluate as evaluate_vector

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from concept_das.artifacts import ModelIdentity
-from concept_das.data import Direction
+from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.exports.pyvene import layer_of, read_config, read_tensors
 from concept_das.learned_edits import LearnedEdit

@@ -20,7 +20,7 @@ from pyvene.models.intervenable_modelcard import type_to_dimension_mapping
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.data import Direction
+from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.sites import find_site
 from concept_das.vectors import ModelIdentity, Rule, SteeringVector

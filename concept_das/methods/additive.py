@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from concept_das.chats import Turn
-from concept_das.data import Direction, EditName, EncodedQuadruple, Run
+from concept_das.data.chat_format import Turn
+from concept_das.data.encoding import EditName, EncodedQuadruple, Run
+from concept_das.data.quadruples import Direction
 from concept_das.factors import Latents
 from concept_das.methods.base import (
     LIKELIHOOD,

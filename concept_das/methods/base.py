@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.artifacts import Artifact
-from concept_das.chats import ChatFormat, Prompt, Turn, pad_id_of
-from concept_das.data import DIRECTIONS, Direction, EditName, EncodedQuadruple, Quadruple, Run
+from concept_das.data.batches import pad_id_of
+from concept_das.data.chat_format import ChatFormat, Prompt, Turn
+from concept_das.data.encoding import EditName, EncodedQuadruple, Run
+from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
 from concept_das.errors import InputError
 from concept_das.factors import Latents, measure_latents
 from concept_das.recipe import TrainingConfig

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 import objectives
-from concept_das.data import DIRECTIONS, EditName, EncodedQuadruple
+from concept_das.data.encoding import EditName, EncodedQuadruple
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.factors import Latents
 from concept_das.methods.base import (
     LIKELIHOOD,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.adapters import Adapter, LoraTensors
-from concept_das.data import EditName, EncodedQuadruple, Run
+from concept_das.data.encoding import EditName, EncodedQuadruple, Run
 from concept_das.errors import InputError
 from concept_das.methods.base import (
     AXBENCH_AT_SEVERAL_BLOCKS,

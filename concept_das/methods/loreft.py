@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import objectives
-from concept_das.chats import Prompt
-from concept_das.data import Direction, EditName, EncodedQuadruple, Run
+from concept_das.data.chat_format import Prompt
+from concept_das.data.encoding import EditName, EncodedQuadruple, Run
+from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.learned_edits import LearnedEdit
 from concept_das.loreft import LoreftTensors, build_loreft, loreft_edit, loreft_tensors

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from concept_das.data import DIRECTIONS, EncodedQuadruple, Interchange
+from concept_das.data.encoding import EncodedQuadruple, Interchange
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.methods.base import LIKELIHOOD, Term, preference_term
 from concept_das.methods.interchange import InterchangeMethod
 from objectives import pdas_loss

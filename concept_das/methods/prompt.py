@@ -1,6 +1,6 @@
 """Prompting, the reference that every steering method is measured against."""
 
-from concept_das.data import Direction
+from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.methods.base import FittedMethod, Job
 from concept_das.prompting import SteeringPrompt

@@ -11,15 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.chats import ChatFormat, Turn
-from concept_das.data import (
-    Direction,
-    EditName,
-    EncodedQuadruple,
-    Quadruple,
-    Run,
-    encode_quadruples,
-)
+from concept_das.data.chat_format import ChatFormat, Turn
+from concept_das.data.encoding import EditName, EncodedQuadruple, Run, encode_quadruples
+from concept_das.data.quadruples import Direction, Quadruple
 from concept_das.losses import Losses
 from concept_das.methods import METHODS, Term, TrainedMethod, find_method, trained_method
 from concept_das.models import LoadedModel

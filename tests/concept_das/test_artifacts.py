@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from concept_das.adapters import Adapter
 from concept_das.artifacts import Artifact, load_vector
-from concept_das.chats import Turn
-from concept_das.data import DIRECTIONS
+from concept_das.data.chat_format import Turn
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation import evaluate
 from concept_das.generation import generate_responses

@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 from concept_das import cli
 from concept_das.artifacts import load_vector
 from concept_das.cli import COMMANDS, _groups, build_parser, main
-from concept_das.data import read_quadruples, to_frame
+from concept_das.data.quadruples import read_quadruples, to_frame
 from concept_das.errors import TrainingError
 from concept_das.methods import METHODS
 from concept_das.vectors import SteeringVector

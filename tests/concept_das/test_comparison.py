@@ -9,7 +9,7 @@ import pytest
 from concept_das import cells
 from concept_das.cells import split_rows
 from concept_das.comparison import ComparisonPlan, compare, read_answers
-from concept_das.data import Quadruple
+from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.evaluation import evaluate, unrelated_turns
 from concept_das.methods import find_method

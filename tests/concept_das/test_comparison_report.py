@@ -10,7 +10,7 @@ import pytest
 
 from concept_das.comparison_plots import method_styles, recovery_figure, tradeoff_figure
 from concept_das.comparison_report import average, summarise, to_markdown, write_comparison
-from concept_das.data import DIRECTIONS
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.evaluation import RECOVERY
 from concept_das.report import figure_address, figure_png

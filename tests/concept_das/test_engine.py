@@ -7,8 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from concept_das.cache import CacheBudget
-from concept_das.chats import ChatFormat
-from concept_das.data import EncodedQuadruple, Quadruple, encode_quadruples
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.encoding import EncodedQuadruple, encode_quadruples
+from concept_das.data.quadruples import Quadruple
 from concept_das.engine import ReplayLosses
 from concept_das.losses import EngineOptions, sum_losses
 from concept_das.methods import METHODS

@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das import evaluation
-from concept_das.chats import Turn
-from concept_das.data import DIRECTIONS
+from concept_das.data.chat_format import Turn
+from concept_das.data.quadruples import DIRECTIONS
+from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation import Evaluation, evaluate, recovery, unrelated_turns
 from concept_das.factors import measure_latents
-from concept_das.making import read_resource
 from concept_das.sites import find_site
 from concept_das.vectors import ModelIdentity, SteeringVector
 from tests.concept_das.helpers import (

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from concept_das.chats import ChatFormat
-from concept_das.data import encode_quadruples
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.encoding import encode_quadruples
 from concept_das.errors import InputError
 from concept_das.factors import Latents, measure_latents, source_states
 from concept_das.sites import find_site

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from transformers import LogitsProcessorList, PreTrainedModel
 
-from concept_das.chats import Prompt
+from concept_das.data.chat_format import Prompt
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.generation import RowSampler, decoding, generate_responses, row_seed
 from concept_das.steering import Steering, steer

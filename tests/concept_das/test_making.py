@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 
 from concept_das import making
-from concept_das.data import Quadruple
+from concept_das.data.axbench_file import read_axbench
+from concept_das.data.batches import batches
+from concept_das.data.quadruples import Quadruple
+from concept_das.data.shipped import read_resource, shipped_instructions
 from concept_das.errors import InputError
 from concept_das.generation import generate_responses
 from concept_das.making import (
@@ -16,11 +19,7 @@ from concept_das.making import (
     concept_input,
     is_repetitive,
     make_quadruples,
-    read_axbench,
-    read_resource,
-    shipped_instructions,
 )
-from concept_das.scoring import batches
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 
 CHAT = tiny_chat()

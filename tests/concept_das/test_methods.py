@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.chats import Turn
-from concept_das.data import DIRECTIONS, EncodedQuadruple, Run
+from concept_das.data.chat_format import Turn
+from concept_das.data.encoding import EncodedQuadruple, Run
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.losses import sum_losses
 from concept_das.methods import METHODS, find_method

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from concept_das import models
-from concept_das.chats import ChatFormat
+from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.models import load_model
 from concept_das.options import ChatOptions, ModelOptions

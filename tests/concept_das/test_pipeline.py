@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from concept_das.data import data_hash, encode_quadruples
+from concept_das.data.encoding import encode_quadruples
+from concept_das.data.quadruples import data_hash
 from concept_das.errors import InputError
 from concept_das.factors import measure_latents
 from concept_das.pipeline import encode_for, train_vector, versions, with_metrics

@@ -28,8 +28,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from concept_das.chats import ChatFormat, Turn, pad_id_of
-from concept_das.data import EditName, EncodedQuadruple, Quadruple
+from concept_das.data.batches import pad_id_of
+from concept_das.data.chat_format import ChatFormat, Turn
+from concept_das.data.encoding import EditName, EncodedQuadruple
+from concept_das.data.quadruples import Quadruple
 from concept_das.learned_edits import LearnedEdit
 from concept_das.losses import Engine, EngineOptions
 from concept_das.methods import find_method, trained_method

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from concept_das import demo
-from concept_das.chats import Prompt
+from concept_das.data.chat_format import Prompt
 from concept_das.evaluation import Evaluation, evaluate
 from concept_das.factors import Latents, measure_latents
 from concept_das.generation import generate_responses

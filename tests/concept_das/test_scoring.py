@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from concept_das.chats import collate
+from concept_das.data.batches import batches, collate
 from concept_das.scoring import (
-    batches,
     logits_only_at,
     mean_log_likelihood,
     response_labels,

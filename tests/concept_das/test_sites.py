@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from concept_das.chats import collate
+from concept_das.data.batches import collate
 from concept_das.errors import InputError
 from concept_das.sites import capture, find_site, hidden_states_at
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, PAD, encoded_rows

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from concept_das.chats import Turn
-from concept_das.data import DIRECTIONS
+from concept_das.data.chat_format import Turn
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.steered_logits import ReplayedLogits, WholeModelLogits, steered_logits
 from concept_das.steering import Steering
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, PAD, encoded_rows, random_vector

@@ -11,7 +11,8 @@ from packaging.version import Version
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, TextStreamer
 
-from concept_das.chats import Prompt, Turn, collate
+from concept_das.data.batches import collate
+from concept_das.data.chat_format import Prompt, Turn
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.sites import capture
 from concept_das.steering import Steering, check_steering, steer

@@ -12,7 +12,7 @@ import yaml
 from concept_das import training
 from concept_das.artifacts import load_vector
 from concept_das.cli import main
-from concept_das.data import Quadruple, split_quadruples, to_frame
+from concept_das.data.quadruples import Quadruple, split_quadruples, to_frame
 from concept_das.errors import InputError
 from concept_das.evaluation import evaluate, unrelated_turns
 from concept_das.methods import find_method

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das import training
-from concept_das.chats import Turn
 from concept_das.concept_run import TrainingResult, TrainingTask, subspace_distance
-from concept_das.data import DIRECTIONS, EncodedQuadruple, Run
+from concept_das.data.chat_format import Turn
+from concept_das.data.encoding import EncodedQuadruple, Run
+from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError, TrainingError
 from concept_das.losses import EngineOptions, Losses
 from concept_das.methods import find_method, trained_method

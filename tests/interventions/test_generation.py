@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.chats import Batch, ChatFormat, Turn, collate
+from concept_das.data.batches import Batch, collate
+from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.sites import find_site
 from interventions import ClampIntervention, coordinates, orthonormal_rows
 from tests.interventions.test_contract import ON_ALL, record_calls

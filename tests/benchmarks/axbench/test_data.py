@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from benchmarks.axbench.data import AxBenchData, open_data
-from concept_das.data import quadruples_from_frame
+from concept_das.data.axbench_file import read_axbench
+from concept_das.data.quadruples import quadruples_from_frame
 from concept_das.errors import InputError
-from concept_das.making import read_axbench
 from tests.benchmarks.axbench.files import (
     alpaca,
     contrastive_frame,

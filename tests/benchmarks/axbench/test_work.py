@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.axbench.work import Lengths, decoding_work, latent_flops, site_of, training_work
 from benchmarks.hardware import SPEED_FILE
 from benchmarks.shapes import SHAPES, shape_of_config
-from concept_das.data import Quadruple
+from concept_das.data.quadruples import Quadruple
 from concept_das.engine import ReplayLosses
 from concept_das.errors import InputError
 from concept_das.losses import sum_losses

@@ -8,7 +8,7 @@ from benchmarks.judges import local
 from benchmarks.judges.local import LocalJudge
 from benchmarks.judges.questions import question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Rating
-from concept_das.chats import Prompt
+from concept_das.data.chat_format import Prompt
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 
 CHAT = tiny_chat()

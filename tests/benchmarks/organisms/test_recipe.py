@@ -13,7 +13,7 @@ from benchmarks.organisms.recipe import (
     fine_tune,
     response_loss,
 )
-from concept_das.chats import collate
+from concept_das.data.batches import collate
 from concept_das.errors import InputError
 from concept_das.generation import generate_responses
 from tests.concept_das.helpers import PAD, plain_logits, tiny_chat, tiny_loaded

@@ -8,11 +8,11 @@ import datasets
 import pandas as pd
 import pytest
 
-from concept_das.data import (
+from concept_das.data.encoding import encode_quadruples
+from concept_das.data.quadruples import (
     TEXT_COLUMNS,
     Quadruple,
     data_hash,
-    encode_quadruples,
     read_quadruples,
     split_quadruples,
     to_frame,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from concept_das.chats import ChatFormat, Turn
+from concept_das.data.chat_format import ChatFormat, Turn
 
 Role = Literal["prefix", "prompt", "source", "response"]
 

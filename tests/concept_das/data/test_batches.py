@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from concept_das.data.batches import by_token_budget
 from concept_das.errors import InputError
-from concept_das.packing import by_token_budget
 
 
 @given(st.lists(st.integers(0, 50)), st.integers(1, 120))

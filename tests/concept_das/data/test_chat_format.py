@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concept_das.chats import ChatFormat, Prompt, Turn, collate, pad_id_of
+from concept_das.data.batches import collate, pad_id_of
+from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, PAD, ROWS, encoded_rows, tiny_chat
 from tests.tiny import CHAT_TEMPLATE, SYSTEM_PROMPT, tiny_model, tiny_tokenizer

@@ -12,18 +12,15 @@ text, and a prompt that holds the template's own words is plain text like any ot
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from concept_das.errors import InputError
 
 _MARKER = "USERTEXT"
-
-PaddingSide = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -195,82 +192,3 @@ class Turn:
     def ids(self) -> tuple[int, ...]:
         """All token ids."""
         return self.prompt.ids + self.response
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Padded rows. Masks come from lengths: a pad id may well be a token of the text.
-
-    Attributes:
-        input_ids: `[batch, positions]`.
-        attention_mask: one where a row has a token.
-        position_ids: 0, 1, ... over a row's own tokens, whatever the padding side.
-        response_mask: `[batch, positions]`, true at the positions whose logits predict a response
-            token (the first is the prompt's last token).
-        offsets: number of padding slots before each row.
-    """
-
-    input_ids: Int[Tensor, "batch positions"]
-    attention_mask: Int[Tensor, "batch positions"]
-    position_ids: Int[Tensor, "batch positions"]
-    response_mask: Bool[Tensor, "batch positions"]
-    offsets: tuple[int, ...]
-    rows: tuple[Turn, ...]
-
-    def model_inputs(self) -> dict[str, Tensor]:
-        """Keyword arguments of the model's forward."""
-        return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "position_ids": self.position_ids,
-        }
-
-    def source_positions(self) -> list[int]:
-        """Index of each row's source token in the padded row."""
-        pairs = zip(self.offsets, self.rows, strict=True)
-        return [offset + row.prompt.source_position for offset, row in pairs]
-
-
-def collate(
-    rows: Sequence[Turn],
-    pad_id: int,
-    device: torch.device | str = "cpu",
-    padding_side: PaddingSide = "right",
-) -> Batch:
-    """Pad rows to a batch.
-
-    Args:
-        rows: prompts with or without responses.
-        pad_id: any valid token id; what it means does not matter.
-    """
-    width = max(len(row.ids) for row in rows)
-    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    position_ids = torch.zeros_like(input_ids)
-    response_mask = torch.zeros_like(input_ids, dtype=torch.bool)
-    offsets = []
-    for i, row in enumerate(rows):
-        length = len(row.ids)
-        start = width - length if padding_side == "left" else 0
-        offsets.append(start)
-        input_ids[i, start : start + length] = torch.tensor(row.ids)
-        attention_mask[i, start : start + length] = 1
-        position_ids[i, start : start + length] = torch.arange(length)
-        first = start + len(row.prompt.ids) - 1
-        response_mask[i, first : first + len(row.response)] = True
-    return Batch(
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        position_ids=position_ids.to(device),
-        response_mask=response_mask.to(device),
-        offsets=tuple(offsets),
-        rows=tuple(rows),
-    )
-
-
-def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """An id to fill padding with; never compared with anything."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
-        if isinstance(token_id, int):
-            return token_id
-    raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-from concept_das.inspection import format_marks, mark_tokens
+from concept_das.data.inspection import format_marks, mark_tokens
 from tests.concept_das.helpers import encoded_rows, tiny_chat
 
 

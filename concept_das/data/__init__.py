@@ -1,0 +1,1 @@
+"""Quadruples, chat formats and what reads and writes them."""
