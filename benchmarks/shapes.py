@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from concept_das.errors import InputError
-from concept_das.models import PACKAGED_MODEL
+from concept_das.models.packaged import PACKAGED_MODEL
 
 Family = Literal["llama", "qwen2", "gemma2", "olmo2"]
 

@@ -13,10 +13,10 @@ from concept_das.intervened import from_intervenable
 from concept_das.losses import EngineOptions
 from concept_das.making import make_quadruples
 from concept_das.methods import METHODS, find_method, register
-from concept_das.models import LoadedModel, load_model
+from concept_das.models.blocks import Site, find_site
+from concept_das.models.loading import LoadedModel, load_model
 from concept_das.pipeline import ConceptRows, train_vector, train_vectors
 from concept_das.recipe import TrainingConfig
-from concept_das.sites import Site, find_site
 from concept_das.steering import Steering, steer
 from concept_das.training import train_direction, train_directions
 from concept_das.vectors import SteeringVector

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -23,65 +22,20 @@ from transformers import PreTrainedModel
 from concept_das.data.chat_format import Prompt
 from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.errors import InputError, VectorMismatchError
-from concept_das.models import LoadedModel
+from concept_das.models.identity import ModelIdentity
+from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 
 FORMAT_VERSION = 1
 
+
 TENSORS_FILE, DESCRIPTION_FILE = "vector.safetensors", "vector.json"
+
 
 Rule = Literal["paper", "interpolate"]
 
+
 Known = TypeVar("Known", bound="type[Artifact]")
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """Enough to tell whether a vector belongs to a model.
-
-    Attributes:
-        name: what the model was loaded as.
-        revision: hub commit, if any.
-        architecture: class name.
-        fingerprint: SHA-256 over the unquantised weights (norms and the first embedding rows) in
-            bfloat16, the same whatever precision the model was loaded in.
-    """
-
-    name: str
-    revision: str | None
-    architecture: str
-    n_layers: int
-    hidden_size: int
-    vocab_size: int
-    fingerprint: str
-
-    @classmethod
-    def of(
-        cls, model: PreTrainedModel, name: str = "", revision: str | None = None
-    ) -> "ModelIdentity":
-        """Describe a model."""
-        config = model.config.get_text_config()
-        return cls(
-            name=name or model.config.name_or_path or type(model).__name__,
-            revision=revision,
-            architecture=type(model).__name__,
-            n_layers=config.num_hidden_layers,
-            hidden_size=config.hidden_size,
-            vocab_size=config.vocab_size,
-            fingerprint=_fingerprint(model),
-        )
-
-
-def _fingerprint(model: PreTrainedModel) -> str:
-    """Hash of the vectors among the parameters (norms, biases) and 64 rows of the embedding."""
-    digest = hashlib.sha256()
-    small = {name: p for name, p in model.named_parameters() if p.dim() == 1 and p.numel() > 1}
-    small["embedding"] = model.get_input_embeddings().weight[:64]
-    for name in sorted(small):
-        values = small[name].detach().to(torch.bfloat16).cpu().view(torch.int16)
-        digest.update(name.encode())
-        digest.update(values.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from concept_das.evaluation import evaluate
 from concept_das.factors import Latents, measure_latents
 from concept_das.generation import generate_responses
 from concept_das.making import make_quadruples
-from concept_das.models import LoadedModel
+from concept_das.models.loading import LoadedModel
 from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
 from concept_das.recipe import TrainingConfig
 from concept_das.report import Sample, write_report

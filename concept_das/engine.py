@@ -7,7 +7,7 @@ The model is frozen, so for each row and direction these are constants, computed
 - the teacher's final hidden states at the response positions, and its logits where they fit.
 
 A step interchanges the cached base states, runs only the blocks above the site
-(`concept_das.replay`), and projects only response positions (`objectives.projected`). Rows of
+(`concept_das.models.replay`), and projects only response positions (`objectives.projected`). Rows of
 several concepts may share a batch, each with its own directions.
 
 `concept_das.plain` computes the same losses and gradients by pyvene; tests hold the two equal.
@@ -28,9 +28,9 @@ from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditName, Run
 from concept_das.losses import edit_mask, needs_no_source, spans
 from concept_das.methods import TrainedMethod
-from concept_das.replay import Replay, final_states
-from concept_das.scoring import collate_for
-from concept_das.sites import Site, capture
+from concept_das.models.blocks import Site, capture
+from concept_das.models.logits import collate_for
+from concept_das.models.replay import Replay, final_states
 from objectives.divergences import LOG_ZERO
 from objectives.projected import (
     ProjectedLoss,

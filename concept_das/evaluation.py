@@ -34,8 +34,8 @@ from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError
+from concept_das.models.logits import mean_log_likelihood
 from concept_das.runs.files import write_atomically
-from concept_das.scoring import mean_log_likelihood
 from concept_das.steered_logits import SteeredLogits, steered_logits
 from concept_das.steering import Steering
 from objectives import jensen_shannon, kl_teacher_student

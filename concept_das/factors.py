@@ -18,8 +18,8 @@ from concept_das.data.batches import batches
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.errors import InputError
-from concept_das.scoring import collate_for
-from concept_das.sites import Site, hidden_states_at
+from concept_das.models.blocks import Site, hidden_states_at
+from concept_das.models.logits import collate_for
 from interventions import coordinates
 
 

@@ -10,8 +10,13 @@ from transformers import PreTrainedModel
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
-from concept_das.kv_cache import cache_of, keys_values
-from concept_das.scoring import collate_for, logits_only_at, mean_log_likelihood, response_logits
+from concept_das.models.logits import (
+    collate_for,
+    logits_only_at,
+    mean_log_likelihood,
+    response_logits,
+)
+from concept_das.models.shared_prefix import cache_of, keys_values
 
 log = logging.getLogger(__name__)
 

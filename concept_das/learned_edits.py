@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from concept_das.artifacts import Artifact, ModuleEdit, readable
 from concept_das.data.quadruples import Direction
 from concept_das.loreft import LoreftTensors, loreft_edit
-from concept_das.sites import find_site
+from concept_das.models.blocks import find_site
 
 _PARTS = ("rotation", "weight", "bias")
 

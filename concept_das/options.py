@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from concept_das.data.chat_format import ChatFormat
-from concept_das.models import PACKAGED_MODEL, LoadedModel, load_model
+from concept_das.models.loading import LoadedModel, load_model
+from concept_das.models.packaged import PACKAGED_MODEL
 
 
 @dataclass(frozen=True)

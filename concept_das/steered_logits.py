@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from concept_das.artifacts import Artifact
 from concept_das.data.chat_format import Turn
-from concept_das.replay import Replay, ReplayError
-from concept_das.scoring import collate_for, response_logits
+from concept_das.models.logits import collate_for, response_logits
+from concept_das.models.replay import Replay, ReplayError
 from concept_das.steering import SiteEdit, Steering, steer
 from concept_das.vectors import SteeringVector
 

@@ -25,7 +25,7 @@ from concept_das.artifacts import Artifact, ModuleEdit, Rule
 from concept_das.data.chat_format import Prompt
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
-from concept_das.sites import Site, decoder_of, find_site, hidden_of, replace_hidden
+from concept_das.models.blocks import Site, decoder_of, find_site, hidden_of, replace_hidden
 from concept_das.vectors import SteeringVector
 from interventions import set_coordinates
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from concept_das.artifacts import ModelIdentity
 from concept_das.cells import Cell, check_once, run_cells, signature_of, split_rows
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
 from concept_das.methods import Method, TrainedMethod, find_method
-from concept_das.models import LoadedModel
+from concept_das.models.blocks import find_site
+from concept_das.models.identity import ModelIdentity
+from concept_das.models.loading import LoadedModel
 from concept_das.recipe import TrainingConfig
-from concept_das.sites import find_site
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from benchmarks.subject import Subject
 from concept_das.artifacts import Artifact
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.chat_format import Turn
-from concept_das.scoring import collate_for
-from concept_das.sites import hidden_states_at
+from concept_das.models.blocks import hidden_states_at
+from concept_das.models.logits import collate_for
 from concept_das.vectors import SteeringVector
 
 

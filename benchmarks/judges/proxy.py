@@ -9,7 +9,7 @@ from benchmarks.judges.probe import ConceptProbe
 from benchmarks.judges.ratings import EMPTY_RESPONSE, Item, Rating
 from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
-from concept_das.models import LoadedModel
+from concept_das.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)

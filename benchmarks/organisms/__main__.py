@@ -22,7 +22,7 @@ from benchmarks.organisms.prompts import (
 )
 from benchmarks.organisms.recipe import Recipe
 from concept_das.data.quadruples import read_quadruples
-from concept_das.models import LoadedModel, load_model
+from concept_das.models.loading import LoadedModel, load_model
 
 
 def refusal(

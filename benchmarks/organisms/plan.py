@@ -12,7 +12,7 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.generation import generate_responses
 from concept_das.making import is_repetitive
-from concept_das.models import LoadedModel
+from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 from concept_das.vectors import ModelIdentity
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from concept_das.data.batches import Batch, collate, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.errors import InputError, TrainingError
-from concept_das.models import LoadedModel
+from concept_das.models.loading import LoadedModel
 
 _CLIP_NORM = 1.0
 _WARM_UP = 0.05

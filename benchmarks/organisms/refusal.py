@@ -8,7 +8,7 @@ from benchmarks.organisms.plan import Plan, own_row
 from benchmarks.organisms.prompts import Prompts
 from benchmarks.organisms.recipe import Row
 from benchmarks.refusal.detector import is_refusal
-from concept_das.models import LoadedModel
+from concept_das.models.loading import LoadedModel
 
 ANSWER_TOKENS = 24
 

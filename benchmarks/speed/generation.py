@@ -11,7 +11,7 @@ from benchmarks.measure import seconds_of
 from concept_das.data.batches import Batch, collate, pad_id_of
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.exports import to_pyvene
-from concept_das.models import LoadedModel
+from concept_das.models.loading import LoadedModel
 from concept_das.steering import steer
 from concept_das.vectors import SteeringVector
 

@@ -23,8 +23,8 @@ from concept_das.data.batches import pad_id_of
 from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.losses import EngineOptions, sum_losses
 from concept_das.methods import trained_method
-from concept_das.models import LoadedModel
-from concept_das.sites import find_site
+from concept_das.models.blocks import find_site
+from concept_das.models.loading import LoadedModel
 from concept_das.training import build_losses
 
 TOKENS = (16, 32, 64, 128)

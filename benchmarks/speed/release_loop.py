@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.data.quadruples import DIRECTIONS
-from concept_das.scoring import collate_for
-from concept_das.sites import Site
+from concept_das.models.blocks import Site
+from concept_das.models.logits import collate_for
 from interventions import DistributedInterchangeIntervention
 from objectives import elicit_loss
 

@@ -22,7 +22,7 @@ from concept_das.errors import InputError
 from concept_das.evaluation import Evaluation
 from concept_das.evaluation import evaluate as evaluate_vector
 from concept_das.generation import decoding, generate_responses, row_seed
-from concept_das.models import LoadedModel
+from concept_das.models.loading import LoadedModel
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.pipeline import encode_for
 from concept_das.recipe import TrainingConfig

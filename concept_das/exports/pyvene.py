@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
-from concept_das.sites import find_site
+from concept_das.models.blocks import find_site
 from concept_das.vectors import ModelIdentity, Rule, SteeringVector
 from interventions import (
     AdditiveIntervention,

@@ -20,8 +20,8 @@ from concept_das.data.encoding import EditName, EncodedQuadruple, Run
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
 from concept_das.errors import InputError
 from concept_das.factors import Latents, measure_latents
+from concept_das.models.blocks import Site, find_site
 from concept_das.recipe import TrainingConfig
-from concept_das.sites import Site, find_site
 from concept_das.vectors import Operation, SteeringVector
 from interventions.partition import PartitionedSubspace
 from objectives import token_cross_entropy, token_weights

@@ -10,8 +10,8 @@ from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.chat_format import Turn
 from concept_das.diffmean import diff_mean
 from concept_das.methods.base import FittedMethod, Job
-from concept_das.scoring import collate_for
-from concept_das.sites import Site, find_site, hidden_states_at
+from concept_das.models.blocks import Site, find_site, hidden_states_at
+from concept_das.models.logits import collate_for
 from concept_das.vectors import SteeringVector
 
 

@@ -21,8 +21,8 @@ from concept_das.methods.base import (
     blocks_of,
     weighted_terms,
 )
+from concept_das.models.blocks import Site, find_site
 from concept_das.recipe import TrainingConfig
-from concept_das.sites import Site, find_site
 from objectives.reduction import Reduction
 
 TARGET = "o_proj"

@@ -34,8 +34,8 @@ from concept_das.methods.base import (
     matching,
     weighted_terms,
 )
+from concept_das.models.blocks import Site, find_site
 from concept_das.recipe import TrainingConfig
-from concept_das.sites import Site, find_site
 from interventions.positions import edit_where
 from objectives import projected
 from objectives.reduction import Reduction

@@ -19,9 +19,9 @@ from concept_das.evaluation import evaluate
 from concept_das.generation import generate_responses
 from concept_das.learned_edits import LearnedEdit
 from concept_das.methods import METHODS, find_method
+from concept_das.models.logits import collate_for, response_logits
 from concept_das.pipeline import train_vector
 from concept_das.prompting import SteeringPrompt
-from concept_das.scoring import collate_for, response_logits
 from concept_das.steering import Steering, steer
 from tests.concept_das.helpers import (
     PAD,

@@ -20,7 +20,7 @@ from concept_das.exports import (
     to_lm_eval,
     to_pyvene,
 )
-from concept_das.sites import capture, find_site
+from concept_das.models.blocks import capture, find_site
 from concept_das.steering import steer
 from concept_das.vectors import ModelIdentity, SteeringVector
 from interventions import (

@@ -15,9 +15,9 @@ from concept_das.exports import from_pyreft, to_pyreft
 from concept_das.generation import generate_responses
 from concept_das.intervened import from_intervenable
 from concept_das.learned_edits import LearnedEdit
+from concept_das.models.blocks import find_site
+from concept_das.models.logits import collate_for, response_logits
 from concept_das.pipeline import train_vector
-from concept_das.scoring import collate_for, response_logits
-from concept_das.sites import find_site
 from concept_das.steering import Steering, steer
 from interventions import ClampIntervention, DistributedInterchangeIntervention
 from tests.concept_das.helpers import (

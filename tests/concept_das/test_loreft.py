@@ -14,7 +14,7 @@ from concept_das.loreft import (
     loreft_intervention,
     loreft_tensors,
 )
-from concept_das.sites import find_site, replace_hidden
+from concept_das.models.blocks import find_site, replace_hidden
 from interventions import orthonormal_rows, set_coordinates
 from tests.tiny import WIDTH, tiny_model
 

@@ -15,8 +15,8 @@ from concept_das.evaluation import evaluate
 from concept_das.factors import measure_latents
 from concept_das.losses import EngineOptions
 from concept_das.methods import METHODS, FittedMethod, Job, find_method, matching, register
+from concept_das.models.blocks import find_site
 from concept_das.pipeline import train_vector
-from concept_das.sites import find_site
 from concept_das.training import train_direction
 from concept_das.vectors import SteeringVector
 from objectives import jensen_shannon

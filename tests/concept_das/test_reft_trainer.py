@@ -35,11 +35,11 @@ from concept_das.data.quadruples import Quadruple
 from concept_das.learned_edits import LearnedEdit
 from concept_das.losses import Engine, EngineOptions
 from concept_das.methods import find_method, trained_method
-from concept_das.models import LoadedModel, load_model
+from concept_das.models.blocks import Site
+from concept_das.models.loading import LoadedModel, load_model
+from concept_das.models.logits import collate_for, response_logits
 from concept_das.pipeline import encode_for, train_vector
 from concept_das.recipe import TrainingConfig
-from concept_das.scoring import collate_for, response_logits
-from concept_das.sites import Site
 from concept_das.steering import Steering, steer
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
 

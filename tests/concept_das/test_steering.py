@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, TextStreamer
 from concept_das.data.batches import collate
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.errors import InputError, VectorMismatchError
-from concept_das.sites import capture
+from concept_das.models.blocks import capture
 from concept_das.steering import Steering, check_steering, steer
 from concept_das.vectors import SteeringVector
 from interventions import ClampIntervention, coordinates

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from concept_das import artifacts
 from concept_das.errors import InputError, VectorMismatchError
-from concept_das.models import LoadedModel
+from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 from concept_das.vectors import ModelIdentity, SteeringVector
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, random_vector, unchecked

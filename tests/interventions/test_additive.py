@@ -5,7 +5,7 @@ import pyvene as pv
 import torch
 from torch import Tensor
 
-from concept_das.sites import find_site
+from concept_das.models.blocks import find_site
 from interventions import (
     AdditiveIntervention,
     NullOutIntervention,

@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.sites import Site, find_site, hidden_states_at, replace_hidden
+from concept_das.models.blocks import Site, find_site, hidden_states_at, replace_hidden
 from interventions import (
     AdditiveIntervention,
     ClampIntervention,

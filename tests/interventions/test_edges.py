@@ -6,7 +6,7 @@ import pytest
 import pyvene as pv
 import torch
 
-from concept_das.sites import find_site
+from concept_das.models.blocks import find_site
 from interventions import (
     ClampIntervention,
     DistributedInterchangeIntervention,

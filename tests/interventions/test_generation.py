@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data.batches import Batch, collate
 from concept_das.data.chat_format import ChatFormat, Turn
-from concept_das.sites import find_site
+from concept_das.models.blocks import find_site
 from interventions import ClampIntervention, coordinates, orthonormal_rows
 from tests.interventions.test_contract import ON_ALL, record_calls
 from tests.tiny import WIDTH, tiny_model, tiny_tokenizer

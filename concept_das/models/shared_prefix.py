@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from concept_das.sites import decoder_of
+from concept_das.models.blocks import decoder_of
 
 # Per block, each `[1, heads, positions, _]`.
 KeysValues = list[tuple[Tensor, Tensor]]

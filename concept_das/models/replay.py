@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 
 from concept_das.data.batches import Batch
 from concept_das.data.chat_format import Turn
-from concept_das.kv_cache import KeysValues, cache_of, keys_values
-from concept_das.scoring import collate_for
-from concept_das.sites import Site, decoder_of, hidden_of, hidden_states_at, replace_hidden
+from concept_das.models.blocks import Site, decoder_of, hidden_of, hidden_states_at, replace_hidden
+from concept_das.models.logits import collate_for
+from concept_das.models.shared_prefix import KeysValues, cache_of, keys_values
 from objectives.projected import Projection
 
 # (index of the site, its hidden states from the template prefix's end on) -> the edited ones.

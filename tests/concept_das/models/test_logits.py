@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from concept_das.data.batches import batches, collate
-from concept_das.scoring import (
+from concept_das.models.logits import (
     logits_only_at,
     mean_log_likelihood,
     response_labels,

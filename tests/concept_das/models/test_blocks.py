@@ -6,7 +6,7 @@ from torch import nn
 
 from concept_das.data.batches import collate
 from concept_das.errors import InputError
-from concept_das.sites import capture, find_site, hidden_states_at
+from concept_das.models.blocks import capture, find_site, hidden_states_at
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, PAD, encoded_rows
 from tests.tiny import LAYERS, WIDTH, tiny_model
 

@@ -1,0 +1,1 @@
+"""Loading a model, telling models apart, and reading its hidden states and logits."""
