@@ -23,7 +23,7 @@ import torch
 
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.steered_logits import SteeredLogits
-from concept_das.steering import Steering
+from concept_das.steering.context import Steering
 from objectives import kl_teacher_student
 
 

@@ -2,14 +2,11 @@
 
 __version__ = "0.1.0"
 
-from concept_das.artifacts import Artifact, load_vector
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadruples
 from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError, TrainingError, VectorMismatchError
 from concept_das.evaluation import Evaluation, evaluate
-from concept_das.generation import generate_responses
-from concept_das.intervened import from_intervenable
 from concept_das.losses import EngineOptions
 from concept_das.making import make_quadruples
 from concept_das.methods import METHODS, find_method, register
@@ -17,9 +14,12 @@ from concept_das.models.blocks import Site, find_site
 from concept_das.models.loading import LoadedModel, load_model
 from concept_das.pipeline import ConceptRows, train_vector, train_vectors
 from concept_das.recipe import TrainingConfig
-from concept_das.steering import Steering, steer
+from concept_das.steering.artifact import Artifact, load_vector
+from concept_das.steering.context import Steering, steer
+from concept_das.steering.generation import generate_responses
+from concept_das.steering.intervenable import from_intervenable
+from concept_das.steering.vector import SteeringVector
 from concept_das.training import train_direction, train_directions
-from concept_das.vectors import SteeringVector
 
 __all__ = [
     "METHODS",

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from concept_das.artifacts import Artifact, ModuleEdit, readable
 from concept_das.data.quadruples import Direction
+from concept_das.steering.artifact import Artifact, ModuleEdit, readable
 
 
 @dataclass(frozen=True)

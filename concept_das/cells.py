@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from concept_das.artifacts import Artifact
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, split_quadruples
 from concept_das.errors import InputError
@@ -22,6 +21,7 @@ from concept_das.models.loading import LoadedModel
 from concept_das.pipeline import ConceptRows, encode_for, train_vectors, with_metrics
 from concept_das.recipe import TrainingConfig
 from concept_das.runs.files import write_atomically
+from concept_das.steering.artifact import Artifact
 
 log = logging.getLogger(__name__)
 

@@ -9,21 +9,21 @@ from typing import Any
 
 import pandas as pd
 
-from concept_das.artifacts import Artifact
 from concept_das.cells import Cell, check_once, run_cells, signature_of, split_rows
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.evaluation import mean_with_interval
 from concept_das.fluency import distinct_pairs, log_likelihoods
-from concept_das.generation import generate_responses
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
 from concept_das.methods import Method, TrainedMethod, find_method
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.recipe import TrainingConfig
 from concept_das.runs.files import write_atomically
-from concept_das.steering import Steering
+from concept_das.steering.artifact import Artifact
+from concept_das.steering.context import Steering
+from concept_das.steering.generation import generate_responses
 
 
 @dataclass(frozen=True)

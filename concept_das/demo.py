@@ -6,23 +6,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from concept_das.artifacts import Artifact
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadruples, to_frame
 from concept_das.data.shipped import shipped_instructions
 from concept_das.evaluation import evaluate
-from concept_das.factors import Latents, measure_latents
-from concept_das.generation import generate_responses
 from concept_das.making import make_quadruples
 from concept_das.models.loading import LoadedModel
 from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
 from concept_das.recipe import TrainingConfig
 from concept_das.report import Sample, write_report
 from concept_das.runs.files import write_atomically
-from concept_das.steering import Steering
+from concept_das.steering.artifact import Artifact
+from concept_das.steering.context import Steering
+from concept_das.steering.factors import Latents, measure_latents
+from concept_das.steering.generation import generate_responses
+from concept_das.steering.vector import SteeringVector
 from concept_das.tracking import TrackingMode, open_tracker
-from concept_das.vectors import SteeringVector
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 

@@ -27,7 +27,6 @@ from scipy import stats
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from concept_das.artifacts import Artifact, Rule
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.data.encoding import EncodedQuadruple, Interchange
@@ -37,7 +36,8 @@ from concept_das.errors import InputError
 from concept_das.models.logits import mean_log_likelihood
 from concept_das.runs.files import write_atomically
 from concept_das.steered_logits import SteeredLogits, steered_logits
-from concept_das.steering import Steering
+from concept_das.steering.artifact import Artifact, Rule
+from concept_das.steering.context import Steering
 from objectives import jensen_shannon, kl_teacher_student
 
 RECOVERY: dict[Direction, str] = {

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.artifacts import Artifact, ModuleEdit, readable
 from concept_das.data.quadruples import Direction
 from concept_das.loreft import LoreftTensors, loreft_edit
 from concept_das.models.blocks import find_site
+from concept_das.steering.artifact import Artifact, ModuleEdit, readable
 
 _PARTS = ("rotation", "weight", "bias")
 

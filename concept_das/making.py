@@ -14,9 +14,9 @@ from typing import Any
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
-from concept_das.generation import generate_responses
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
+from concept_das.steering.generation import generate_responses
 
 CONCEPT_PROMPT = "{instruction}\n\n{concept}."
 

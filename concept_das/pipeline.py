@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from concept_das.artifacts import Artifact
 from concept_das.concept_run import TrainingResult, TrainingTask
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
@@ -17,6 +16,7 @@ from concept_das.methods import FittedMethod, Job, TrainedMethod, find_method
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.recipe import TrainingConfig
+from concept_das.steering.artifact import Artifact
 from concept_das.tracking import NoTracker, Tracker
 from concept_das.training import train_directions
 

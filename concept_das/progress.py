@@ -20,7 +20,7 @@ from concept_das.data.encoding import EncodedQuadruple
 from concept_das.errors import InputError
 from concept_das.models.blocks import Site
 from concept_das.runs.files import write_atomically
-from concept_das.vectors import ModelIdentity
+from concept_das.steering.vector import ModelIdentity
 
 RunIdentity = dict[str, Any]
 

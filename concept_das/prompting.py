@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from concept_das.artifacts import Artifact, readable
 from concept_das.data.chat_format import Prompt
 from concept_das.data.quadruples import Direction
+from concept_das.steering.artifact import Artifact, readable
 
 
 @readable

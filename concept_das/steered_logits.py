@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.artifacts import Artifact
 from concept_das.data.chat_format import Turn
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.models.replay import Replay, ReplayError
-from concept_das.steering import SiteEdit, Steering, steer
-from concept_das.vectors import SteeringVector
+from concept_das.steering.artifact import Artifact
+from concept_das.steering.context import SiteEdit, Steering, steer
+from concept_das.steering.vector import SteeringVector
 
 log = logging.getLogger(__name__)
 

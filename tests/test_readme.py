@@ -10,7 +10,7 @@ import torch
 
 from concept_das import SteeringVector
 from concept_das.cli import _underscored, build_parser
-from concept_das.vectors import ModelIdentity
+from concept_das.steering.vector import ModelIdentity
 from tests.tiny import tiny_model, tiny_tokenizer
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.subject import Subject
-from concept_das.artifacts import Artifact
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.chat_format import Turn
 from concept_das.models.blocks import hidden_states_at
 from concept_das.models.logits import collate_for
-from concept_das.vectors import SteeringVector
+from concept_das.steering.artifact import Artifact
+from concept_das.steering.vector import SteeringVector
 
 
 def detection_axis(vector: SteeringVector) -> Float[Tensor, "dim"]:

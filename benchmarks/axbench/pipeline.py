@@ -40,14 +40,14 @@ from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Item
 from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
 from benchmarks.subject import Subject
-from concept_das.artifacts import Artifact
 from concept_das.data.batches import batches
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
 from concept_das.losses import EngineOptions
 from concept_das.making import TOPIC_PROMPT, concept_input, make_quadruples
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Piece, Stage
-from concept_das.steering import Steering
+from concept_das.steering.artifact import Artifact
+from concept_das.steering.context import Steering
 from concept_das.tracking import NoTracker, PrefixedTracker, Tracker
 
 UNSTEERED = "unsteered"

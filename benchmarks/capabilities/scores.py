@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
-from concept_das.steering import Steering, steer
+from concept_das.steering.context import Steering, steer
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 EVERYDAY = "concept_das_everyday"

@@ -8,8 +8,8 @@ from typing import Literal
 from benchmarks.judges.questions import parse_rating, question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Question, Rating
 from concept_das.data.chat_format import ChatFormat
-from concept_das.generation import generate_responses
 from concept_das.models.loading import LoadedModel
+from concept_das.steering.generation import generate_responses
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from concept_das.errors import InputError
 from concept_das.models.loading import LoadedModel, load_model
 from concept_das.pipeline import versions
 from concept_das.runs.files import write_atomically
-from concept_das.vectors import ModelIdentity
+from concept_das.steering.vector import ModelIdentity
 
 CARD_FILE = "card.json"
 

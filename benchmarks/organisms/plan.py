@@ -10,11 +10,11 @@ from benchmarks.organisms.recipe import Row
 from benchmarks.rates import Rate, rate
 from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
-from concept_das.generation import generate_responses
 from concept_das.making import is_repetitive
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
-from concept_das.vectors import ModelIdentity
+from concept_das.steering.generation import generate_responses
+from concept_das.steering.vector import ModelIdentity
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from benchmarks.judges.options import JudgeOptions
 from benchmarks.safety.case import Verdict
 from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
-from concept_das.generation import generate_responses
+from concept_das.steering.generation import generate_responses
 
 _ATTEMPTS = 3
 _LOCAL_TOKENS = 100

@@ -8,12 +8,12 @@ from benchmarks.axbench.presets import to_multipliers
 from benchmarks.capabilities.scores import EVERYDAY, Framing
 from benchmarks.steered import Answering
 from benchmarks.subject import Subject
-from concept_das.artifacts import Rule
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.methods import TrainedMethod, find_method
 from concept_das.recipe import TrainingConfig, check_changes, with_changes
 from concept_das.runs.stages import Piece
+from concept_das.steering.artifact import Rule
 
 
 @dataclass(frozen=True)

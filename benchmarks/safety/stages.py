@@ -27,14 +27,14 @@ from benchmarks.safety.measures import (
 )
 from benchmarks.safety.plan import Plan
 from benchmarks.steered import Asked, answer, train_method, trained_vector
-from concept_das.artifacts import Artifact
 from concept_das.data.batches import batches
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.methods import find_method
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Stage
-from concept_das.steering import Steering
+from concept_das.steering.artifact import Artifact
+from concept_das.steering.context import Steering
 from concept_das.tracking import PrefixedTracker, Tracker
 
 UNSTEERED = "unsteered"

@@ -36,8 +36,8 @@ from concept_das.models.loading import DTYPES, LoadedModel, load_model
 from concept_das.pipeline import versions
 from concept_das.recipe import TrainingConfig
 from concept_das.runs.files import write_atomically
+from concept_das.steering.vector import ModelIdentity, SteeringVector
 from concept_das.training import train_directions
-from concept_das.vectors import ModelIdentity, SteeringVector
 
 
 def main(

@@ -12,8 +12,8 @@ from concept_das.data.batches import Batch, collate, pad_id_of
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.exports import to_pyvene
 from concept_das.models.loading import LoadedModel
-from concept_das.steering import steer
-from concept_das.vectors import SteeringVector
+from concept_das.steering.context import steer
+from concept_das.steering.vector import SteeringVector
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from transformers import TextStreamer
 
 from concept_das import exports
 from concept_das.adapters import Adapter
-from concept_das.artifacts import Artifact, Rule, load_vector
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.files import read_instructions
@@ -21,15 +20,17 @@ from concept_das.data.quadruples import Direction, read_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation import Evaluation
 from concept_das.evaluation import evaluate as evaluate_vector
-from concept_das.generation import decoding, generate_responses, row_seed
 from concept_das.models.loading import LoadedModel
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.pipeline import encode_for
 from concept_das.recipe import TrainingConfig
 from concept_das.runs.files import write_atomically
-from concept_das.steering import Positions, Steering
-from concept_das.steering import steer as steering
-from concept_das.vectors import SteeringVector
+from concept_das.steering.artifact import Artifact, Rule, load_vector
+from concept_das.steering.context import Steering
+from concept_das.steering.context import steer as steering
+from concept_das.steering.generation import decoding, generate_responses, row_seed
+from concept_das.steering.positions import Positions
+from concept_das.steering.vector import SteeringVector
 
 log = logging.getLogger(__name__)
 

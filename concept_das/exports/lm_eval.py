@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
-from concept_das.vectors import Rule, SteeringVector
+from concept_das.steering.vector import Rule, SteeringVector
 
 
 def to_lm_eval(

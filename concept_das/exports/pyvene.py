@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.models.blocks import find_site
-from concept_das.vectors import ModelIdentity, Rule, SteeringVector
+from concept_das.steering.vector import ModelIdentity, Rule, SteeringVector
 from interventions import (
     AdditiveIntervention,
     ClampIntervention,
@@ -120,7 +120,7 @@ def from_pyvene(
 
     Args:
         negative_factor, positive_factor: mean coordinates of neutral and of concept prompts; see
-            `concept_das.factors.measure_latents`. A training intervention has none, so give both. A
+            `concept_das.steering.factors.measure_latents`. A training intervention has none, so give both. A
             clamp or an addition has one target, which stands for each factor that is not given.
         rows: which rows of the weight make up the vector, for an intervention with a
             `subspace_partition`; all of them if None.
@@ -151,7 +151,7 @@ def from_pyvene(
     if negative_factor is None or positive_factor is None:
         raise InputError(
             f"{folder} holds a training intervention, which has no factors; measure them with "
-            "concept_das.factors.measure_latents and pass negative_factor and positive_factor"
+            "concept_das.steering.factors.measure_latents and pass negative_factor and positive_factor"
         )
     return SteeringVector(
         weight=weight,

@@ -17,7 +17,6 @@ from torch import Tensor
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditName, EncodedQuadruple, Run
 from concept_das.data.quadruples import Direction
-from concept_das.factors import Latents
 from concept_das.methods.base import (
     LIKELIHOOD,
     DirectionMethod,
@@ -25,6 +24,7 @@ from concept_das.methods.base import (
     preference_term,
     weighted_terms,
 )
+from concept_das.steering.factors import Latents
 from interventions import AdditiveIntervention, NullOutIntervention
 from interventions.partition import PartitionedSubspace
 from objectives import bipo_loss, reps_steer_loss, reps_suppress_loss

@@ -13,16 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.artifacts import Artifact
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.data.encoding import EditName, EncodedQuadruple, Run
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
 from concept_das.errors import InputError
-from concept_das.factors import Latents, measure_latents
 from concept_das.models.blocks import Site, find_site
 from concept_das.recipe import TrainingConfig
-from concept_das.vectors import Operation, SteeringVector
+from concept_das.steering.artifact import Artifact
+from concept_das.steering.factors import Latents, measure_latents
+from concept_das.steering.vector import Operation, SteeringVector
 from interventions.partition import PartitionedSubspace
 from objectives import token_cross_entropy, token_weights
 from objectives.projected import TokenLoss, cross_entropy_with_gradient

@@ -12,7 +12,7 @@ from concept_das.diffmean import diff_mean
 from concept_das.methods.base import FittedMethod, Job
 from concept_das.models.blocks import Site, find_site, hidden_states_at
 from concept_das.models.logits import collate_for
-from concept_das.vectors import SteeringVector
+from concept_das.steering.vector import SteeringVector
 
 
 class DiffMean(FittedMethod):

@@ -9,7 +9,6 @@ from torch import Tensor
 import objectives
 from concept_das.data.encoding import EditName, EncodedQuadruple
 from concept_das.data.quadruples import DIRECTIONS
-from concept_das.factors import Latents
 from concept_das.methods.base import (
     LIKELIHOOD,
     DirectionMethod,
@@ -17,6 +16,7 @@ from concept_das.methods.base import (
     matching,
     weighted_terms,
 )
+from concept_das.steering.factors import Latents
 from interventions import DistributedInterchangeIntervention
 from interventions.partition import PartitionedSubspace
 from objectives import projected

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.fidelity import Pair, divergences
 from concept_das.data.chat_format import Turn
 from concept_das.steered_logits import ReplayedLogits, WholeModelLogits, steered_logits
-from concept_das.steering import Steering, steer
+from concept_das.steering.context import Steering, steer
 from tests.concept_das.helpers import PAD, plain_logits, random_vector, tiny_chat
 from tests.tiny import tiny_model
 

@@ -13,7 +13,7 @@ from concept_das.options import ChatOptions, ModelOptions
 from concept_das.recipe import TrainingConfig
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job, Piece
-from concept_das.steering import Steering
+from concept_das.steering.context import Steering
 from tests.concept_das.helpers import ROWS, random_vector
 from tests.tiny import tiny_model, tiny_tokenizer
 

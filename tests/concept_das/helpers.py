@@ -19,7 +19,7 @@ from concept_das.methods import METHODS, Term, TrainedMethod, find_method, train
 from concept_das.models.blocks import Site, find_site
 from concept_das.models.loading import LoadedModel
 from concept_das.recipe import TrainingConfig
-from concept_das.vectors import ModelIdentity, SteeringVector
+from concept_das.steering.vector import ModelIdentity, SteeringVector
 from interventions import orthonormal_rows
 from objectives.reduction import Reduction
 from tests.tiny import TINY_ARCHITECTURES, WIDTH, tiny_model, tiny_tokenizer

@@ -15,12 +15,12 @@ import yaml
 from transformers import LlamaForCausalLM
 
 from concept_das import cli
-from concept_das.artifacts import load_vector
 from concept_das.cli import COMMANDS, _groups, build_parser, main
 from concept_das.data.quadruples import read_quadruples, to_frame
 from concept_das.errors import TrainingError
 from concept_das.methods import METHODS
-from concept_das.vectors import SteeringVector
+from concept_das.steering.artifact import load_vector
+from concept_das.steering.vector import SteeringVector
 from tests.concept_das.helpers import ROWS
 from tests.tiny import tiny_model, tiny_tokenizer
 

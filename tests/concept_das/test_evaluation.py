@@ -18,9 +18,9 @@ from concept_das.data.quadruples import DIRECTIONS
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation import Evaluation, evaluate, recovery, unrelated_turns
-from concept_das.factors import measure_latents
 from concept_das.models.blocks import find_site
-from concept_das.vectors import ModelIdentity, SteeringVector
+from concept_das.steering.factors import measure_latents
+from concept_das.steering.vector import ModelIdentity, SteeringVector
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,
     PAD,

@@ -21,8 +21,8 @@ from concept_das.exports import (
     to_pyvene,
 )
 from concept_das.models.blocks import capture, find_site
-from concept_das.steering import steer
-from concept_das.vectors import ModelIdentity, SteeringVector
+from concept_das.steering.context import steer
+from concept_das.steering.vector import ModelIdentity, SteeringVector
 from interventions import (
     ClampIntervention,
     DistributedInterchangeIntervention,

@@ -12,7 +12,6 @@ from concept_das.data.batches import batches
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.shipped import read_resource, shipped_instructions
 from concept_das.errors import InputError
-from concept_das.generation import generate_responses
 from concept_das.making import (
     CONCEPT_PROMPT,
     TOPIC_PROMPT,
@@ -20,6 +19,7 @@ from concept_das.making import (
     is_repetitive,
     make_quadruples,
 )
+from concept_das.steering.generation import generate_responses
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 
 CHAT = tiny_chat()

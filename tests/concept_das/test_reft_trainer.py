@@ -40,7 +40,7 @@ from concept_das.models.loading import LoadedModel, load_model
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.pipeline import encode_for, train_vector
 from concept_das.recipe import TrainingConfig
-from concept_das.steering import Steering, steer
+from concept_das.steering.context import Steering, steer
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
 
 PADDING = "<|endoftext|>"  # in no text here

@@ -9,14 +9,14 @@ import pytest
 from concept_das import demo
 from concept_das.data.chat_format import Prompt
 from concept_das.evaluation import Evaluation, evaluate
-from concept_das.factors import Latents, measure_latents
-from concept_das.generation import generate_responses
 from concept_das.making import make_quadruples
 from concept_das.pipeline import TrainedVector, encode_for, train_vector
 from concept_das.report import Sample, write_report
-from concept_das.steering import Steering
+from concept_das.steering.context import Steering
+from concept_das.steering.factors import Latents, measure_latents
+from concept_das.steering.generation import generate_responses
+from concept_das.steering.vector import SteeringVector
 from concept_das.training import TrainingConfig
-from concept_das.vectors import SteeringVector
 from tests.concept_das.helpers import (
     PAD,
     ROWS,

@@ -25,8 +25,8 @@ from concept_das.exports import to_lm_eval
 from concept_das.models.blocks import capture, find_site
 from concept_das.models.loading import load_model
 from concept_das.prompting import SteeringPrompt
-from concept_das.steering import Steering
-from concept_das.vectors import ModelIdentity
+from concept_das.steering.context import Steering
+from concept_das.steering.vector import ModelIdentity
 from tests.concept_das.helpers import random_vector, tiny_chat
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -13,7 +13,7 @@ from benchmarks.judges.likelihood import (
     log_likelihoods,
 )
 from concept_das.errors import InputError
-from concept_das.generation import generate_responses
+from concept_das.steering.generation import generate_responses
 from tests.concept_das.helpers import plain_logits, tiny_chat
 from tests.tiny import tiny_model
 

@@ -15,7 +15,7 @@ from benchmarks.organisms.recipe import (
 )
 from concept_das.data.batches import collate
 from concept_das.errors import InputError
-from concept_das.generation import generate_responses
+from concept_das.steering.generation import generate_responses
 from tests.concept_das.helpers import PAD, plain_logits, tiny_chat, tiny_loaded
 
 ROWS = [Row("Hi", "No."), Row("Name a fruit", "An apple"), Row("Sing", "La la", ends=False)]

@@ -12,11 +12,11 @@ from pyvene.models.modeling_utils import do_intervention
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.artifacts import Artifact, ModuleEdit
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.models.blocks import find_site
 from concept_das.models.identity import ModelIdentity
+from concept_das.steering.artifact import Artifact, ModuleEdit
 
 
 @dataclass(frozen=True)

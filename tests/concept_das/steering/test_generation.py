@@ -8,8 +8,8 @@ from transformers import LogitsProcessorList, PreTrainedModel
 
 from concept_das.data.chat_format import Prompt
 from concept_das.errors import InputError, VectorMismatchError
-from concept_das.generation import RowSampler, decoding, generate_responses, row_seed
-from concept_das.steering import Steering, steer
+from concept_das.steering.context import Steering, steer
+from concept_das.steering.generation import RowSampler, decoding, generate_responses, row_seed
 from tests.concept_das.helpers import PAD, ROWS, random_vector, tiny_chat, unchecked
 from tests.tiny import tiny_model
 

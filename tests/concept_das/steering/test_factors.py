@@ -4,8 +4,8 @@ import torch
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import encode_quadruples
 from concept_das.errors import InputError
-from concept_das.factors import Latents, measure_latents, source_states
 from concept_das.models.blocks import find_site
+from concept_das.steering.factors import Latents, measure_latents, source_states
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,
     PAD,

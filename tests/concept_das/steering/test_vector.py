@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from concept_das import artifacts
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
-from concept_das.vectors import ModelIdentity, SteeringVector
+from concept_das.steering import artifact as artifacts
+from concept_das.steering.vector import ModelIdentity, SteeringVector
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, random_vector, unchecked
 from tests.tiny import LAYERS, VOCABULARY, WIDTH, tiny_model, tiny_tokenizer
 

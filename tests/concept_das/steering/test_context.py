@@ -15,8 +15,8 @@ from concept_das.data.batches import collate
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.blocks import capture
-from concept_das.steering import Steering, check_steering, steer
-from concept_das.vectors import SteeringVector
+from concept_das.steering.context import Steering, check_steering, steer
+from concept_das.steering.vector import SteeringVector
 from interventions import ClampIntervention, coordinates
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,

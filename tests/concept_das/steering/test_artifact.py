@@ -11,18 +11,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.adapters import Adapter
-from concept_das.artifacts import Artifact, load_vector
 from concept_das.data.chat_format import Turn
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation import evaluate
-from concept_das.generation import generate_responses
 from concept_das.learned_edits import LearnedEdit
 from concept_das.methods import METHODS, find_method
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.pipeline import train_vector
 from concept_das.prompting import SteeringPrompt
-from concept_das.steering import Steering, steer
+from concept_das.steering.artifact import Artifact, load_vector
+from concept_das.steering.context import Steering, steer
+from concept_das.steering.generation import generate_responses
 from tests.concept_das.helpers import (
     PAD,
     ROWS,

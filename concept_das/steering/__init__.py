@@ -1,0 +1,1 @@
+"""Vectors and other artifacts, and how they steer a model."""
