@@ -11,8 +11,8 @@ import pandas as pd
 from benchmarks.subject import Subject
 from concept_das.data.quadruples import Quadruple
 from concept_das.losses import EngineOptions
+from concept_das.methods.settings import TrainingConfig
 from concept_das.pipeline import ConceptRows, train_vectors
-from concept_das.recipe import TrainingConfig
 from concept_das.runs.files import write_atomically
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job

@@ -10,10 +10,10 @@ from concept_das.evaluation import Evaluation, evaluate
 from concept_das.losses import EngineOptions
 from concept_das.making import make_quadruples
 from concept_das.methods import METHODS, find_method, register
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.models.loading import LoadedModel, load_model
 from concept_das.pipeline import ConceptRows, train_vector, train_vectors
-from concept_das.recipe import TrainingConfig
 from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.generation import generate_responses

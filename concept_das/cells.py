@@ -17,9 +17,9 @@ from concept_das.errors import InputError
 from concept_das.evaluation import evaluate, unrelated_turns
 from concept_das.losses import EngineOptions
 from concept_das.methods import find_method
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.pipeline import ConceptRows, encode_for, train_vectors, with_metrics
-from concept_das.recipe import TrainingConfig
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
 

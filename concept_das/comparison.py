@@ -17,9 +17,9 @@ from concept_das.evaluation import mean_with_interval
 from concept_das.fluency import distinct_pairs, log_likelihoods
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
 from concept_das.methods import Method, TrainedMethod, find_method
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
-from concept_das.recipe import TrainingConfig
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering

@@ -12,9 +12,9 @@ from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadru
 from concept_das.data.shipped import shipped_instructions
 from concept_das.evaluation import evaluate
 from concept_das.making import make_quadruples
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
-from concept_das.recipe import TrainingConfig
 from concept_das.report import Sample, write_report
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact

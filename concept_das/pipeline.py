@@ -13,9 +13,9 @@ from concept_das.data.encoding import EncodedQuadruple, encode_quadruples
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.losses import DEFAULT_ENGINE, EngineOptions
 from concept_das.methods import FittedMethod, Job, TrainedMethod, find_method
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
-from concept_das.recipe import TrainingConfig
 from concept_das.steering.artifact import Artifact
 from concept_das.tracking import NoTracker, Tracker
 from concept_das.training import train_directions

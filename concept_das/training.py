@@ -25,10 +25,10 @@ from concept_das.losses import (
     sum_losses,
 )
 from concept_das.methods import Term, trained_method
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site
 from concept_das.models.replay import ReplayError
 from concept_das.plain import PyveneLosses
-from concept_das.recipe import TrainingConfig
 from concept_das.tracking import NoTracker, Tracker
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from concept_das.cli import run_command
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
+from concept_das.methods.settings import check_changes, with_changes
 from concept_das.options import ChatOptions, ModelOptions
-from concept_das.recipe import check_changes, with_changes
 from concept_das.runs.processes import device_of, parse_range, shard_of_environment
 from concept_das.runs.stages import run_stages, stage_names
 from concept_das.tracking import TrackingMode, open_tracker

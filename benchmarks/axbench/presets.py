@@ -14,8 +14,8 @@ from benchmarks.axbench.published import Cell
 from benchmarks.judges.ratings import Kind
 from concept_das.errors import InputError
 from concept_das.methods.additive import Lang, RePS
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.packaged import PACKAGED_MODEL
-from concept_das.recipe import TrainingConfig
 
 CLAMP_FACTORS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0)
 SCALED_FACTORS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0)

@@ -18,7 +18,7 @@ from concept_das.methods import find_method
 from concept_das.methods.base import DirectionMethod, Method, TrainedMethod
 from concept_das.methods.diffmean import DiffMean
 from concept_das.methods.lora import LoRA
-from concept_das.recipe import TrainingConfig
+from concept_das.methods.settings import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from benchmarks.safety.plan import Part
 from concept_das.methods import find_method
-from concept_das.recipe import TrainingConfig
+from concept_das.methods.settings import TrainingConfig
 
 CLAMPED = ("cdas", "das", "kl_teacher_student", "kl_student_teacher", "pdas")
 

@@ -11,7 +11,7 @@ from benchmarks.subject import Subject
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.methods import TrainedMethod, find_method
-from concept_das.recipe import TrainingConfig, check_changes, with_changes
+from concept_das.methods.settings import TrainingConfig, check_changes, with_changes
 from concept_das.runs.stages import Piece
 from concept_das.steering.artifact import Rule
 

@@ -31,10 +31,10 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.data.quadruples import read_quadruples
 from concept_das.losses import EngineOptions
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.loading import DTYPES, LoadedModel, load_model
 from concept_das.pipeline import versions
-from concept_das.recipe import TrainingConfig
 from concept_das.runs.files import write_atomically
 from concept_das.steering.vector import ModelIdentity, SteeringVector
 from concept_das.training import train_directions

@@ -14,8 +14,8 @@ from concept_das.data.files import read_concepts
 from concept_das.errors import InputError
 from concept_das.losses import EngineOptions
 from concept_das.methods import all_methods, find_method
+from concept_das.methods.settings import check_changes, with_changes
 from concept_das.options import ChatOptions, ModelOptions
-from concept_das.recipe import check_changes, with_changes
 from concept_das.tracking import TrackingMode, open_tracker
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ import pandas as pd
 from transformers import TextStreamer
 
 from concept_das import exports
-from concept_das.adapters import Adapter
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.files import read_instructions
@@ -20,10 +19,11 @@ from concept_das.data.quadruples import Direction, read_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation import Evaluation
 from concept_das.evaluation import evaluate as evaluate_vector
+from concept_das.methods.lora import Adapter
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.pipeline import encode_for
-from concept_das.recipe import TrainingConfig
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact, Rule, load_vector
 from concept_das.steering.context import Steering

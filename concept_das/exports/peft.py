@@ -5,8 +5,8 @@ from pathlib import Path
 
 from safetensors.torch import save as to_safetensors
 
-from concept_das.adapters import Adapter
 from concept_das.errors import InputError
+from concept_das.methods.lora import Adapter
 from concept_das.runs.files import write_atomically
 
 

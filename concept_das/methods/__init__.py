@@ -20,17 +20,18 @@ from concept_das.methods.diffmean import DiffMean
 from concept_das.methods.interchange import (
     CDAS,
     DAS,
+    PDAS,
     InterchangeMethod,
     KLStudentTeacher,
     KLTeacherStudent,
 )
 from concept_das.methods.lora import LoRA
 from concept_das.methods.loreft import CDASLoReFT, LoReFT
-from concept_das.methods.pdas import PDAS
 from concept_das.methods.prompt import Prompting
 
 # The group of entry points by which an installed package brings methods of its own.
 ENTRY_POINTS = "concept_das.methods"
+
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -50,6 +51,7 @@ METHODS: dict[str, Method] = {
         Prompting(),
     )
 }
+
 
 __all__ = [
     "ENTRY_POINTS",

@@ -18,8 +18,8 @@ from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.data.encoding import EditName, EncodedQuadruple, Run
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
 from concept_das.errors import InputError
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
-from concept_das.recipe import TrainingConfig
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.vector import Operation, SteeringVector
@@ -30,6 +30,7 @@ from objectives.reduction import Reduction
 
 # (student logits `[tokens, vocab]`, teacher logits, labels `[tokens]`) -> one loss per token
 PlainTokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 # The token losses of a term's runs, and the log-probabilities of its references (summed over the
 # response, untouched model) -> the term's share of the batch's loss.

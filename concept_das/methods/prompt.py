@@ -1,9 +1,80 @@
-"""Prompting, the reference that every steering method is measured against."""
+"""Steering by text: a sentence put before the user's own."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from concept_das.data.chat_format import Prompt
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.methods.base import FittedMethod, Job
-from concept_das.prompting import SteeringPrompt
+from concept_das.steering.artifact import Artifact, readable
+
+
+@readable
+@dataclass(frozen=True)
+class SteeringPrompt(Artifact):
+    """A text for each direction, inserted right after the template prefix.
+
+    Attributes:
+        texts: what is said before the user's text, by direction.
+        ids: the same as token ids.
+    """
+
+    operations: ClassVar[tuple[str, ...]] = ("prompt",)
+    is_text: ClassVar[bool] = True
+
+    texts: Mapping[Direction, str]
+    ids: Mapping[Direction, tuple[int, ...]]
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """The directions there is a text for."""
+        return tuple(self.texts)
+
+    @property
+    def rank(self) -> int:
+        """No directions."""
+        return 0
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """No layers."""
+        return ()
+
+    def prompt(self, prompt: Prompt, direction: Direction) -> Prompt:
+        """The prompt with the text in it."""
+        self.check_direction(direction)
+        added, start = self.ids[direction], prompt.prefix_length
+        return replace(
+            prompt,
+            ids=(*prompt.ids[:start], *added, *prompt.ids[start:]),
+            source_position=prompt.source_position + len(added),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """None: nothing is learned."""
+        return {}
+
+    def edit_description(self) -> dict[str, Any]:
+        """The texts."""
+        return {
+            "operation": "prompt",
+            "formula": "the text, then the user's own",
+            "texts": dict(self.texts),
+            "ids": {direction: list(ids) for direction, ids in self.ids.items()},
+        }
+
+    @classmethod
+    def from_saved(
+        cls, tensors: dict[str, Tensor], description: Mapping[str, Any], common: dict[str, Any]
+    ) -> "SteeringPrompt":
+        """The inverse of `edit_description`."""
+        ids = {direction: tuple(ids) for direction, ids in description["ids"].items()}
+        return cls(texts=description["texts"], ids=ids, **common)
+
 
 TEXTS: dict[Direction, str] = {
     "elicit": "Let your answer show this: {concept}.\n\n",

@@ -16,9 +16,9 @@ from concept_das.data.encoding import EditName, EncodedQuadruple, Run, encode_qu
 from concept_das.data.quadruples import Direction, Quadruple
 from concept_das.losses import Losses
 from concept_das.methods import METHODS, Term, TrainedMethod, find_method, trained_method
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.models.loading import LoadedModel
-from concept_das.recipe import TrainingConfig
 from concept_das.steering.vector import ModelIdentity, SteeringVector
 from interventions import orthonormal_rows
 from objectives.reduction import Reduction

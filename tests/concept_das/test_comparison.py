@@ -13,8 +13,8 @@ from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.evaluation import evaluate, unrelated_turns
 from concept_das.methods import find_method
+from concept_das.methods.settings import TrainingConfig
 from concept_das.pipeline import encode_for, train_vector
-from concept_das.recipe import TrainingConfig
 from concept_das.tracking import open_tracker
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_config, tiny_loaded
 

@@ -13,10 +13,10 @@ from concept_das.data.quadruples import Quadruple
 from concept_das.engine import ReplayLosses
 from concept_das.losses import EngineOptions, sum_losses
 from concept_das.methods import METHODS
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.replay import ReplayError, projection_of
 from concept_das.plain import PyveneLosses
-from concept_das.recipe import TrainingConfig
 from concept_das.training import build_losses, train_direction
 from interventions import DistributedInterchangeIntervention
 from tests.concept_das.helpers import TRAINED, built_for, loss_of, runs_of, terms_of

@@ -15,8 +15,8 @@ from concept_das.data.quadruples import Quadruple, split_quadruples, to_frame
 from concept_das.errors import InputError
 from concept_das.evaluation import evaluate, unrelated_turns
 from concept_das.methods import find_method
+from concept_das.methods.settings import TrainingConfig
 from concept_das.pipeline import encode_for, train_vector
-from concept_das.recipe import TrainingConfig
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
 from concept_das.sweep import SweepPlan, sweep

@@ -17,8 +17,8 @@ from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError, TrainingError
 from concept_das.losses import EngineOptions, Losses
 from concept_das.methods import find_method, trained_method
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
-from concept_das.recipe import TrainingConfig
 from concept_das.tracking import NoTracker
 from concept_das.training import (
     build_losses,

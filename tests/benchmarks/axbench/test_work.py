@@ -17,8 +17,8 @@ from concept_das.engine import ReplayLosses
 from concept_das.errors import InputError
 from concept_das.losses import sum_losses
 from concept_das.methods import find_method, trained_method
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.packaged import PACKAGED_MODEL
-from concept_das.recipe import TrainingConfig
 from concept_das.training import build_losses
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 

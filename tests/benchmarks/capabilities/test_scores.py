@@ -22,9 +22,9 @@ from benchmarks.capabilities.scores import (
 )
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.exports import to_lm_eval
+from concept_das.methods.prompt import SteeringPrompt
 from concept_das.models.blocks import capture, find_site
 from concept_das.models.loading import load_model
-from concept_das.prompting import SteeringPrompt
 from concept_das.steering.context import Steering
 from concept_das.steering.vector import ModelIdentity
 from tests.concept_das.helpers import random_vector, tiny_chat

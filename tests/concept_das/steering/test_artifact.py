@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.adapters import Adapter
 from concept_das.data.chat_format import Turn
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation import evaluate
-from concept_das.learned_edits import LearnedEdit
 from concept_das.methods import METHODS, find_method
+from concept_das.methods.lora import Adapter
+from concept_das.methods.loreft import LearnedEdit
+from concept_das.methods.prompt import SteeringPrompt
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.pipeline import train_vector
-from concept_das.prompting import SteeringPrompt
 from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.generation import generate_responses
@@ -180,7 +180,7 @@ def test_half_a_learned_edit_moves_half_as_far() -> None:
 def test_the_learned_edit_is_that_of_pyreft() -> None:
     """The same positions, edited by pyreft's own `ReftModel` with the same parameters."""
     pyreft = pytest.importorskip("pyreft", reason="pyreft is not installed")
-    from concept_das.loreft import loreft_intervention
+    from concept_das.methods.loreft import loreft_intervention
 
     artifact = trained("loreft")
     assert isinstance(artifact, LearnedEdit)

@@ -11,7 +11,7 @@ from torch import Tensor
 from concept_das.errors import InputError
 from concept_das.evaluation import evaluate
 from concept_das.exports import from_pyreft, to_pyreft
-from concept_das.learned_edits import LearnedEdit
+from concept_das.methods.loreft import LearnedEdit
 from concept_das.models.blocks import find_site
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.pipeline import train_vector

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from concept_das.errors import InputError
-from concept_das.loreft import (
+from concept_das.methods.loreft import (
     LoreftTensors,
     build_loreft,
     loreft_edit,

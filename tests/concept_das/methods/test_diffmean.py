@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from concept_das.diffmean import diff_mean
 from concept_das.errors import InputError
+from concept_das.methods.diffmean import diff_mean
 
 DIM = 6
 
