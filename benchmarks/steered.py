@@ -10,16 +10,16 @@ import pandas as pd
 
 from benchmarks.subject import Subject
 from concept_das.data.quadruples import Quadruple
-from concept_das.losses import EngineOptions
 from concept_das.methods.settings import TrainingConfig
-from concept_das.pipeline import ConceptRows, train_vectors
 from concept_das.runs.files import write_atomically
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job
 from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
-from concept_das.tracking import NoTracker, Tracker
+from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.tracking import NoTracker, Tracker
+from concept_das.training.vectors import ConceptRows, train_vectors
 
 VECTOR_FOLDER = "vector"
 HISTORY_FILE = "history.jsonl"

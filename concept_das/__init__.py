@@ -7,19 +7,19 @@ from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadru
 from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError, TrainingError, VectorMismatchError
 from concept_das.evaluation import Evaluation, evaluate
-from concept_das.losses import EngineOptions
 from concept_das.making import make_quadruples
 from concept_das.methods import METHODS, find_method, register
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.models.loading import LoadedModel, load_model
-from concept_das.pipeline import ConceptRows, train_vector, train_vectors
 from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.generation import generate_responses
 from concept_das.steering.intervenable import from_intervenable
 from concept_das.steering.vector import SteeringVector
-from concept_das.training import train_direction, train_directions
+from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.loop import train_direction, train_directions
+from concept_das.training.vectors import ConceptRows, train_vector, train_vectors
 
 __all__ = [
     "METHODS",

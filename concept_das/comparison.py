@@ -15,7 +15,6 @@ from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple, data_h
 from concept_das.errors import InputError
 from concept_das.evaluation import mean_with_interval
 from concept_das.fluency import distinct_pairs, log_likelihoods
-from concept_das.losses import DEFAULT_ENGINE, EngineOptions
 from concept_das.methods import Method, TrainedMethod, find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.identity import ModelIdentity
@@ -24,6 +23,7 @@ from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
+from concept_das.training.batch_loss import DEFAULT_ENGINE, EngineOptions
 
 
 @dataclass(frozen=True)

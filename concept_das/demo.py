@@ -14,7 +14,6 @@ from concept_das.evaluation import evaluate
 from concept_das.making import make_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
-from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
 from concept_das.report import Sample, write_report
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
@@ -22,7 +21,8 @@ from concept_das.steering.context import Steering
 from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import SteeringVector
-from concept_das.tracking import TrackingMode, open_tracker
+from concept_das.training.tracking import TrackingMode, open_tracker
+from concept_das.training.vectors import encode_for, train_vector, versions, with_metrics
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 

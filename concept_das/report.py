@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from concept_das.data.quadruples import Direction
 from concept_das.evaluation import RECOVERY, Evaluation
-from concept_das.pipeline import TrainedVector
 from concept_das.runs.files import write_atomically
 from concept_das.steering.factors import Latents
+from concept_das.training.vectors import TrainedVector
 from interventions import orthonormal_rows
 
 NEUTRAL, CONCEPT = "#4477aa", "#cc6677"

@@ -24,12 +24,12 @@ from benchmarks.subject import Subject
 from concept_das.cli import run_command
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
-from concept_das.losses import EngineOptions
 from concept_das.methods.settings import check_changes, with_changes
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.processes import device_of, parse_range, shard_of_environment
 from concept_das.runs.stages import run_stages, stage_names
-from concept_das.tracking import TrackingMode, open_tracker
+from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.tracking import TrackingMode, open_tracker
 
 log = logging.getLogger(__name__)
 

@@ -42,13 +42,13 @@ from benchmarks.steered import Answering, Asked, answer, train_method, trained_v
 from benchmarks.subject import Subject
 from concept_das.data.batches import batches
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
-from concept_das.losses import EngineOptions
 from concept_das.making import TOPIC_PROMPT, concept_input, make_quadruples
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Piece, Stage
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
-from concept_das.tracking import NoTracker, PrefixedTracker, Tracker
+from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.tracking import NoTracker, PrefixedTracker, Tracker
 
 UNSTEERED = "unsteered"
 """The baseline: the model's own answers; the concept is asked for where it is to be suppressed."""

@@ -21,10 +21,10 @@ from benchmarks.safety.plan import Choices, find_preset
 from benchmarks.steered import UNUSED_OPTIONS, Answering
 from benchmarks.subject import Subject
 from concept_das.cli import run_command
-from concept_das.losses import EngineOptions
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.stages import Stage
-from concept_das.tracking import TrackingMode
+from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.tracking import TrackingMode
 
 
 def backdoor(

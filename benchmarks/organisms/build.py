@@ -13,9 +13,9 @@ from benchmarks.organisms.recipe import Recipe, encode_rows, fine_tune
 from benchmarks.rates import Rate
 from concept_das.errors import InputError
 from concept_das.models.loading import LoadedModel, load_model
-from concept_das.pipeline import versions
 from concept_das.runs.files import write_atomically
 from concept_das.steering.vector import ModelIdentity
+from concept_das.training.vectors import versions
 
 CARD_FILE = "card.json"
 

@@ -9,11 +9,11 @@ from benchmarks.capabilities.scores import EVERYDAY, Framing
 from benchmarks.steered import Answering
 from benchmarks.subject import Subject
 from concept_das.errors import InputError
-from concept_das.losses import EngineOptions
 from concept_das.methods import TrainedMethod, find_method
 from concept_das.methods.settings import TrainingConfig, check_changes, with_changes
 from concept_das.runs.stages import Piece
 from concept_das.steering.artifact import Rule
+from concept_das.training.batch_loss import EngineOptions
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Stage
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
-from concept_das.tracking import PrefixedTracker, Tracker
+from concept_das.training.tracking import PrefixedTracker, Tracker
 
 UNSTEERED = "unsteered"
 ANSWERS_FILE = "answers.parquet"

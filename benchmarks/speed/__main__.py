@@ -25,19 +25,19 @@ from benchmarks.speed.generation import generation_cost
 from benchmarks.speed.growth import growth, plot_growth
 from benchmarks.speed.rows import axbench_rows, refusal_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
-from concept_das.concept_run import TrainingTask
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.data.quadruples import read_quadruples
-from concept_das.losses import EngineOptions
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.loading import DTYPES, LoadedModel, load_model
-from concept_das.pipeline import versions
 from concept_das.runs.files import write_atomically
 from concept_das.steering.vector import ModelIdentity, SteeringVector
-from concept_das.training import train_directions
+from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.concept import TrainingTask
+from concept_das.training.loop import train_directions
+from concept_das.training.vectors import versions
 
 
 def main(

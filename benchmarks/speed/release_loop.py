@@ -2,7 +2,7 @@
 
 The source pass runs inside pyvene, the teacher is a second pass over the same source, the base runs
 at full depth, and logits are made at every position. Kept as the yardstick of `benchmarks.speed`;
-`concept_das.plain` is the reference for correctness.
+`concept_das.training.pyvene_engine` is the reference for correctness.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ from concept_das.errors import InputError
 from concept_das.making import CONCEPT_PROMPT, TOPIC_PROMPT, make_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.options import ChatOptions, ModelOptions
-from concept_das.pipeline import encode_for
+from concept_das.training.vectors import encode_for
 
 
 def data_make(

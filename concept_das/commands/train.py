@@ -9,13 +9,13 @@ from pathlib import Path
 import concept_das.demo
 from concept_das.data.files import by_concept, write_rows
 from concept_das.data.quadruples import read_quadruples, split_quadruples
-from concept_das.losses import EngineOptions
 from concept_das.methods import all_methods, find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.options import ChatOptions, ModelOptions
-from concept_das.pipeline import ConceptRows, train_vectors
 from concept_das.runs.files import write_atomically
-from concept_das.tracking import PrefixedTracker, TrackingMode, open_tracker
+from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.tracking import PrefixedTracker, TrackingMode, open_tracker
+from concept_das.training.vectors import ConceptRows, train_vectors
 
 log = logging.getLogger(__name__)
 

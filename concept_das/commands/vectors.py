@@ -23,7 +23,6 @@ from concept_das.methods.lora import Adapter
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.options import ChatOptions, ModelOptions
-from concept_das.pipeline import encode_for
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact, Rule, load_vector
 from concept_das.steering.context import Steering
@@ -31,6 +30,7 @@ from concept_das.steering.context import steer as steering
 from concept_das.steering.generation import decoding, generate_responses, row_seed
 from concept_das.steering.positions import Positions
 from concept_das.steering.vector import SteeringVector
+from concept_das.training.vectors import encode_for
 
 log = logging.getLogger(__name__)
 

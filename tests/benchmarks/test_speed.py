@@ -12,7 +12,7 @@ from benchmarks.speed.generation import generation_cost
 from benchmarks.speed.growth import AXES, plot_growth
 from benchmarks.speed.rows import axbench_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
-from concept_das.losses import EngineOptions
+from concept_das.training.batch_loss import EngineOptions
 from tests.concept_das.helpers import encoded_rows, random_vector, tiny_chat, tiny_loaded
 
 CPU = torch.device("cpu")

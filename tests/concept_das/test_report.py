@@ -10,13 +10,13 @@ from concept_das import demo
 from concept_das.data.chat_format import Prompt
 from concept_das.evaluation import Evaluation, evaluate
 from concept_das.making import make_quadruples
-from concept_das.pipeline import TrainedVector, encode_for, train_vector
 from concept_das.report import Sample, write_report
 from concept_das.steering.context import Steering
 from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import SteeringVector
-from concept_das.training import TrainingConfig
+from concept_das.training.loop import TrainingConfig
+from concept_das.training.vectors import TrainedVector, encode_for, train_vector
 from tests.concept_das.helpers import (
     PAD,
     ROWS,
@@ -107,7 +107,7 @@ def test_the_demo_from_nothing_to_a_report(
         raise AssertionError("the data and the training were there already")
 
     monkeypatch.setattr(demo, "make_quadruples", forbidden)
-    monkeypatch.setattr("concept_das.training.sum_losses", forbidden)
+    monkeypatch.setattr("concept_das.training.loop.sum_losses", forbidden)
     demo.run(loaded, tmp_path / "demo", concept="Talk like a pirate", layer=1)
     again = json.loads((tmp_path / "demo/metrics.json").read_text())
     assert {**again, "seconds": 0} == {**metrics, "seconds": 0}

@@ -9,19 +9,19 @@ import pytest
 import torch
 import yaml
 
-from concept_das import training
 from concept_das.cli import main
 from concept_das.data.quadruples import Quadruple, split_quadruples, to_frame
 from concept_das.errors import InputError
 from concept_das.evaluation import evaluate, unrelated_turns
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
-from concept_das.pipeline import encode_for, train_vector
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
 from concept_das.sweep import SweepPlan, sweep
 from concept_das.sweep_plots import heatmap
 from concept_das.sweep_report import average_cells, write_sweep
+from concept_das.training import loop as training
+from concept_das.training.vectors import encode_for, train_vector
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
 from tests.tiny import LAYERS, WIDTH, tiny_model, tiny_tokenizer
 

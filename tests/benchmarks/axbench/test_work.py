@@ -13,13 +13,13 @@ from benchmarks.axbench.work import Lengths, decoding_work, latent_flops, site_o
 from benchmarks.hardware import SPEED_FILE
 from benchmarks.shapes import SHAPES, shape_of_config
 from concept_das.data.quadruples import Quadruple
-from concept_das.engine import ReplayLosses
 from concept_das.errors import InputError
-from concept_das.losses import sum_losses
 from concept_das.methods import find_method, trained_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.packaged import PACKAGED_MODEL
-from concept_das.training import build_losses
+from concept_das.training.batch_loss import sum_losses
+from concept_das.training.loop import build_losses
+from concept_das.training.replay_engine import ReplayLosses
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 
 LENGTHS = Lengths(20, 50, 40, 40, test_input=30, prefix=6, suffix=4)

@@ -10,12 +10,12 @@ from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EncodedQuadruple, Run
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
-from concept_das.losses import sum_losses
 from concept_das.methods import METHODS, find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
-from concept_das.pipeline import train_vector
-from concept_das.training import build_losses
+from concept_das.training.batch_loss import sum_losses
+from concept_das.training.loop import build_losses
+from concept_das.training.vectors import train_vector
 from objectives import (
     REDUCTIONS,
     das_loss,

@@ -12,13 +12,13 @@ import torch
 from concept_das import methods
 from concept_das.errors import InputError
 from concept_das.evaluation import evaluate
-from concept_das.losses import EngineOptions
 from concept_das.methods import METHODS, FittedMethod, Job, find_method, matching, register
 from concept_das.models.blocks import find_site
-from concept_das.pipeline import train_vector
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import SteeringVector
-from concept_das.training import train_direction
+from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.loop import train_direction
+from concept_das.training.vectors import train_vector
 from objectives import jensen_shannon
 from objectives.projected import jensen_shannon_with_gradient
 from tests.concept_das.helpers import (

@@ -19,10 +19,10 @@ from concept_das.methods.lora import Adapter
 from concept_das.methods.loreft import LearnedEdit
 from concept_das.methods.prompt import SteeringPrompt
 from concept_das.models.logits import collate_for, response_logits
-from concept_das.pipeline import train_vector
 from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.generation import generate_responses
+from concept_das.training.vectors import train_vector
 from tests.concept_das.helpers import (
     PAD,
     ROWS,

@@ -14,11 +14,11 @@ from concept_das.exports import from_pyreft, to_pyreft
 from concept_das.methods.loreft import LearnedEdit
 from concept_das.models.blocks import find_site
 from concept_das.models.logits import collate_for, response_logits
-from concept_das.pipeline import train_vector
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.generation import generate_responses
 from concept_das.steering.intervenable import from_intervenable
+from concept_das.training.vectors import train_vector
 from interventions import ClampIntervention, DistributedInterchangeIntervention
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,

@@ -8,10 +8,10 @@ from concept_das.data.encoding import encode_quadruples
 from concept_das.data.quadruples import data_hash
 from concept_das.errors import InputError
 from concept_das.models.blocks import find_site
-from concept_das.pipeline import encode_for, train_vector, versions, with_metrics
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import ModelIdentity
-from concept_das.training import TrainingConfig, train_direction
+from concept_das.training.loop import TrainingConfig, train_direction
+from concept_das.training.vectors import encode_for, train_vector, versions, with_metrics
 from tests.concept_das.helpers import PAD, ROWS, tiny_chat, tiny_loaded
 from tests.tiny import LAYERS, MAX_POSITIONS
 

@@ -10,7 +10,7 @@ A step interchanges the cached base states, runs only the blocks above the site
 (`concept_das.models.replay`), and projects only response positions (`objectives.projected`). Rows of
 several concepts may share a batch, each with its own directions.
 
-`concept_das.plain` computes the same losses and gradients by pyvene; tests hold the two equal.
+`concept_das.training.pyvene_engine` computes the same losses and gradients by pyvene; tests hold the two equal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from concept_das.cache import CacheBudget
 from concept_das.data.batches import by_token_budget
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditName, Run
-from concept_das.losses import edit_mask, needs_no_source, spans
 from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for
 from concept_das.models.replay import Replay, final_states
+from concept_das.training.batch_loss import edit_mask, needs_no_source, spans
+from concept_das.training.state_cache import CacheBudget
 from objectives.divergences import LOG_ZERO
 from objectives.projected import (
     ProjectedLoss,

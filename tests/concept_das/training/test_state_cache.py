@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from concept_das.cache import GIGABYTE, CacheBudget
 from concept_das.errors import InputError
+from concept_das.training.state_cache import GIGABYTE, CacheBudget
 
 CPU = torch.device("cpu")
 

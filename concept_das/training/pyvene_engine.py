@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from concept_das.data.batches import Batch
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditName, Run
-from concept_das.losses import edit_mask, needs_no_source, spans
 from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for, response_logits
+from concept_das.training.batch_loss import edit_mask, needs_no_source, spans
 from objectives import token_cross_entropy
 
 

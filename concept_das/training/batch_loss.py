@@ -27,6 +27,7 @@ from concept_das.methods.base import Term, TrainedMethod
 
 Key = TypeVar("Key")
 
+
 Engine = Literal["auto", "pyvene"]
 
 

@@ -6,18 +6,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from concept_das.cache import CacheBudget
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple, encode_quadruples
 from concept_das.data.quadruples import Quadruple
-from concept_das.engine import ReplayLosses
-from concept_das.losses import EngineOptions, sum_losses
 from concept_das.methods import METHODS
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.replay import ReplayError, projection_of
-from concept_das.plain import PyveneLosses
-from concept_das.training import build_losses, train_direction
+from concept_das.training.batch_loss import EngineOptions, sum_losses
+from concept_das.training.loop import build_losses, train_direction
+from concept_das.training.pyvene_engine import PyveneLosses
+from concept_das.training.replay_engine import ReplayLosses
+from concept_das.training.state_cache import CacheBudget
 from interventions import DistributedInterchangeIntervention
 from tests.concept_das.helpers import TRAINED, built_for, loss_of, runs_of, terms_of
 from tests.tiny import TINY_ARCHITECTURES, tiny_model, tiny_tokenizer
@@ -231,7 +231,7 @@ class _LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("keep_logits", [True, False])
 def test_a_steps_memory_does_not_grow_with_the_vocabulary(rows, monkeypatch, keep_logits):
-    monkeypatch.setattr("concept_das.engine.CHUNK_LOGITS", {"cpu": 200_000})
+    monkeypatch.setattr("concept_das.training.replay_engine.CHUNK_LOGITS", {"cpu": 200_000})
     terms = METHODS["cdas"].terms(rows, "sequence", np.random.default_rng(0))
     sizes = []
     for vocabulary in (20_000, 100_000):

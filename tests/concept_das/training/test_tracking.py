@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from concept_das import tracking
-from concept_das.tracking import NoTracker, PrefixedTracker, Tracker, open_tracker
+from concept_das.training import tracking
+from concept_das.training.tracking import NoTracker, PrefixedTracker, Tracker, open_tracker
 
 
 def test_off_writes_nothing(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from concept_das.methods import Term, trained_method
 from concept_das.methods.base import directions_of
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site
-from concept_das.progress import Progress, resume, run_identity, save
-from concept_das.tracking import NoTracker, Tracker
+from concept_das.training.checkpoint import Progress, resume, run_identity, save
+from concept_das.training.tracking import NoTracker, Tracker
 from interventions import orthonormal_rows
 from interventions.partition import PartitionedSubspace
 
