@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from concept_das.data.chat_format import Prompt, Turn
-from concept_das.steered_logits import SteeredLogits
+from concept_das.evaluation.by_strength import SteeredLogits
 from concept_das.steering.context import Steering
 from objectives import kl_teacher_student
 
@@ -69,7 +69,7 @@ def divergences(
     """The divergences of a batch of pairs under each steering, one list per steering.
 
     Args:
-        logits: of the model; see `concept_das.steered_logits.steered_logits`.
+        logits: of the model; see `concept_das.evaluation.by_strength.steered_logits`.
         steerings: None for the untouched model.
     """
     turns = [pair.turns for pair in pairs]

@@ -6,7 +6,7 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadruples
 from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError, TrainingError, VectorMismatchError
-from concept_das.evaluation import Evaluation, evaluate
+from concept_das.evaluation.recovery import Evaluation, evaluate
 from concept_das.making import make_quadruples
 from concept_das.methods import METHODS, find_method, register
 from concept_das.methods.settings import TrainingConfig

@@ -14,7 +14,7 @@ import pandas as pd
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, split_quadruples
 from concept_das.errors import InputError
-from concept_das.evaluation import evaluate, unrelated_turns
+from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel

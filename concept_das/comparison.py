@@ -13,8 +13,8 @@ from concept_das.cells import Cell, check_once, run_cells, signature_of, split_r
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple, data_hash
 from concept_das.errors import InputError
-from concept_das.evaluation import mean_with_interval
-from concept_das.fluency import distinct_pairs, log_likelihoods
+from concept_das.evaluation.fluency import distinct_pairs, log_likelihoods
+from concept_das.evaluation.intervals import mean_with_interval
 from concept_das.methods import Method, TrainedMethod, find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.identity import ModelIdentity

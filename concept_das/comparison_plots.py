@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from concept_das.data.quadruples import DIRECTIONS, Direction
-from concept_das.evaluation import RECOVERY
+from concept_das.evaluation.recovery import RECOVERY
 from concept_das.methods import METHODS
 
 # CDAS is the subject: drawn over the others, in the one red. The rest are Paul Tol's qualitative

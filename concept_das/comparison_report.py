@@ -12,7 +12,8 @@ from pandas.api.types import is_numeric_dtype
 from concept_das.comparison_plots import SUBJECT, recovery_figure, tradeoff_figure
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
-from concept_das.evaluation import RECOVERY, mean_with_interval
+from concept_das.evaluation.intervals import mean_with_interval
+from concept_das.evaluation.recovery import RECOVERY
 from concept_das.report import figure_address, figure_png
 from concept_das.runs.files import write_atomically
 

@@ -10,7 +10,7 @@ from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadruples, to_frame
 from concept_das.data.shipped import shipped_instructions
-from concept_das.evaluation import evaluate
+from concept_das.evaluation.recovery import evaluate
 from concept_das.making import make_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from concept_das.data.quadruples import Direction
-from concept_das.evaluation import RECOVERY, Evaluation
+from concept_das.evaluation.recovery import RECOVERY, Evaluation
 from concept_das.runs.files import write_atomically
 from concept_das.steering.factors import Latents
 from concept_das.training.vectors import TrainedVector

@@ -8,7 +8,7 @@ import pandas as pd
 
 from concept_das.comparison_report import average, to_markdown
 from concept_das.data.quadruples import DIRECTIONS, Direction
-from concept_das.evaluation import RECOVERY
+from concept_das.evaluation.recovery import RECOVERY
 from concept_das.report import figure_png
 from concept_das.runs.files import write_atomically
 from concept_das.sweep_plots import best_cell, heatmap

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
-from concept_das.fluency import distinct_pairs, log_likelihoods
+from concept_das.evaluation.fluency import distinct_pairs, log_likelihoods
 from concept_das.making import is_repetitive
 
 NEUTRAL_INSTRUCTION = "Write a text."

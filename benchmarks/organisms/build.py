@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.organisms.plan import Plan, Rates, measure
 from benchmarks.organisms.recipe import Recipe, encode_rows, fine_tune
-from benchmarks.rates import Rate
 from concept_das.errors import InputError
+from concept_das.evaluation.intervals import Rate
 from concept_das.models.loading import LoadedModel, load_model
 from concept_das.runs.files import write_atomically
 from concept_das.steering.vector import ModelIdentity

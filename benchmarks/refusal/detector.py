@@ -8,7 +8,7 @@ knows the common openings that merely look like a refusal.
 import re
 from collections.abc import Sequence
 
-from benchmarks.rates import Rate, rate
+from concept_das.evaluation.intervals import Rate, rate
 
 OPENING_WORDS = 12
 """How much of a text is read.

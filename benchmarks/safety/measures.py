@@ -6,16 +6,15 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.fidelity import Pair, divergences
-from benchmarks.rates import Rate, rate_of
 from benchmarks.safety.case import Case, DivergenceOf, RateOf
 from benchmarks.safety.data import PromptSets
 from benchmarks.subject import Subject
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
-from concept_das.evaluation import mean_with_interval
+from concept_das.evaluation.by_strength import SteeredLogits, WholeModelLogits, steered_logits
+from concept_das.evaluation.intervals import Rate, mean_with_interval, rate_of
 from concept_das.runs.rows import RowLog
-from concept_das.steered_logits import SteeredLogits, WholeModelLogits, steered_logits
 from concept_das.steering.artifact import Artifact, Rule
 from concept_das.steering.context import Steering
 from concept_das.steering.vector import SteeringVector

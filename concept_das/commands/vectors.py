@@ -17,8 +17,8 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.files import read_instructions
 from concept_das.data.quadruples import Direction, read_quadruples
 from concept_das.errors import InputError
-from concept_das.evaluation import Evaluation
-from concept_das.evaluation import evaluate as evaluate_vector
+from concept_das.evaluation.recovery import Evaluation
+from concept_das.evaluation.recovery import evaluate as evaluate_vector
 from concept_das.methods.lora import Adapter
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel

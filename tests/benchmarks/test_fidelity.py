@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.fidelity import Pair, divergences
 from concept_das.data.chat_format import Turn
-from concept_das.steered_logits import ReplayedLogits, WholeModelLogits, steered_logits
+from concept_das.evaluation.by_strength import ReplayedLogits, WholeModelLogits, steered_logits
 from concept_das.steering.context import Steering, steer
 from tests.concept_das.helpers import PAD, plain_logits, random_vector, tiny_chat
 from tests.tiny import tiny_model

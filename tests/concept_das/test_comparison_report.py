@@ -12,7 +12,7 @@ from concept_das.comparison_plots import method_styles, recovery_figure, tradeof
 from concept_das.comparison_report import average, summarise, to_markdown, write_comparison
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
-from concept_das.evaluation import RECOVERY
+from concept_das.evaluation.recovery import RECOVERY
 from concept_das.report import figure_address, figure_png
 
 METHODS = {  # best recovery, best multiplier, side effect at 1

@@ -12,7 +12,7 @@ import yaml
 from concept_das.cli import main
 from concept_das.data.quadruples import Quadruple, split_quadruples, to_frame
 from concept_das.errors import InputError
-from concept_das.evaluation import evaluate, unrelated_turns
+from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.steering.artifact import load_vector
@@ -152,12 +152,12 @@ def test_killed_while_measuring(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("concept_das.evaluation._Measurement.unrelated", killed)
+        patch.setattr("concept_das.evaluation.recovery._Measurement.unrelated", killed)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, plan)
     assert (tmp_path / "layer-1/rank-1/seed-7/evaluation.partial.json").exists()
     monkeypatch.setattr(training, "sum_losses", None)
-    monkeypatch.setattr("concept_das.evaluation._Measurement.heldout", None)
+    monkeypatch.setattr("concept_das.evaluation.recovery._Measurement.heldout", None)
     with pytest.raises(TypeError):  # seed 8 has held-out rows left to measure, seed 7 has not
         run(tmp_path, plan)
     assert (tmp_path / "layer-1/rank-1/seed-7/done.json").exists()

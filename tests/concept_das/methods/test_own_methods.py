@@ -11,7 +11,7 @@ import torch
 
 from concept_das import methods
 from concept_das.errors import InputError
-from concept_das.evaluation import evaluate
+from concept_das.evaluation.recovery import evaluate
 from concept_das.methods import METHODS, FittedMethod, Job, find_method, matching, register
 from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents

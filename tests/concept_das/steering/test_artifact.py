@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from concept_das.data.chat_format import Turn
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError, VectorMismatchError
-from concept_das.evaluation import evaluate
+from concept_das.evaluation.recovery import evaluate
 from concept_das.methods import METHODS, find_method
 from concept_das.methods.lora import Adapter
 from concept_das.methods.loreft import LearnedEdit

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from concept_das.errors import InputError
-from concept_das.evaluation import evaluate
+from concept_das.evaluation.recovery import evaluate
 from concept_das.exports import from_pyreft, to_pyreft
 from concept_das.methods.loreft import LearnedEdit
 from concept_das.models.blocks import find_site

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das import evaluation
 from concept_das.data.chat_format import Turn
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError, VectorMismatchError
-from concept_das.evaluation import Evaluation, evaluate, recovery, unrelated_turns
+from concept_das.evaluation import recovery as evaluation
+from concept_das.evaluation.recovery import Evaluation, evaluate, recovery, unrelated_turns
 from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import ModelIdentity, SteeringVector

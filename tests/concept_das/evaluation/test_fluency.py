@@ -2,8 +2,8 @@
 
 import pytest
 
-from concept_das import fluency
-from concept_das.fluency import log_likelihoods
+from concept_das.evaluation import fluency
+from concept_das.evaluation.fluency import log_likelihoods
 from concept_das.models.logits import mean_log_likelihood
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, plain_logits, tiny_chat
 from tests.tiny import tiny_model

@@ -33,9 +33,10 @@ from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError
+from concept_das.evaluation.by_strength import SteeredLogits, steered_logits
+from concept_das.evaluation.intervals import mean_with_interval
 from concept_das.models.logits import mean_log_likelihood
 from concept_das.runs.files import write_atomically
-from concept_das.steered_logits import SteeredLogits, steered_logits
 from concept_das.steering.artifact import Artifact, Rule
 from concept_das.steering.context import Steering
 from objectives import jensen_shannon, kl_teacher_student
@@ -44,6 +45,7 @@ RECOVERY: dict[Direction, str] = {
     "elicit": "elicitation_recovery",
     "suppress": "suppression_recovery",
 }
+
 
 log = logging.getLogger(__name__)
 
@@ -231,20 +233,6 @@ def recovery(
         rng=np.random.default_rng(0),
     ).confidence_interval
     return value, float(interval.low), float(interval.high)
-
-
-def mean_with_interval(name: str, values: pd.Series) -> dict[str, float]:
-    """Mean, `..._low` and `..._high`: a 95% percentile bootstrap interval over the values.
-
-    Missing values are left out; with fewer than two there is no interval.
-    """
-    known = values.dropna().to_numpy(dtype=float)
-    low = high = float("nan")
-    if len(known) > 1:
-        draws = np.random.default_rng(0).integers(len(known), size=(1000, len(known)))
-        low, high = np.percentile(known[draws].mean(axis=1), [2.5, 97.5])
-    mean = float(known.mean()) if len(known) else float("nan")
-    return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _summarise(rows: pd.DataFrame) -> pd.DataFrame:

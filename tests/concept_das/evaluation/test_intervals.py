@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from benchmarks.rates import rate
 from concept_das.errors import InputError
+from concept_das.evaluation.intervals import rate
 
 
 def test_the_interval_is_wilsons() -> None:

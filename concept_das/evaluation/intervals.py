@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 from scipy import stats
 
 from concept_das.errors import InputError
@@ -54,3 +56,17 @@ def rate_of(found: Sequence[bool]) -> Rate:
         raise InputError("a rate was asked for of no texts; give at least one")
     interval = stats.binomtest(sum(found), len(found)).proportion_ci(method="wilson")
     return Rate(sum(found), len(found), float(interval.low), float(interval.high))
+
+
+def mean_with_interval(name: str, values: pd.Series) -> dict[str, float]:
+    """Mean, `..._low` and `..._high`: a 95% percentile bootstrap interval over the values.
+
+    Missing values are left out; with fewer than two there is no interval.
+    """
+    known = values.dropna().to_numpy(dtype=float)
+    low = high = float("nan")
+    if len(known) > 1:
+        draws = np.random.default_rng(0).integers(len(known), size=(1000, len(known)))
+        low, high = np.percentile(known[draws].mean(axis=1), [2.5, 97.5])
+    mean = float(known.mean()) if len(known) else float("nan")
+    return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
