@@ -14,7 +14,7 @@ from concept_das.evaluation.recovery import evaluate
 from concept_das.making import make_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
-from concept_das.report import Sample, write_report
+from concept_das.reports.figures import Sample, write_report
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering

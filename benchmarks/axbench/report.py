@@ -31,10 +31,9 @@ from benchmarks.axbench.tables import (
     shown_tables,
 )
 from benchmarks.judges.ratings import Kind
-from benchmarks.reporting.page import write_page
-from concept_das.comparison_plots import SUBJECT
-from concept_das.comparison_report import to_markdown
-from concept_das.report import figure_png
+from concept_das.reports.figures import SUBJECT, figure_png
+from concept_das.reports.page import write_page
+from concept_das.reports.tables import to_markdown
 from concept_das.runs.files import write_atomically
 
 TEXTS = ("concept_text", "instruction_text", "text")

@@ -19,10 +19,10 @@ from benchmarks.axbench.scores import (
     unit,
 )
 from benchmarks.judges.ratings import Kind
-from concept_das.comparison_plots import SUBJECT
-from concept_das.comparison_report import with_interval
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
+from concept_das.reports.figures import SUBJECT
+from concept_das.reports.tables import with_interval
 
 BASELINE = "unsteered"
 

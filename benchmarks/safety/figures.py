@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.safety.case import Case, Trade
 from benchmarks.safety.stages import UNSTEERED
-from concept_das.comparison_plots import method_styles
+from concept_das.reports.figures import method_styles
 
 Styles = Mapping[str, dict[str, Any]]
 

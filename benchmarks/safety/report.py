@@ -6,7 +6,6 @@ from functools import partial
 
 import pandas as pd
 
-from benchmarks.reporting.page import write_page
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_counts
 from benchmarks.safety.figures import layer_figure, strength_figure, trade_figure
@@ -20,8 +19,9 @@ from benchmarks.safety.tables import (
     summary_of,
     table_of,
 )
-from concept_das.comparison_report import to_markdown
-from concept_das.report import figure_png
+from concept_das.reports.figures import figure_png
+from concept_das.reports.page import write_page
+from concept_das.reports.tables import to_markdown
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Stage
 

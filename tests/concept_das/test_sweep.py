@@ -15,11 +15,11 @@ from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
+from concept_das.reports.heatmap import heatmap
+from concept_das.reports.tables import average_cells, write_sweep
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
 from concept_das.sweep import SweepPlan, sweep
-from concept_das.sweep_plots import heatmap
-from concept_das.sweep_report import average_cells, write_sweep
 from concept_das.training import loop as training
 from concept_das.training.vectors import encode_for, train_vector
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded

@@ -16,6 +16,8 @@ from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.evaluation.recovery import RECOVERY
 
 LEAST_KL = 1e-5
+
+
 MISSING = np.array([0.91, 0.91, 0.93])
 
 

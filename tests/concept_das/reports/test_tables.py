@@ -8,12 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from concept_das.comparison_plots import method_styles, recovery_figure, tradeoff_figure
-from concept_das.comparison_report import average, summarise, to_markdown, write_comparison
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import RECOVERY
-from concept_das.report import figure_address, figure_png
+from concept_das.reports.figures import (
+    figure_address,
+    figure_png,
+    method_styles,
+    recovery_figure,
+    tradeoff_figure,
+)
+from concept_das.reports.tables import average, summarise, to_markdown, write_comparison
 
 METHODS = {  # best recovery, best multiplier, side effect at 1
     "cdas": (0.75, 1.5, 0.05),

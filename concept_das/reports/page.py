@@ -11,10 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from concept_das.comparison_plots import SUBJECT
-from concept_das.comparison_report import page_table
 from concept_das.errors import InputError
-from concept_das.report import figure_address, figure_png
+from concept_das.reports.figures import SUBJECT, figure_address, figure_png
+from concept_das.reports.tables import page_table
 from concept_das.runs.files import write_atomically
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.reporting.page import json_for_script, write_page
 from concept_das.errors import InputError
+from concept_das.reports.page import json_for_script, write_page
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
