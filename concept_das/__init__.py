@@ -7,7 +7,7 @@ from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadru
 from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError, TrainingError, VectorMismatchError
 from concept_das.evaluation.recovery import Evaluation, evaluate
-from concept_das.making import make_quadruples
+from concept_das.experiments.making import make_quadruples
 from concept_das.methods import METHODS, find_method, register
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site

@@ -3,7 +3,7 @@
 AxBench has responses with the concept only. The release adds a neutral one to the same instruction,
 written by gpt-4o-mini at temperature 0.3, which is told to answer naturally, to keep clear of the
 concept and to return plain text. The same is done here; the wording is this project's own. The
-model under study can write them as well (`concept_das.making.make_quadruples`), into the same rows.
+model under study can write them as well (`concept_das.experiments.making.make_quadruples`), into the same rows.
 """
 
 import logging
@@ -14,7 +14,7 @@ from benchmarks.endpoint.client import Endpoint
 from benchmarks.endpoint.costs import Estimate
 from concept_das.data.axbench_file import AxBenchConcept
 from concept_das.data.quadruples import Quadruple
-from concept_das.making import TOPIC_PROMPT, quadruples_of_answers
+from concept_das.experiments.making import TOPIC_PROMPT, quadruples_of_answers
 
 TEMPERATURE = 0.3
 

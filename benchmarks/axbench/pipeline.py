@@ -42,7 +42,7 @@ from benchmarks.steered import Answering, Asked, answer, train_method, trained_v
 from benchmarks.subject import Subject
 from concept_das.data.batches import batches
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
-from concept_das.making import TOPIC_PROMPT, concept_input, make_quadruples
+from concept_das.experiments.making import TOPIC_PROMPT, concept_input, make_quadruples
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Piece, Stage
 from concept_das.steering.artifact import Artifact

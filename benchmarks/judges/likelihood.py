@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.evaluation.fluency import distinct_pairs, log_likelihoods
-from concept_das.making import is_repetitive
+from concept_das.experiments.making import is_repetitive
 
 NEUTRAL_INSTRUCTION = "Write a text."
 """What every response is read under for its fluency: what it is about then counts for none."""

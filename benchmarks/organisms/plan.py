@@ -10,7 +10,7 @@ from benchmarks.organisms.recipe import Row
 from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.evaluation.intervals import Rate, rate
-from concept_das.making import is_repetitive
+from concept_das.experiments.making import is_repetitive
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 from concept_das.steering.generation import generate_responses

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from concept_das.comparison import ComparisonPlan, read_answers
-from concept_das.comparison import compare as compare_methods
 from concept_das.data.files import read_concepts
 from concept_das.errors import InputError
+from concept_das.experiments.comparison import ComparisonPlan, read_answers
+from concept_das.experiments.comparison import compare as compare_methods
 from concept_das.methods import all_methods, find_method
 from concept_das.methods.settings import check_changes, with_changes
 from concept_das.options import ChatOptions, ModelOptions

@@ -11,7 +11,7 @@ from concept_das.data.inspection import format_marks
 from concept_das.data.quadruples import Direction, read_quadruples
 from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError
-from concept_das.making import CONCEPT_PROMPT, TOPIC_PROMPT, make_quadruples
+from concept_das.experiments.making import CONCEPT_PROMPT, TOPIC_PROMPT, make_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.options import ChatOptions, ModelOptions
 from concept_das.training.vectors import encode_for

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import concept_das.demo
+import concept_das.experiments.demo
 from concept_das.data.files import by_concept, write_rows
 from concept_das.data.quadruples import read_quadruples, split_quadruples
 from concept_das.methods import all_methods, find_method
@@ -103,5 +103,7 @@ def demo(
     """
     start = time.monotonic()
     loaded = loading.load()
-    report = concept_das.demo.run(loaded, out, concept=concept, layer=layer, wandb=wandb)
+    report = concept_das.experiments.demo.run(
+        loaded, out, concept=concept, layer=layer, wandb=wandb
+    )
     log.info("%.0f seconds; open %s", time.monotonic() - start, report.resolve())

@@ -585,7 +585,9 @@ def test_compare_writes_tables_plots_and_vectors(
     assert set(needed.split()) <= set(table.columns)
     for name in ("summary.md", "comparison.html", "recovery.png", "tradeoff.png", "config.yaml"):
         assert (out / name).stat().st_size > 0
-    monkeypatch.setattr("concept_das.cells.train_vectors", None)  # nothing is left to train
+    monkeypatch.setattr(
+        "concept_das.experiments.grid.train_vectors", None
+    )  # nothing is left to train
     before = (out / "table.csv").read_bytes()
     assert main(arguments) == 0
     assert (out / "table.csv").read_bytes() == before

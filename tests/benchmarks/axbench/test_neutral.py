@@ -14,10 +14,10 @@ from benchmarks.axbench.neutral import (
 )
 from benchmarks.endpoint.client import Endpoint
 from benchmarks.endpoint.costs import Price
-from concept_das import making
 from concept_das.data.axbench_file import AxBenchConcept
 from concept_das.data.quadruples import to_frame
-from concept_das.making import TOPIC_PROMPT, make_quadruples
+from concept_das.experiments import making
+from concept_das.experiments.making import TOPIC_PROMPT, make_quadruples
 from tests.benchmarks.endpoint.server import Reply, Served, completion, error
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 

@@ -6,13 +6,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from concept_das import making
 from concept_das.data.axbench_file import read_axbench
 from concept_das.data.batches import batches
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.shipped import read_resource, shipped_instructions
 from concept_das.errors import InputError
-from concept_das.making import (
+from concept_das.experiments import making
+from concept_das.experiments.making import (
     CONCEPT_PROMPT,
     TOPIC_PROMPT,
     concept_input,

@@ -1,7 +1,6 @@
 """The demo: one concept in plain words, from nothing to a report."""
 
 import json
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadruples, to_frame
 from concept_das.data.shipped import shipped_instructions
 from concept_das.evaluation.recovery import evaluate
-from concept_das.making import make_quadruples
+from concept_das.experiments.making import make_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.reports.figures import Sample, write_report
@@ -26,14 +25,14 @@ from concept_das.training.vectors import encode_for, train_vector, versions, wit
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 
+
 # The paper's recipe for Gemma-2-2B (batch 8, linear decay) with two changes measured on this model:
 # four directions at half the learning rate carry more of the concept than one at 0.04, and the
 # held-out loss is flat from the fourth epoch on.
 RECIPE = TrainingConfig(rank=4, learning_rate=0.02, epochs=6, max_response_tokens=NEW_TOKENS)
 
-MULTIPLIERS = (0.5, 1.0, 1.25, 1.5, 2.0)
 
-log = logging.getLogger(__name__)
+MULTIPLIERS = (0.5, 1.0, 1.25, 1.5, 2.0)
 
 
 def run(

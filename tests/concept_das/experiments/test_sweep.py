@@ -13,13 +13,13 @@ from concept_das.cli import main
 from concept_das.data.quadruples import Quadruple, split_quadruples, to_frame
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
+from concept_das.experiments.comparison import SweepPlan, sweep
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.reports.heatmap import heatmap
 from concept_das.reports.tables import average_cells, write_sweep
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
-from concept_das.sweep import SweepPlan, sweep
 from concept_das.training import loop as training
 from concept_das.training.vectors import encode_for, train_vector
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
@@ -101,7 +101,7 @@ def test_finished_work_is_not_done_again(
     done: tuple[Path, pd.DataFrame], no_training: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, table = done
-    monkeypatch.setattr("concept_das.cells.evaluate", None)
+    monkeypatch.setattr("concept_das.experiments.grid.evaluate", None)
     pd.testing.assert_frame_equal(run(out), table)
     part = run(out, replace(PLAN, layers=(3,), ranks=(2, 1), seeds=(8,)))
     assert part[["layer", "rank", "seed"]].drop_duplicates().to_numpy().tolist() == [

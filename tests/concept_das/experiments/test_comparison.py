@@ -6,12 +6,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from concept_das import cells
-from concept_das.cells import split_rows
-from concept_das.comparison import ComparisonPlan, compare, read_answers
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
+from concept_das.experiments import grid as cells
+from concept_das.experiments.comparison import ComparisonPlan, compare, read_answers
+from concept_das.experiments.grid import split_rows
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.training.tracking import open_tracker

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from concept_das import demo
 from concept_das.data.chat_format import Prompt
 from concept_das.evaluation.recovery import Evaluation, evaluate
-from concept_das.making import make_quadruples
+from concept_das.experiments import demo
+from concept_das.experiments.making import make_quadruples
 from concept_das.reports.figures import Sample, write_report
 from concept_das.steering.context import Steering
 from concept_das.steering.factors import Latents, measure_latents

@@ -1,0 +1,1 @@
+"""Work that makes data, trains and measures in one go: demo, comparison, sweep."""
