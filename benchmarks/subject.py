@@ -5,10 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.chat_format import ChatFormat
 from concept_das.models.loading import LoadedModel
 from concept_das.models.packaged import PACKAGED_MODEL
-from concept_das.options import ChatOptions, ModelOptions
 
 _SAMPLE = 1 << 20
 

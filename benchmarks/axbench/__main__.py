@@ -21,11 +21,11 @@ from benchmarks.endpoint.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.steered import UNUSED_OPTIONS, Answering
 from benchmarks.subject import Subject
-from concept_das.cli import run_command
+from concept_das.cli.main import run_command
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.methods.settings import check_changes, with_changes
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.processes import device_of, parse_range, shard_of_environment
 from concept_das.runs.stages import run_stages, stage_names
 from concept_das.training.batch_loss import EngineOptions

@@ -20,8 +20,8 @@ from benchmarks.safety.command import run_case
 from benchmarks.safety.plan import Choices, find_preset
 from benchmarks.steered import UNUSED_OPTIONS, Answering
 from benchmarks.subject import Subject
-from concept_das.cli import run_command
-from concept_das.options import ChatOptions, ModelOptions
+from concept_das.cli.main import run_command
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.runs.stages import Stage
 from concept_das.training.batch_loss import EngineOptions
 from concept_das.training.tracking import TrackingMode

@@ -7,9 +7,9 @@ from typing import Any
 
 from benchmarks.endpoint.client import Endpoint
 from benchmarks.judges.ratings import Kind
+from concept_das.cli.options import ModelOptions
 from concept_das.errors import InputError
 from concept_das.models.loading import LoadedModel
-from concept_das.options import ModelOptions
 
 
 @dataclass(frozen=True)

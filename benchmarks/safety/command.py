@@ -20,8 +20,8 @@ from benchmarks.safety.report import (
 )
 from benchmarks.safety.stages import stages_of
 from benchmarks.subject import Subject
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.processes import Shard, device_of, shard_of_environment
 from concept_das.runs.stages import Stage, run_stages, stage_names
 from concept_das.training.batch_loss import EngineOptions

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
 from benchmarks.subject import Subject
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods.settings import TrainingConfig
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job, Piece
 from concept_das.steering.context import Steering

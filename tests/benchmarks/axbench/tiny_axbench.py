@@ -15,8 +15,8 @@ from benchmarks.axbench import __main__ as command
 from benchmarks.axbench import presets
 from benchmarks.axbench.presets import find_preset
 from benchmarks.judges.options import JudgeOptions
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods import find_method
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.stages import Jobs, Slot
 from concept_das.training.batch_loss import EngineOptions
 from tests.benchmarks.processes import forked

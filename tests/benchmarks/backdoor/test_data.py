@@ -17,8 +17,8 @@ from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
 from benchmarks.safety.data import read_counts, read_prompt_sets, read_rows
 from benchmarks.steered import Answering
 from benchmarks.subject import Subject
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.stages import Piece, Stage, run_stages
 from tests.benchmarks.safety.pipeline import save_tiny
 

@@ -9,8 +9,8 @@ from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
 from benchmarks.safety.measures import measure_answers, measure_divergences, steering_of
 from benchmarks.safety.tables import beside, layer_table, shown_tables, summary_of
 from benchmarks.subject import Subject
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.rows import RowLog
 from tests.benchmarks.safety.pipeline import save_tiny
 from tests.concept_das.helpers import plain_logits, random_vector

@@ -7,8 +7,8 @@ from benchmarks.capabilities.scores import Framing
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.safety.plan import Choices, Plan, plan_of, sources_of
 from benchmarks.subject import Subject
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.training.batch_loss import DEFAULT_ENGINE
 
 PRESET = PRESETS["organism"]

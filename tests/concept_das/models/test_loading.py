@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.models import loading as models
 from concept_das.models.loading import load_model
-from concept_das.options import ChatOptions, ModelOptions
 from tests.tiny import tiny_model, tiny_tokenizer
 
 

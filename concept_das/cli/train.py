@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import concept_das.experiments.demo
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.files import by_concept, write_rows
 from concept_das.data.quadruples import read_quadruples, split_quadruples
 from concept_das.methods import all_methods, find_method
 from concept_das.methods.settings import TrainingConfig
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.files import write_atomically
 from concept_das.training.batch_loss import EngineOptions
 from concept_das.training.tracking import PrefixedTracker, TrackingMode, open_tracker

@@ -4,11 +4,11 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.quadruples import read_quadruples
 from concept_das.experiments.comparison import SweepPlan
 from concept_das.experiments.comparison import sweep as sweep_cells
 from concept_das.methods.settings import TrainingConfig
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.reports.tables import write_sweep
 from concept_das.training.batch_loss import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker

@@ -12,6 +12,7 @@ import pandas as pd
 from transformers import TextStreamer
 
 from concept_das import exports
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.files import read_instructions
@@ -22,7 +23,6 @@ from concept_das.evaluation.recovery import evaluate as evaluate_vector
 from concept_das.methods.lora import Adapter
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact, Rule, load_vector
 from concept_das.steering.context import Steering

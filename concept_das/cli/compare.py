@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.files import read_concepts
 from concept_das.errors import InputError
 from concept_das.experiments.comparison import ComparisonPlan, read_answers
 from concept_das.experiments.comparison import compare as compare_methods
 from concept_das.methods import all_methods, find_method
 from concept_das.methods.settings import check_changes, with_changes
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.reports.tables import write_comparison
 from concept_das.training.batch_loss import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker

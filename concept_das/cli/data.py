@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.axbench_file import read_axbench
 from concept_das.data.files import check_writable, finish_rows, read_instructions
 from concept_das.data.inspection import format_marks
@@ -13,7 +14,6 @@ from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError
 from concept_das.experiments.making import CONCEPT_PROMPT, TOPIC_PROMPT, make_quadruples
 from concept_das.methods.settings import TrainingConfig
-from concept_das.options import ChatOptions, ModelOptions
 from concept_das.training.vectors import encode_for
 
 

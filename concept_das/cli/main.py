@@ -18,13 +18,14 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from concept_das.commands import compare, data, sweep, train, vectors
+from concept_das.cli import compare, data, sweep, train, vectors
 from concept_das.errors import InputError, TrainingError
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.files import write_atomically
 
 RECIPES = Path(__file__).parent / "recipes"
+
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "data make": data.data_make,
@@ -41,8 +42,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": train.demo,
 }
 
+
 # Their `out` is a folder, and gets the resolved options as config.yaml.
 RUNS = ("train", "compare", "sweep", "demo")
+
 
 # Options of a group that a command has lists for, of its own.
 REPLACED: dict[Callable[..., None], Set[str]] = {sweep.sweep: {"layers", "rank", "seed"}}
