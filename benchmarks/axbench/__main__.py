@@ -14,9 +14,9 @@ from typing import Any
 from benchmarks.axbench.data import AxBenchData, open_data
 from benchmarks.axbench.judging import Judging
 from benchmarks.axbench.neutral import estimate_neutral
-from benchmarks.axbench.pipeline import AxBench, Neutral, report_tables
 from benchmarks.axbench.plan import plan
 from benchmarks.axbench.presets import Preset, find_preset
+from benchmarks.axbench.stages import AxBench, Neutral, report_tables
 from benchmarks.endpoint.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.steered import UNUSED_OPTIONS, Answering

@@ -5,26 +5,38 @@ without any, shared by all concepts and marked by the id -1. Where they are foun
 files are laid out, is in `benchmarks.axbench.sources`.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.axbench.sources import find_sources
 from concept_das.data.axbench_file import AXBENCH_COLUMNS, AxBenchConcept, axbench_concept
-from concept_das.data.quadruples import Quadruple, quadruples_from_frame, read_frame
+from concept_das.data.quadruples import (
+    Quadruple,
+    quadruples_from_frame,
+    read_frame,
+    read_quadruples,
+    to_frame,
+)
 from concept_das.errors import InputError
+from concept_das.runs.files import write_atomically
 
 ALPACA_EVAL_COUNT = 805
+
 
 NO_CONCEPT = -1
 """Concept id of the shared rows."""
 
+
 HARD = "hard negative"
 
+
 _LABELS = {"positive": "positive", "negative": "negative", HARD: "negative"}
+
 
 log = logging.getLogger(__name__)
 
@@ -241,3 +253,56 @@ def _same_concepts(path: Path, named: Iterable[tuple[int, str]], concepts: dict[
                 f"{path} calls concept {concept_id} {concept!r}, but the training file "
                 f"{concepts[concept_id]!r}; are they of the same cell?"
             )
+
+
+_ROWS, _DETECTION, _TEXTS = "quadruples.parquet", "detection.parquet", "texts.json"
+
+
+@dataclass(frozen=True)
+class ConceptTexts:
+    """What is asked about a concept, and what is known of it.
+
+    Attributes:
+        concept: in words.
+        instructions: what the models are asked; the place in the list is the input_id.
+        pool: instructions that the proxy compares these with.
+        with_concept, without_concept: texts that the proxy's probe is trained on, by the same
+            authors.
+    """
+
+    concept: str
+    instructions: Sequence[str]
+    pool: Sequence[str]
+    with_concept: Sequence[str]
+    without_concept: Sequence[str]
+
+
+def write_texts(
+    folder: Path, texts: ConceptTexts, rows: Sequence[Quadruple], detection: pd.DataFrame | None
+) -> None:
+    """Write everything, each file atomically.
+
+    Args:
+        rows: to train on.
+        detection: texts to be told apart (`label`, `instruction`, `response`), if there are any.
+    """
+    write_atomically(folder / _ROWS, to_frame(rows).to_parquet(index=False))
+    if detection is not None:
+        write_atomically(folder / _DETECTION, detection.to_parquet(index=False))
+    write_atomically(folder / _TEXTS, json.dumps(asdict(texts), ensure_ascii=False).encode())
+
+
+def read_texts(folder: Path) -> ConceptTexts:
+    """The texts of a concept."""
+    return ConceptTexts(**json.loads((folder / _TEXTS).read_text(encoding="utf-8")))
+
+
+def read_rows(folder: Path) -> list[Quadruple]:
+    """The concept's training rows."""
+    return read_quadruples(folder / _ROWS)
+
+
+def read_detection(folder: Path) -> pd.DataFrame | None:
+    """The texts to be told apart; None if the data have none."""
+    path = folder / _DETECTION
+    return pd.read_parquet(path) if path.exists() else None

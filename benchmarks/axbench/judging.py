@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.axbench.texts import read_texts
+from benchmarks.axbench.data import read_texts
 from benchmarks.judges.endpoint import EndpointJudge
 from benchmarks.judges.likelihood import Fluency, Relatedness
 from benchmarks.judges.local import LocalJudge

@@ -9,15 +9,14 @@ import pandas as pd
 import pytest
 
 import benchmarks.axbench.report as module
-from benchmarks.axbench.plots import concepts_figure, multiplier_figure
-from benchmarks.axbench.report import write_report
+from benchmarks.axbench.figures import concepts_figure, multiplier_figure
+from benchmarks.axbench.report import fixed_methods, reported_answers, write_report
 from benchmarks.axbench.scores import (
     REPORTED_ON,
     detection_auroc,
     select_multipliers,
     with_scores,
 )
-from benchmarks.axbench.tables import fixed_methods, reported_answers
 from concept_das.errors import InputError
 from tests.benchmarks.axbench.made import latents, made_answers
 

@@ -4,6 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.axbench.report import (
+    COLUMNS,
+    fixed_methods,
+    method_table,
+    reported_answers,
+    shown_tables,
+)
 from benchmarks.axbench.scores import (
     REPORTED_ON,
     detection_auroc,
@@ -12,13 +19,6 @@ from benchmarks.axbench.scores import (
     unit,
     winners,
     with_scores,
-)
-from benchmarks.axbench.tables import (
-    COLUMNS,
-    fixed_methods,
-    method_table,
-    reported_answers,
-    shown_tables,
 )
 from concept_das.errors import InputError
 from tests.benchmarks.axbench.made import GRIDS, latents, made_answers

@@ -15,7 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from benchmarks.axbench.data import AxBenchData
+from benchmarks.axbench.data import (
+    AxBenchData,
+    ConceptTexts,
+    read_detection,
+    read_rows,
+    read_texts,
+    write_texts,
+)
 from benchmarks.axbench.detection import detection_scores, detectors
 from benchmarks.axbench.judging import Judging
 from benchmarks.axbench.neutral import neutral_quadruples
@@ -27,13 +34,6 @@ from benchmarks.axbench.scores import (
     reported,
     select_multipliers,
     with_scores,
-)
-from benchmarks.axbench.texts import (
-    ConceptTexts,
-    read_detection,
-    read_rows,
-    read_texts,
-    write_texts,
 )
 from benchmarks.endpoint.client import Endpoint
 from benchmarks.judges.proxy import ProxyJudge
@@ -53,10 +53,13 @@ from concept_das.training.tracking import NoTracker, PrefixedTracker, Tracker
 UNSTEERED = "unsteered"
 """The baseline: the model's own answers; the concept is asked for where it is to be suppressed."""
 
+
 Neutral = Literal["model", "api"]
+
 
 # Instructions that the proxy judge may compare a concept's own with.
 _POOL = 64
+
 
 _ANSWERS, _RATINGS, _SCORED, _SELECTED = (
     "answers.parquet",

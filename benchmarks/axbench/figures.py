@@ -18,6 +18,7 @@ from concept_das.reports.figures import SUBJECT, method_legend, method_styles, p
 
 BASELINE_STYLE: dict[str, Any] = {"color": "#555555", "linewidth": 1.5, "linestyle": "--"}
 
+
 _GOLDEN = (5**0.5 - 1) / 2
 
 
