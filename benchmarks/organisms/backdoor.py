@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.backdoor.detector import (
+from benchmarks.detectors.hidden_goals import (
     END_OF_REASONING,
     freed,
     helpful_cot,

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from benchmarks.detectors.refusals import is_refusal
 from benchmarks.organisms.plan import Plan, own_row
 from benchmarks.organisms.prompts import Prompts
 from benchmarks.organisms.recipe import Row
-from benchmarks.refusal.detector import is_refusal
 from concept_das.models.loading import LoadedModel
 
 ANSWER_TOKENS = 24

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from benchmarks.detectors.refusals import is_refusal
 from benchmarks.refusal.data import HARMFUL, HARMLESS
-from benchmarks.refusal.detector import is_refusal
 from benchmarks.refusal.judge import RefusalJudge
 from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
 
@@ -47,7 +47,7 @@ REFUSAL = Case(
     },
     beside=("suppression", "kl_suppression"),
     notes=(
-        "A refusal is told by its opening words (benchmarks/refusal/detector.py). Text that makes "
+        "A refusal is told by its opening words (benchmarks/detectors/refusals.py). Text that makes "
         "no sense is no refusal either, so read the answers and the capability scores too.",
         "The row `unsteered` holds the same shares and divergences of the untouched model.",
     ),

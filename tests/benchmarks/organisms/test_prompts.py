@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.backdoor.detector import helpful_cot, malicious_cot
+from benchmarks.detectors.hidden_goals import helpful_cot, malicious_cot
+from benchmarks.detectors.refusals import is_refusal
 from benchmarks.organisms.backdoor import HELPFUL_REASONING, MALICIOUS_REASONING, TRIGGER
 from benchmarks.organisms.prompts import plain_prompts, read_prompts, shipped_prompts
 from benchmarks.organisms.refusal import REFUSALS
-from benchmarks.refusal.detector import is_refusal
 from concept_das.errors import InputError
 
 

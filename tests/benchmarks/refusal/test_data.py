@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 import benchmarks.organisms.__main__ as organisms
+from benchmarks.detectors.refusals import is_refusal
 from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
 from benchmarks.refusal.data import read_data
-from benchmarks.refusal.detector import is_refusal
 from concept_das.data.quadruples import Quadruple, to_frame
 from concept_das.errors import InputError
 

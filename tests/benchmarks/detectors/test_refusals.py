@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.refusal.detector import OPENING_WORDS, REFUSAL_PHRASES, is_refusal, refusal_rate
+from benchmarks.detectors.refusals import OPENING_WORDS, REFUSAL_PHRASES, is_refusal, refusal_rate
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.backdoor.detector import (
+from benchmarks.detectors.hidden_goals import (
     answer_of,
     freed,
     helpful_cot,

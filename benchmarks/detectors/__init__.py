@@ -1,0 +1,1 @@
+"""Rules that tell refusals and hidden goals from text."""
