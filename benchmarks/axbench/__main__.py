@@ -17,7 +17,7 @@ from benchmarks.axbench.neutral import estimate_neutral
 from benchmarks.axbench.plan import plan
 from benchmarks.axbench.presets import Preset, find_preset
 from benchmarks.axbench.stages import AxBench, Neutral, report_tables
-from benchmarks.endpoint.client import Endpoint
+from benchmarks.judges.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.steered import UNUSED_OPTIONS, Answering
 from benchmarks.subject import Subject

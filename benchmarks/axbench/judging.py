@@ -7,11 +7,9 @@ from typing import Any
 
 from benchmarks.axbench.data import read_texts
 from benchmarks.judges.endpoint import EndpointJudge
-from benchmarks.judges.likelihood import Fluency, Relatedness
 from benchmarks.judges.local import LocalJudge
 from benchmarks.judges.options import JudgeOptions
-from benchmarks.judges.probe import ConceptProbe, fit_probe
-from benchmarks.judges.proxy import ProxyJudge
+from benchmarks.judges.proxy import ConceptProbe, Fluency, ProxyJudge, Relatedness, fit_probe
 from benchmarks.judges.ratings import Judge, Kind
 from benchmarks.steered import Answering, Asked, answer
 from benchmarks.subject import Subject

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from benchmarks.endpoint.client import Endpoint
-from benchmarks.endpoint.costs import Estimate
+from benchmarks.judges.client import Endpoint
+from benchmarks.judges.prices import Estimate
 from concept_das.data.axbench_file import AxBenchConcept
 from concept_das.data.quadruples import Quadruple
 from concept_das.experiments.making import TOPIC_PROMPT, quadruples_of_answers

@@ -20,13 +20,9 @@ from benchmarks.axbench.work import (
     latent_flops,
     training_work,
 )
-from benchmarks.endpoint.costs import (
-    CHARACTERS_PER_TOKEN,
-    Price,
-    approximate_tokens,
-)
 from benchmarks.hardware import Hardware, Share, engine_share, find_hardware
 from benchmarks.judges.endpoint import EXPECTED_TOKENS
+from benchmarks.judges.prices import CHARACTERS_PER_TOKEN, Price, approximate_tokens
 from benchmarks.judges.questions import question_text
 from benchmarks.judges.ratings import QUESTIONS, Item
 from benchmarks.shapes import ModelShape, find_shape

@@ -5,13 +5,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.endpoint.costs import (
-    CHARACTERS_PER_TOKEN,
-    PRICES,
-    Price,
-)
 from benchmarks.hardware import Hardware, Share
 from benchmarks.judges.endpoint import EXPECTED_TOKENS
+from benchmarks.judges.prices import CHARACTERS_PER_TOKEN, PRICES, Price
 from benchmarks.judges.ratings import QUESTIONS
 
 if TYPE_CHECKING:
@@ -131,7 +127,7 @@ def _assumptions(
     else:
         yield f"judge: {preset.judge}, which asks no endpoint; its time is not in the hours"
     if price is None:
-        yield f"{judge_model} has no price in benchmarks/endpoint/costs.py, so dollars are left out"
+        yield f"{judge_model} has no price in benchmarks/judges/prices.py, so dollars are left out"
     else:
         yield (
             f"{judge_model} at ${price.prompt:g} and ${price.completion:g} per million tokens in "

@@ -35,7 +35,7 @@ from benchmarks.axbench.scores import (
     select_multipliers,
     with_scores,
 )
-from benchmarks.endpoint.client import Endpoint
+from benchmarks.judges.client import Endpoint
 from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Item
 from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector

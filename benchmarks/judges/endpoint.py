@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from benchmarks.endpoint.cache import Answer
-from benchmarks.endpoint.client import Endpoint
-from benchmarks.endpoint.costs import Estimate
+from benchmarks.judges.answer_cache import Answer
+from benchmarks.judges.client import Endpoint
+from benchmarks.judges.prices import Estimate
 from benchmarks.judges.questions import parse_rating, question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Question, Rating
 from concept_das.errors import InputError

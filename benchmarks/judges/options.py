@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.endpoint.client import Endpoint
+from benchmarks.judges.client import Endpoint
 from benchmarks.judges.ratings import Kind
 from concept_das.cli.options import ModelOptions
 from concept_das.errors import InputError

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.endpoint.cache import Answer
+from benchmarks.judges.answer_cache import Answer
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.safety.case import Verdict
 from concept_das.data.chat_format import ChatFormat

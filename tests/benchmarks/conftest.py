@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.benchmarks.endpoint.server import Served, serving
+from tests.benchmarks.judges.server import Served, serving
 
 
 @pytest.fixture

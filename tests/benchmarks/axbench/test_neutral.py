@@ -12,13 +12,13 @@ from benchmarks.axbench.neutral import (
     neutral_responses,
     neutral_text,
 )
-from benchmarks.endpoint.client import Endpoint
-from benchmarks.endpoint.costs import Price
+from benchmarks.judges.client import Endpoint
+from benchmarks.judges.prices import Price
 from concept_das.data.axbench_file import AxBenchConcept
 from concept_das.data.quadruples import to_frame
 from concept_das.experiments import making
 from concept_das.experiments.making import TOPIC_PROMPT, make_quadruples
-from tests.benchmarks.endpoint.server import Reply, Served, completion, error
+from tests.benchmarks.judges.server import Reply, Served, completion, error
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 
 SOURCE = AxBenchConcept(

@@ -6,8 +6,8 @@ from benchmarks.axbench.plan import plan
 from benchmarks.axbench.plan_text import STAGE_TITLES, STAGES
 from benchmarks.axbench.presets import PRESETS, find_preset
 from benchmarks.axbench.work import Lengths
-from benchmarks.endpoint.costs import PRICES, Price
 from benchmarks.hardware import GPUS, Hardware, Share
+from benchmarks.judges.prices import PRICES, Price
 from concept_das.errors import InputError
 
 A100 = GPUS["A100-80GB"]

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.judges.options import JudgeOptions
 from concept_das.errors import InputError
 from tests.benchmarks.axbench import tiny_axbench as tiny
-from tests.benchmarks.endpoint.server import Served, completion, error
+from tests.benchmarks.judges.server import Served, completion, error
 from tests.benchmarks.tiny_benchmark import content
 
 STAGES = ("data", "train.cdas", "factors", "calibrate", "generate.cdas", "judge.cdas")

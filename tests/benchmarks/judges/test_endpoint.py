@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.endpoint.client import Endpoint, EndpointError
-from benchmarks.endpoint.costs import Price, approximate_tokens
-from benchmarks.endpoint.pace import Pace
+from benchmarks.judges.client import Endpoint, EndpointError, Pace
 from benchmarks.judges.endpoint import EndpointJudge
+from benchmarks.judges.prices import Price, approximate_tokens
 from benchmarks.judges.questions import question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Rating
 from concept_das.errors import InputError
-from tests.benchmarks.endpoint.server import Reply, Served, completion, error
+from tests.benchmarks.judges.server import Reply, Served, completion, error
 
 pytestmark = pytest.mark.usefixtures("quick_client")
 
@@ -230,7 +229,7 @@ def test_the_pace_counts_what_is_tried_again(
     def pace(per_minute: float | None) -> Pace:
         return Pace(per_minute, clock=lambda: 0.0, sleep=waits.append)
 
-    monkeypatch.setattr("benchmarks.endpoint.client.Pace", pace)
+    monkeypatch.setattr("benchmarks.judges.client.Pace", pace)
     served.script = [error(500), OK]
     judge_of(served, tmp_path, requests_per_minute=30).rate([ITEM])
     assert waits == [2.0, 4.0, 6.0]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.judges import likelihood
-from benchmarks.judges.likelihood import (
+from benchmarks.judges import proxy as likelihood
+from benchmarks.judges.proxy import (
     NEUTRAL_INSTRUCTION,
     Fluency,
     Relatedness,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.judges.probe import ConceptProbe, fit_probe
+from benchmarks.judges.proxy import ConceptProbe, fit_probe
 from concept_das.errors import InputError
 
 _PLAIN = ["moon", "far", "away", "we", "walk", "home", "along", "quiet", "river", "old", "friend"]

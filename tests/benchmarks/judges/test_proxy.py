@@ -2,9 +2,7 @@ import json
 
 import pytest
 
-from benchmarks.judges.likelihood import Fluency, Relatedness
-from benchmarks.judges.probe import fit_probe
-from benchmarks.judges.proxy import ProxyJudge
+from benchmarks.judges.proxy import Fluency, ProxyJudge, Relatedness, fit_probe
 from benchmarks.judges.ratings import EMPTY_RESPONSE, Item, Judge, one_judge, ratings_table
 from concept_das.errors import InputError
 from tests.benchmarks.judges.test_likelihood import POOL

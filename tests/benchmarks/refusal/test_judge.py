@@ -12,7 +12,7 @@ from benchmarks.judges.options import JudgeOptions
 from benchmarks.refusal.__main__ import main
 from benchmarks.refusal.judge import RefusalJudge, parse_verdict, question
 from concept_das.errors import InputError
-from tests.benchmarks.endpoint.server import Reply, Served, completion
+from tests.benchmarks.judges.server import Reply, Served, completion
 from tests.benchmarks.safety.pipeline import SMALL, fake_scores, save_tiny
 
 

@@ -1,4 +1,4 @@
-from benchmarks.endpoint.pace import Pace
+from benchmarks.judges.client import Pace
 
 
 class Clock:

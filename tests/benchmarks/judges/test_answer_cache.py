@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.endpoint.cache import Answer, AnswerCache, canonical_request, key_of
+from benchmarks.judges.answer_cache import Answer, AnswerCache, canonical_request, key_of
 from concept_das.errors import InputError
 
 REQUEST = {

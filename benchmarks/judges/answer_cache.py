@@ -15,6 +15,7 @@ from concept_das.errors import InputError
 _SECONDS_TO_WAIT = 60.0
 """For another process to finish its write."""
 
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY,

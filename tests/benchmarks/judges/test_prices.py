@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from benchmarks.endpoint.costs import Estimate, Price, Usage, approximate_tokens
+from benchmarks.judges.prices import Estimate, Price, Usage, approximate_tokens
 
 
 def test_a_price_is_per_million_tokens() -> None:

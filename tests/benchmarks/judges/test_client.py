@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.endpoint.cache import Answer
-from benchmarks.endpoint.client import Endpoint
+from benchmarks.judges.answer_cache import Answer
+from benchmarks.judges.client import Endpoint
 from concept_das.errors import InputError
-from tests.benchmarks.endpoint.server import Reply, Served, completion, error
+from tests.benchmarks.judges.server import Reply, Served, completion, error
 
 
 def endpoint_of(served: Served, folder: Path, **options: Any) -> Endpoint:

@@ -1,13 +1,9 @@
-"""A model behind an OpenAI-compatible endpoint: `gpt-4o-mini`, or one served by yourself.
-
-The `openai` client does the HTTP, and its own retries: on 408, 409, 429, 5xx, time-outs and lost
-connections, after `Retry-After` where the server says it, else after 0.5 s doubling up to 8 s, less
-up to a quarter by chance. Each answer is on disk as soon as it is there.
-"""
+"""A limit on requests per minute."""
 
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -17,25 +13,61 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from benchmarks.endpoint.cache import Answer, AnswerCache, canonical_request, key_of
-from benchmarks.endpoint.costs import PRICES, Estimate, Price, Usage, approximate_tokens
-from benchmarks.endpoint.pace import Pace
+from benchmarks.judges.answer_cache import Answer, AnswerCache, canonical_request, key_of
+from benchmarks.judges.prices import PRICES, Estimate, Price, Usage, approximate_tokens
 from concept_das.errors import InputError
 
 if TYPE_CHECKING:
     import openai
 
+
+class Pace:
+    """Lets callers through one after another, evenly spaced, whichever thread they are in.
+
+    Args:
+        per_minute: None for no limit.
+        clock: seconds, never going back.
+        sleep: waits for seconds.
+    """
+
+    def __init__(
+        self,
+        per_minute: float | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._spacing = 60 / per_minute if per_minute else 0.0
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._next = clock()
+
+    def wait(self) -> None:
+        """Return when it is the caller's turn."""
+        with self._lock:
+            now = self._clock()
+            turn = max(now, self._next)
+            self._next = turn + self._spacing
+        if turn > now:
+            self._sleep(turn - now)
+
+
 OPENAI_URL = "https://api.openai.com/v1"
+
 
 _FAILURES_IN_A_ROW = 3
 """Requests that fail for good, with no answer between them, before the endpoint counts as down."""
 
+
 _BROKEN_ANSWERS = 3
 """How often one request may be answered with something that is not a completion."""
+
 
 AskAgain = Callable[[str, int, Answer], str | None]
 """Looks at an answer: given the first text, how often it was asked so far, and the answer, it
 returns the text to ask next, or None if the answer will do."""
+
 
 log = logging.getLogger(__name__)
 
