@@ -16,8 +16,8 @@ from benchmarks.backdoor.data import read_prompts, write_pairs
 from benchmarks.backdoor.presets import PRESETS, TRIGGERED_BUT_BENIGN
 from benchmarks.backdoor.published import published
 from benchmarks.capabilities.scores import Framing
-from benchmarks.safety.command import run_case
-from benchmarks.safety.plan import Choices, find_preset
+from benchmarks.safety.run import run_case
+from benchmarks.safety.settings import Choices, find_preset
 from benchmarks.steered import UNUSED_OPTIONS, Answering
 from benchmarks.subject import Subject
 from concept_das.cli.main import run_command

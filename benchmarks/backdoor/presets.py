@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from benchmarks.capabilities.scores import Framing
 from benchmarks.detectors.hidden_goals import END_OF_REASONING
 from benchmarks.organisms.backdoor import HELPFUL_REASONING, TRIGGER
-from benchmarks.safety.parts import (
+from benchmarks.safety.settings import (
     ORGANISM_ADDED,
     ORGANISM_RULE_SOURCE,
+    Preset,
     axbench_parts,
     clamped_parts,
     reps_part,
 )
-from benchmarks.safety.plan import Preset
 
 DEFAULT_METHODS = ("cdas", "diffmean", "das", "reps", "loreft")
 PAPER_METHODS = ("cdas", "das", "reps", "diffmean")

@@ -16,9 +16,9 @@ from benchmarks.refusal.data import read_data
 from benchmarks.refusal.judge import RefusalJudge
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.refusal.published import published
-from benchmarks.safety.command import run_case
 from benchmarks.safety.data import write_data
-from benchmarks.safety.plan import Choices, find_preset
+from benchmarks.safety.run import run_case
+from benchmarks.safety.settings import Choices, find_preset
 from benchmarks.steered import UNUSED_OPTIONS
 from concept_das.cli.main import run_command
 from concept_das.cli.options import ChatOptions, ModelOptions

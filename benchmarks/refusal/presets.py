@@ -7,14 +7,15 @@ outputs are a few tokens, so that it cuts nothing.
 
 from collections.abc import Iterator
 
-from benchmarks.safety.parts import (
+from benchmarks.safety.settings import (
     ORGANISM_ADDED,
     ORGANISM_RULE_SOURCE,
+    Part,
+    Preset,
     axbench_parts,
     clamped_parts,
     reps_part,
 )
-from benchmarks.safety.plan import Part, Preset
 
 DEFAULT_METHODS = ("cdas", "diffmean", "das", "reps", "loreft")
 PAPER_METHODS = ("cdas", "das", "reps", "diffmean")

@@ -47,7 +47,7 @@ class RateOf:
 
 @dataclass(frozen=True)
 class DivergenceOf:
-    """A mean of `benchmarks.fidelity` over the prompts of two sets, paired by their numbers.
+    """A mean of `benchmarks.safety.measures` over the prompts of two sets, paired by their numbers.
 
     Attributes:
         name: of the table's column.

@@ -19,13 +19,8 @@ import pandas as pd
 from benchmarks.capabilities.scores import capability_scores
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_prompt_sets, read_rows
-from benchmarks.safety.measures import (
-    measure_answers,
-    measure_divergences,
-    merged,
-    steering_of,
-)
-from benchmarks.safety.plan import Plan
+from benchmarks.safety.measures import measure_answers, measure_divergences, merged, steering_of
+from benchmarks.safety.settings import Plan
 from benchmarks.steered import Asked, answer, train_method, trained_vector
 from concept_das.data.batches import batches
 from concept_das.data.quadruples import Direction

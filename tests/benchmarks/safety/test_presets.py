@@ -9,7 +9,7 @@ import concept_das
 from benchmarks.backdoor.presets import PRESETS as BACKDOOR
 from benchmarks.refusal.presets import PRESETS as REFUSAL
 from benchmarks.refusal.published import PUBLISHED, published
-from benchmarks.safety.plan import Preset, find_preset
+from benchmarks.safety.settings import Preset, find_preset
 from concept_das.errors import InputError
 from concept_das.methods import METHODS
 

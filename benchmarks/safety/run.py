@@ -10,14 +10,8 @@ import pandas as pd
 
 from benchmarks.capabilities.scores import Framing
 from benchmarks.safety.case import Case
-from benchmarks.safety.plan import Choices, Preset, plan_of, sources_of
-from benchmarks.safety.report import (
-    LAYERS_FILE,
-    PAGE_FILE,
-    TABLE_FILE,
-    Background,
-    report_stage,
-)
+from benchmarks.safety.report import LAYERS_FILE, PAGE_FILE, TABLE_FILE, Background, report_stage
+from benchmarks.safety.settings import Choices, Preset, plan_of, sources_of
 from benchmarks.safety.stages import stages_of
 from benchmarks.subject import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions

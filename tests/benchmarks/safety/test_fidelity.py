@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.fidelity import Pair, divergences
+from benchmarks.safety.measures import Pair, divergences
 from concept_das.data.chat_format import Turn
 from concept_das.evaluation.by_strength import ReplayedLogits, WholeModelLogits, steered_logits
 from concept_das.steering.context import Steering, steer
