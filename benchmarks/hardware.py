@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import attainable_gemm, seconds_of
+from benchmarks.speed.timing import attainable_gemm, seconds_of
 from concept_das.errors import InputError
 
 SPEED_FILE = Path(__file__).parents[1] / "results/speed/speed.json"

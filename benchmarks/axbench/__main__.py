@@ -19,8 +19,7 @@ from benchmarks.axbench.presets import Preset, find_preset
 from benchmarks.axbench.stages import AxBench, Neutral, report_tables
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
-from benchmarks.steered import UNUSED_OPTIONS, Answering
-from benchmarks.subject import Subject
+from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject
 from concept_das.cli.main import run_command
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.quadruples import DIRECTIONS

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.subject import Subject
+from benchmarks.steps import Subject
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.chat_format import Turn
 from concept_das.models.blocks import hidden_states_at

@@ -11,8 +11,7 @@ from benchmarks.judges.local import LocalJudge
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.proxy import ConceptProbe, Fluency, ProxyJudge, Relatedness, fit_probe
 from benchmarks.judges.ratings import Judge, Kind
-from benchmarks.steered import Answering, Asked, answer
-from benchmarks.subject import Subject
+from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.shipped import shipped_instructions
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job

@@ -38,8 +38,7 @@ from benchmarks.axbench.scores import (
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Item
-from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
-from benchmarks.subject import Subject
+from benchmarks.steps import Answering, Asked, Subject, answer, train_method, trained_vector
 from concept_das.data.batches import batches
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
 from concept_das.experiments.making import TOPIC_PROMPT, concept_input, make_quadruples

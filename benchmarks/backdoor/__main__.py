@@ -18,8 +18,7 @@ from benchmarks.backdoor.published import published
 from benchmarks.capabilities.scores import Framing
 from benchmarks.safety.run import run_case
 from benchmarks.safety.settings import Choices, find_preset
-from benchmarks.steered import UNUSED_OPTIONS, Answering
-from benchmarks.subject import Subject
+from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject
 from concept_das.cli.main import run_command
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.runs.stages import Stage

@@ -16,8 +16,7 @@ from benchmarks.detectors.hidden_goals import freed, helpful_cot, malicious_cot,
 from benchmarks.organisms.backdoor import TRIGGER
 from benchmarks.organisms.prompts import plain_prompts, read_instruction_file, shipped_prompts
 from benchmarks.safety.data import PromptSets, check_limits, write_data
-from benchmarks.steered import Answering, Asked, answer
-from benchmarks.subject import Subject
+from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.runs.stages import Job

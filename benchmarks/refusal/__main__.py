@@ -19,7 +19,7 @@ from benchmarks.refusal.published import published
 from benchmarks.safety.data import write_data
 from benchmarks.safety.run import run_case
 from benchmarks.safety.settings import Choices, find_preset
-from benchmarks.steered import UNUSED_OPTIONS
+from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.main import run_command
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.quadruples import data_hash

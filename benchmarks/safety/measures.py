@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.safety.case import Case, DivergenceOf, RateOf
 from benchmarks.safety.data import PromptSets
-from benchmarks.subject import Subject
+from benchmarks.steps import Subject
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.data.quadruples import Direction

@@ -13,7 +13,7 @@ from benchmarks.safety.case import Case
 from benchmarks.safety.report import LAYERS_FILE, PAGE_FILE, TABLE_FILE, Background, report_stage
 from benchmarks.safety.settings import Choices, Preset, plan_of, sources_of
 from benchmarks.safety.stages import stages_of
-from benchmarks.subject import Subject
+from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
 from concept_das.runs.processes import Shard, device_of, shard_of_environment

@@ -6,8 +6,7 @@ from typing import Any
 
 from benchmarks.axbench.presets import to_multipliers
 from benchmarks.capabilities.scores import EVERYDAY, Framing
-from benchmarks.steered import Answering
-from benchmarks.subject import Subject
+from benchmarks.steps import Answering, Subject
 from concept_das.errors import InputError
 from concept_das.methods import TrainedMethod, find_method
 from concept_das.methods.settings import TrainingConfig, check_changes, with_changes

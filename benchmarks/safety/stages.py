@@ -21,7 +21,7 @@ from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_prompt_sets, read_rows
 from benchmarks.safety.measures import measure_answers, measure_divergences, merged, steering_of
 from benchmarks.safety.settings import Plan
-from benchmarks.steered import Asked, answer, train_method, trained_vector
+from benchmarks.steps import Asked, answer, train_method, trained_vector
 from concept_das.data.batches import batches
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError

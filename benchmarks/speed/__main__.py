@@ -20,11 +20,11 @@ import torch
 from jsonargparse import auto_cli
 from scipy import stats
 
-from benchmarks.measure import attainable_gemm
 from benchmarks.speed.generation import generation_cost
 from benchmarks.speed.growth import growth, plot_growth
 from benchmarks.speed.rows import axbench_rows, refusal_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
+from benchmarks.speed.timing import attainable_gemm
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.measure import seconds_of
+from benchmarks.speed.timing import seconds_of
 from concept_das.data.batches import Batch, collate, pad_id_of
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.exports import to_pyvene

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.measure import peak_bytes_of, seconds_of
 from benchmarks.speed.steps import (
     Step,
     compare_steps,
@@ -19,6 +18,7 @@ from benchmarks.speed.steps import (
     new_intervention,
     release_step,
 )
+from benchmarks.speed.timing import peak_bytes_of, seconds_of
 from concept_das.data.batches import pad_id_of
 from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.methods import trained_method

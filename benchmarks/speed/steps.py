@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import peak_bytes_of, seconds_of
 from benchmarks.speed.release_loop import ReleaseLoop
+from benchmarks.speed.timing import peak_bytes_of, seconds_of
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.encoding import EditName, EncodedQuadruple
 from concept_das.methods import Term, trained_method

@@ -13,7 +13,7 @@ from benchmarks.backdoor import presets as backdoor_presets
 from benchmarks.backdoor.__main__ import backdoor
 from benchmarks.refusal import presets as refusal_presets
 from benchmarks.refusal.__main__ import refusal
-from benchmarks.steered import UNUSED_OPTIONS
+from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.main import COMMANDS, REPLACED, _parser_of, _underscored
 
 ROOT = Path(__file__).parent.parent.parent

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.measure import attainable_gemm, peak_bytes_of, seconds_of
 from benchmarks.speed.__main__ import ratios
 from benchmarks.speed.generation import generation_cost
 from benchmarks.speed.growth import AXES, plot_growth
 from benchmarks.speed.rows import axbench_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
+from benchmarks.speed.timing import attainable_gemm, peak_bytes_of, seconds_of
 from concept_das.training.batch_loss import EngineOptions
 from tests.concept_das.helpers import encoded_rows, random_vector, tiny_chat, tiny_loaded
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.steered import Answering, Asked, answer, train_method, trained_vector
-from benchmarks.subject import Subject
+from benchmarks.steps import Answering, Asked, Subject, answer, train_method, trained_vector
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.rows import RowLog

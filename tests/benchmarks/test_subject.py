@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.subject import Subject
+from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from tests.tiny import tiny_model, tiny_tokenizer
 

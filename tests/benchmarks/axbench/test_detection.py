@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.axbench.detection import detection_axis, detection_scores, detectors
-from benchmarks.subject import Subject
+from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from tests.concept_das.helpers import plain_hidden, random_vector, tiny_chat
 from tests.tiny import tiny_model, tiny_tokenizer

@@ -15,8 +15,7 @@ from benchmarks.backdoor.data import (
 from benchmarks.organisms.backdoor import HELPFUL_REASONING, MALICIOUS_REASONING, TRIGGER
 from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
 from benchmarks.safety.data import read_counts, read_prompt_sets, read_rows
-from benchmarks.steered import Answering
-from benchmarks.subject import Subject
+from benchmarks.steps import Answering, Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
 from concept_das.runs.stages import Piece, Stage, run_stages
@@ -102,7 +101,7 @@ def test_rows_without_the_behaviour_are_dropped_and_counted(
         ]
         on_batch(list(range(len(prompts))), [said[text] for text in texts])
 
-    monkeypatch.setattr("benchmarks.steered.generate_responses", generate)
+    monkeypatch.setattr("benchmarks.steps.generate_responses", generate)
     model = save_tiny(tmp_path / "model")
     subject = Subject(ModelOptions(model=str(model), device="cpu"), ChatOptions())
     prompts = BackdoorPrompts(

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.capabilities.scores import Framing
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.safety.settings import Choices, Plan, plan_of, sources_of
-from benchmarks.subject import Subject
+from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
 from concept_das.training.batch_loss import DEFAULT_ENGINE
