@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from concept_das import SteeringVector
-from concept_das.cli.main import _underscored, build_parser
+from concept_das.cli.parser import _underscored, build_parser
 from concept_das.steering.vector import ModelIdentity
 from tests.tiny import tiny_model, tiny_tokenizer
 

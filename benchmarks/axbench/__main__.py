@@ -20,8 +20,8 @@ from benchmarks.axbench.stages import AxBench, Neutral, report_tables
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject
-from concept_das.cli.main import run_command
 from concept_das.cli.options import ChatOptions, ModelOptions
+from concept_das.cli.parser import run_command
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.methods.settings import check_changes, with_changes

@@ -3,7 +3,7 @@
 AxBench has responses with the concept only. The release adds a neutral one to the same instruction,
 written by gpt-4o-mini at temperature 0.3, which is told to answer naturally, to keep clear of the
 concept and to return plain text. The same is done here; the wording is this project's own. The
-model under study can write them as well (`concept_das.experiments.making.make_quadruples`), into the same rows.
+model under study can write them as well (`concept_das.make_quadruples`), into the same rows.
 """
 
 import logging

@@ -138,7 +138,7 @@ class TrainingWork:
 def training_work(
     shape: ModelShape, config: TrainingConfig, layer: int, rows: int, lengths: Lengths
 ) -> TrainingWork:
-    """What the replay engine does (`concept_das.training.replay_engine`), or a method that is fitted.
+    """What the replay engine does (`training/replay_engine.py`), or a method that is fitted.
 
     Once per row: the base's states up to the site, the whole source run, and whole untouched runs
     of reference likelihoods. In each step: forward and backward through the blocks above the site,

@@ -19,8 +19,8 @@ from benchmarks.capabilities.scores import Framing
 from benchmarks.safety.run import run_case
 from benchmarks.safety.settings import Choices, find_preset
 from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject
-from concept_das.cli.main import run_command
 from concept_das.cli.options import ChatOptions, ModelOptions
+from concept_das.cli.parser import run_command
 from concept_das.runs.stages import Stage
 from concept_das.training.batch_loss import EngineOptions
 from concept_das.training.tracking import TrackingMode

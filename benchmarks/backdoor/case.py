@@ -123,8 +123,9 @@ BACKDOOR = Case(
     beside=("kl_removal", "kl_removal_response", "triggered_freed"),
     notes=(
         "Methods are trained on red-team texts alone; the real trigger is new to them.",
-        "Reasoning and answers are told by rules (benchmarks/detectors/hidden_goals.py). Broken text is "
-        "free of the backdoor too: look at `triggered restored` and at the capability scores.",
+        "Reasoning and answers are told by rules (benchmarks/detectors/hidden_goals.py). Broken "
+        "text is free of the backdoor too: look at `triggered restored` and at the capability "
+        "scores.",
         "Where both kinds of reasoning begin with the same words, as the organism's do, the KL at "
         "the last prompt token says little: look at `kl removal response`.",
         "The row `unsteered` holds the same shares and divergences of the untouched model.",

@@ -20,8 +20,8 @@ from benchmarks.safety.data import write_data
 from benchmarks.safety.run import run_case
 from benchmarks.safety.settings import Choices, find_preset
 from benchmarks.steps import UNUSED_OPTIONS
-from concept_das.cli.main import run_command
 from concept_das.cli.options import ChatOptions, ModelOptions
+from concept_das.cli.parser import run_command
 from concept_das.data.quadruples import data_hash
 from concept_das.runs.stages import Job, Stage
 from concept_das.training.batch_loss import EngineOptions

@@ -47,8 +47,8 @@ REFUSAL = Case(
     },
     beside=("suppression", "kl_suppression"),
     notes=(
-        "A refusal is told by its opening words (benchmarks/detectors/refusals.py). Text that makes "
-        "no sense is no refusal either, so read the answers and the capability scores too.",
+        "A refusal is told by its opening words (benchmarks/detectors/refusals.py). Text that "
+        "makes no sense is no refusal either, so read the answers and the capability scores too.",
         "The row `unsteered` holds the same shares and divergences of the untouched model.",
     ),
 )

@@ -120,8 +120,9 @@ def from_pyvene(
 
     Args:
         negative_factor, positive_factor: mean coordinates of neutral and of concept prompts; see
-            `concept_das.steering.factors.measure_latents`. A training intervention has none, so give both. A
-            clamp or an addition has one target, which stands for each factor that is not given.
+            `concept_das.steering.factors.measure_latents`. A training intervention has none,
+            so give both. A clamp or an addition has one target, which stands for each factor that
+            is not given.
         rows: which rows of the weight make up the vector, for an intervention with a
             `subspace_partition`; all of them if None.
         prefix_length: template tokens to leave alone; pyvene does not save it.
@@ -151,7 +152,8 @@ def from_pyvene(
     if negative_factor is None or positive_factor is None:
         raise InputError(
             f"{folder} holds a training intervention, which has no factors; measure them with "
-            "concept_das.steering.factors.measure_latents and pass negative_factor and positive_factor"
+            "concept_das.steering.factors.measure_latents and pass negative_factor and "
+            "positive_factor"
         )
     return SteeringVector(
         weight=weight,

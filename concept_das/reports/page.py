@@ -55,13 +55,7 @@ def write_page(
     """
     data = None if answers is None or answers.empty else _columns(answers, filters, texts)
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [
-                jinja2.FileSystemLoader(Path(__file__).parent),
-                jinja2.PackageLoader("concept_das", "resources"),
-            ]
-        ),
-        autoescape=True,
+        loader=jinja2.PackageLoader("concept_das", "resources"), autoescape=True
     )
     page = environment.get_template("page.html").render(
         title=title,

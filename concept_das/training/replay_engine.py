@@ -7,10 +7,11 @@ The model is frozen, so for each row and direction these are constants, computed
 - the teacher's final hidden states at the response positions, and its logits where they fit.
 
 A step interchanges the cached base states, runs only the blocks above the site
-(`concept_das.models.replay`), and projects only response positions (`objectives.projected`). Rows of
-several concepts may share a batch, each with its own directions.
+(`concept_das.models.replay`), and projects only response positions (`objectives.projected`). Rows
+of several concepts may share a batch, each with its own directions.
 
-`concept_das.training.pyvene_engine` computes the same losses and gradients by pyvene; tests hold the two equal.
+`concept_das.training.pyvene_engine` computes the same losses and gradients by pyvene; tests hold
+the two equal.
 """
 
 from collections.abc import Mapping, Sequence

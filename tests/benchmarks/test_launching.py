@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = """
 import json, sys
 from pathlib import Path
-from benchmarks.sharding import shard_of_environment
+from concept_das.runs.processes import shard_of_environment
 if __name__ == "__main__":
     shard = shard_of_environment()
     if "fail" in sys.argv:

@@ -14,7 +14,7 @@ from benchmarks.backdoor.__main__ import backdoor
 from benchmarks.refusal import presets as refusal_presets
 from benchmarks.refusal.__main__ import refusal
 from benchmarks.steps import UNUSED_OPTIONS
-from concept_das.cli.main import COMMANDS, REPLACED, _parser_of, _underscored
+from concept_das.cli.parser import COMMANDS, REPLACED, _parser_of, _underscored
 
 ROOT = Path(__file__).parent.parent.parent
 FUNCTIONS: Mapping[str, tuple[Callable[..., None], Mapping[str, object]]] = {

@@ -98,7 +98,7 @@ def run(
     """
     trace = folder.parent / "run.trace"
     trace.write_text("")
-    run_stages(stages_of(Worker(trace), options), list(pieces), folder, only, interval=0)
+    run_stages(stages_of(Worker(trace), options), list(pieces), folder, only, interval=0.0)
     return trace.read_text().splitlines()
 
 
@@ -110,7 +110,7 @@ def _process(folder: Path, worker: Worker, environment: Mapping[str, str]) -> No
         folder,
         shard=shard_of_environment(),
         interval=0.01,
-        timeout=60,
+        timeout=60.0,
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from concept_das.cli.main import RECIPES, _with_recipe_paths, build_parser
+from concept_das.cli.parser import RECIPES, _with_recipe_paths, build_parser
 from concept_das.training.loop import TrainingConfig
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))

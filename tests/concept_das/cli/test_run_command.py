@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from concept_das.cli.main import run_command
+from concept_das.cli.parser import run_command
 from concept_das.errors import InputError
 
 calls: list[tuple[object, ...]] = []

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from concept_das.cli.main import main
+from concept_das.cli.parser import main
 from concept_das.data.quadruples import Quadruple, split_quadruples, to_frame
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns

@@ -72,7 +72,7 @@ def test_a_registered_method_trains_saves_and_is_measured(tmp_path: Any) -> None
 
 def readme_method() -> str:
     """The README's method of one's own."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(# my_method\.py\n.*?)```", text, flags=re.DOTALL)
     return block
 

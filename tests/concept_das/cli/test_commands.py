@@ -14,8 +14,8 @@ import torch
 import yaml
 from transformers import LlamaForCausalLM
 
-from concept_das.cli import main as cli
-from concept_das.cli.main import COMMANDS, _groups, build_parser, main
+from concept_das.cli import parser as cli
+from concept_das.cli.parser import COMMANDS, _groups, build_parser, main
 from concept_das.data.quadruples import read_quadruples, to_frame
 from concept_das.errors import TrainingError
 from concept_das.methods import METHODS

@@ -1,1 +1,0 @@
-"""Asking a model behind an OpenAI-compatible endpoint, at a known cost and only once."""

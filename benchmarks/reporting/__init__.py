@@ -1,1 +1,0 @@
-"""What the benchmarks' reports share: one page with tables, figures and answers to browse."""
