@@ -12,7 +12,7 @@ EditName = str
 
 
 @dataclass(frozen=True)
-class Run:
+class EditedPass:
     """One edited forward pass over a row.
 
     Attributes:
@@ -30,7 +30,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Interchange(Run):
+class Interchange(EditedPass):
     """One direction of a quadruple: a run with its source."""
 
     source: Turn

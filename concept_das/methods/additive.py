@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from concept_das.data.chat_format import Turn
-from concept_das.data.encoding import EditName, EncodedQuadruple, Run
+from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.data.quadruples import Direction
 from concept_das.methods.base import (
     LIKELIHOOD,
@@ -69,7 +69,7 @@ class Lang(AdditiveMethod):
         """The mean negative log-likelihood of y^c after x."""
         factors = rng.choice(TRAINING_FACTORS, len(rows))
         runs = [
-            Run(row.elicit.base, None, "add", float(factor))
+            EditedPass(row.elicit.base, None, "add", float(factor))
             for row, factor in zip(rows, factors, strict=True)
         ]
         return weighted_terms(runs, "elicit", reduction)
@@ -100,8 +100,8 @@ class BiPO(AdditiveMethod):
                 terms.append(
                     preference_term(
                         (
-                            Run(concept, None, "add", float(sign)),
-                            Run(neutral, None, "add", float(sign)),
+                            EditedPass(concept, None, "add", float(sign)),
+                            EditedPass(neutral, None, "add", float(sign)),
                         ),
                         (concept, neutral),
                         partial(_bipo, sign=sign),
@@ -149,12 +149,12 @@ class RePS(AdditiveMethod):
         for number, row in enumerate(rows):
             concept, neutral = _both_responses(row, "elicit")
             won, lost = (float(factor) for factor in rng.choice(TRAINING_FACTORS, 2))
-            added = (Run(concept, None, "add", won), Run(neutral, None, "add", lost))
+            added = (EditedPass(concept, None, "add", won), EditedPass(neutral, None, "add", lost))
             terms.append(
                 preference_term(added, (concept, neutral), _reps_steer, "elicit", number, len(rows))
             )
             concept, neutral = _both_responses(row, "suppress")
-            nulled = (Run(concept, None, "null_out"), Run(neutral, None, "null_out"))
+            nulled = (EditedPass(concept, None, "null_out"), EditedPass(neutral, None, "null_out"))
             terms.append(
                 preference_term(
                     nulled, (concept, neutral), _reps_suppress, "suppress", number, len(rows)
@@ -183,6 +183,6 @@ def _reps_suppress(
 
 def _both_responses(row: EncodedQuadruple, direction: Direction) -> tuple[Turn, Turn]:
     """The concept's and the neutral response after a direction's base prompt."""
-    run: Run = getattr(row, direction)
+    run: EditedPass = getattr(row, direction)
     concept, neutral = row.elicit.base.response, row.suppress.base.response
     return run.base.prompt.with_response(concept), run.base.prompt.with_response(neutral)

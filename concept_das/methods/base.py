@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
-from concept_das.data.encoding import EditName, EncodedQuadruple, Run
+from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
 from concept_das.errors import InputError
 from concept_das.methods.settings import TrainingConfig
@@ -64,7 +64,7 @@ class Term:
         references: turns whose likelihood under the untouched model it needs.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[EditedPass, ...]
     loss: TermLoss
     direction: Direction
     row: int
@@ -278,7 +278,9 @@ def directions_of(at_site: Mapping[EditName, nn.Module]) -> Float[Tensor, "rank 
     return intervention.weight.detach().cpu().clone()
 
 
-def weighted_terms(runs: Sequence[Run], direction: Direction, reduction: Reduction) -> list[Term]:
+def weighted_terms(
+    runs: Sequence[EditedPass], direction: Direction, reduction: Reduction
+) -> list[Term]:
     """The mean of the runs' token losses, as `objectives.reduce_tokens` takes it."""
     weights = token_weights([len(run.base.response) for run in runs], reduction)
     return [
@@ -332,7 +334,7 @@ RowLoss = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tenso
 
 
 def preference_term(
-    runs: tuple[Run, Run],
+    runs: tuple[EditedPass, EditedPass],
     references: tuple[Turn, ...],
     loss: RowLoss,
     direction: Direction,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from concept_das.data.encoding import EditName, EncodedQuadruple, Run
+from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.methods.base import (
@@ -220,7 +220,7 @@ class LoRA(TrainedMethod):
         self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
     ) -> list[Term]:
         """The mean negative log-likelihood of y^c after x."""
-        runs = [Run(row.elicit.base, None, "lora") for row in rows]
+        runs = [EditedPass(row.elicit.base, None, "lora") for row in rows]
         return weighted_terms(runs, "elicit", reduction)
 
     def artifact(self, job: Job, trained: Sequence[Mapping[EditName, nn.Module]]) -> Adapter:

@@ -45,7 +45,7 @@ from transformers import PreTrainedModel
 
 import objectives
 from concept_das.data.chat_format import Prompt
-from concept_das.data.encoding import EditName, EncodedQuadruple, Run
+from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.methods.base import (
@@ -374,7 +374,7 @@ class LoreftMethod(SiteMethod):
         return [i for i in range(start, stop) if i < start + first or i >= stop - last]
 
     @abstractmethod
-    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[Run]:
+    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[EditedPass]:
         """The edited runs of a direction."""
 
     def terms(
@@ -415,9 +415,9 @@ class LoReFT(LoreftMethod):
     columns = ("positive_output",)
     objective = LIKELIHOOD
 
-    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[Run]:
+    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[EditedPass]:
         """x followed by y^c."""
-        return [Run(row.elicit.base, None, _edit_of(direction)) for row in rows]
+        return [EditedPass(row.elicit.base, None, _edit_of(direction)) for row in rows]
 
 
 class CDASLoReFT(LoreftMethod):
@@ -431,9 +431,9 @@ class CDASLoReFT(LoreftMethod):
     summary = "ablation: CDAS's Jensen-Shannon divergence on LoReFT, one edit each way"
     objective = matching(objectives.jensen_shannon, projected.jensen_shannon_with_gradient)
 
-    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[Run]:
+    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[EditedPass]:
         """The base prompt followed by the source's response; the source is the teacher."""
-        runs: list[Run] = [getattr(row, direction) for row in rows]
+        runs: list[EditedPass] = [getattr(row, direction) for row in rows]
         return [replace(run, edit=_edit_of(direction)) for run in runs]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from concept_das.data.batches import by_token_budget
 from concept_das.data.chat_format import Turn
-from concept_das.data.encoding import Run
+from concept_das.data.encoding import EditedPass
 from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.errors import InputError
 from concept_das.methods.base import Term, TrainedMethod
@@ -66,7 +66,9 @@ DEFAULT_ENGINE = EngineOptions()
 class Losses(Protocol):
     """What training needs from an engine."""
 
-    def token_losses(self, runs: Sequence[Run], parts: Sequence[int]) -> list[Float[Tensor, "_"]]:
+    def token_losses(
+        self, runs: Sequence[EditedPass], parts: Sequence[int]
+    ) -> list[Float[Tensor, "_"]]:
         """One loss per response token of each run, with its graph to the directions.
 
         Args:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.data.batches import batches
-from concept_das.data.encoding import EditName, EncodedQuadruple, Run
+from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError, TrainingError
 from concept_das.methods import Term, trained_method
@@ -158,7 +158,7 @@ def _step(losses: Losses, runs: Mapping[int, ConceptRun], batch_tokens: int) -> 
         run.step(sums[part])
 
 
-def all_runs(concepts: Iterable[ConceptRun]) -> list[Run]:
+def all_runs(concepts: Iterable[ConceptRun]) -> list[EditedPass]:
     """Every run that training the concepts will ask for, with some factor."""
     return [
         run
@@ -183,7 +183,7 @@ def build_losses(
     interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
     method: str,
     pad_id: int,
-    runs: Sequence[Run],
+    runs: Sequence[EditedPass],
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> Losses:
     """The training losses of several concepts, by the chosen engine.

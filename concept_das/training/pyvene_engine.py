@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data.batches import Batch
 from concept_das.data.chat_format import Turn
-from concept_das.data.encoding import EditName, Run
+from concept_das.data.encoding import EditedPass, EditName
 from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for, response_logits
@@ -50,7 +50,9 @@ class PyveneLosses:
             for edit in of_concept[0]
         }
 
-    def token_losses(self, runs: Sequence[Run], parts: Sequence[int]) -> list[Float[Tensor, "_"]]:
+    def token_losses(
+        self, runs: Sequence[EditedPass], parts: Sequence[int]
+    ) -> list[Float[Tensor, "_"]]:
         """One loss per response token of each run, with its graph to the directions.
 
         Args:
@@ -71,7 +73,7 @@ class PyveneLosses:
         return self.likelihoods[turn]
 
     def _losses_of(
-        self, runs: Sequence[Run], intervenable: "_Intervenable"
+        self, runs: Sequence[EditedPass], intervenable: "_Intervenable"
     ) -> Sequence[Float[Tensor, "_"]]:
         """Runs of one concept with the same edit."""
         base = collate_for(self.model, [run.base for run in runs], self.pad_id)

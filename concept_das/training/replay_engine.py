@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data.batches import by_token_budget
 from concept_das.data.chat_format import Turn
-from concept_das.data.encoding import EditName, Run
+from concept_das.data.encoding import EditedPass, EditName
 from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for
@@ -66,7 +66,7 @@ class ReplayLosses:
         interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
         method: TrainedMethod,
         pad_id: int,
-        runs: Sequence[Run],
+        runs: Sequence[EditedPass],
         *,
         batch_tokens: int = 4096,
         budget: CacheBudget | None = None,
@@ -105,7 +105,9 @@ class ReplayLosses:
         for group in tqdm(groups, desc="cache", leave=False):
             self._fill([texts[i] for i in group])
 
-    def token_losses(self, runs: Sequence[Run], parts: Sequence[int]) -> list[Float[Tensor, "_"]]:
+    def token_losses(
+        self, runs: Sequence[EditedPass], parts: Sequence[int]
+    ) -> list[Float[Tensor, "_"]]:
         """One loss per response token of each run, with its graph to the directions.
 
         Args:

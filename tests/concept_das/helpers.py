@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import ChatFormat, Turn
-from concept_das.data.encoding import EditName, EncodedQuadruple, Run, encode_quadruples
+from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple, encode_quadruples
 from concept_das.data.quadruples import Direction, Quadruple
 from concept_das.methods import METHODS, Term, TrainedMethod, find_method, trained_method
 from concept_das.methods.settings import TrainingConfig
@@ -117,7 +117,7 @@ def plain_logits(model: PreTrainedModel, turn: Turn) -> Tensor:
 
 
 def plain_interchange(
-    model: PreTrainedModel, layer: int, weight: Tensor, pair: Run
+    model: PreTrainedModel, layer: int, weight: Tensor, pair: EditedPass
 ) -> tuple[Tensor, Tensor]:
     """Student and teacher logits of one row, unpadded: the method in a dozen lines of torch."""
     with torch.no_grad():
@@ -178,7 +178,7 @@ def terms_of(rows: Sequence[EncodedQuadruple], method: str = "cdas") -> list[Ter
     return trained_method(method).terms(rows, "sequence", np.random.default_rng(0))
 
 
-def runs_of(rows: Sequence[EncodedQuadruple], method: str = "cdas") -> list[Run]:
+def runs_of(rows: Sequence[EncodedQuadruple], method: str = "cdas") -> list[EditedPass]:
     """All runs that a method makes of the rows."""
     return [run for term in terms_of(rows, method) for run in term.runs]
 

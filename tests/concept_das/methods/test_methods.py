@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Turn
-from concept_das.data.encoding import EncodedQuadruple, Run
+from concept_das.data.encoding import EditedPass, EncodedQuadruple
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.methods import METHODS, find_method
@@ -125,7 +125,7 @@ def log_p(model: PreTrainedModel, turn: Turn, change: Callable[[Tensor], Tensor]
 
 def loss_by_engine(
     model: PreTrainedModel, name: str, seed: int
-) -> tuple[dict[str, float], list[Run]]:
+) -> tuple[dict[str, float], list[EditedPass]]:
     """A method's loss of a batch at a given direction, and the runs that made it."""
     method, rows = METHODS[name], encoded_rows()
     edits = method.interventions(WIDTH, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Turn
-from concept_das.data.encoding import EncodedQuadruple, Run
+from concept_das.data.encoding import EditedPass, EncodedQuadruple
 from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError, TrainingError
 from concept_das.methods import find_method, trained_method
@@ -246,7 +246,7 @@ def test_every_row_is_seen_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> Non
         def log_likelihood(self, turn: Turn) -> float:
             raise AssertionError("CDAS needs no reference")
 
-        def token_losses(self, runs: Sequence[Run], parts: Sequence[int]) -> list[Tensor]:
+        def token_losses(self, runs: Sequence[EditedPass], parts: Sequence[int]) -> list[Tensor]:
             seen.append([row_of[run] for run in runs if run in row_of])
             assert len(seen[-1]) * 2 == len(runs)  # both directions
             return [self.weight.pow(2).sum().expand(len(run.base.response)) for run in runs]
