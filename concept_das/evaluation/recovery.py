@@ -1,4 +1,4 @@
-"""How well a vector works on held-out rows, without a judge.
+"""Measure a vector on held-out rows, without a judge.
 
 With ll the mean log-probability per response token (teacher-forced), averaged over rows:
 
@@ -6,14 +6,11 @@ With ll the mean log-probability per response token (teacher-forced), averaged o
     suppression recovery = (ll(y- | x+, steered) - ll(y- | x+)) / (ll(y- | x-) - ll(y- | x+))
 
 1 means that the vector does all that the prompt does, 0 that it does nothing, below 0 that it does
-harm. Beside them: the Jensen-Shannon divergence between the steered model and the model under the
-other prompt, and the side effect, KL(unsteered || steered) on unrelated text. Where a method cannot
-steer in a direction, its measures are NaN.
+harm. Two more measures: the Jensen-Shannon divergence between the steered model and the model under
+the other prompt, and the side effect, KL(unsteered || steered) on unrelated text. If a method
+cannot steer in a direction, its measures there are NaN.
 """
 
-import hashlib
-import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +33,8 @@ from concept_das.errors import InputError
 from concept_das.evaluation.by_strength import SteeredLogits, steered_logits
 from concept_das.evaluation.intervals import mean_with_interval
 from concept_das.models.logits import mean_log_likelihood
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import fingerprint_of
+from concept_das.runs.rows import RowLog
 from concept_das.steering.artifact import Artifact, Rule
 from concept_das.steering.context import Steering
 from objectives import jensen_shannon, kl_teacher_student
@@ -45,9 +43,6 @@ RECOVERY: dict[Direction, str] = {
     "elicit": "elicitation_recovery",
     "suppress": "suppression_recovery",
 }
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class Evaluation:
 
 
 def unrelated_turns(chat: ChatFormat, limit: int) -> list[Turn]:
-    """Prompts and passages that have nothing to do with any concept, shipped with the package."""
+    """Shipped prompts and passages that have nothing to do with any concept."""
     rows = read_resource("unrelated")[:limit]
     return [chat.prompt(r["instruction"]).with_response(chat.text_ids(r["response"])) for r in rows]
 
@@ -120,7 +115,7 @@ def evaluate(
         heldout: encoded rows the vector was not trained on.
         multipliers: strengths, without unit; see `SteeringVector.target`.
         unrelated: turns for the side effect; 16 shipped ones if None.
-        partial: file that finished batches are kept in, so that an interrupted evaluation goes on.
+        partial: file that keeps finished batches, so that an interrupted evaluation continues.
 
     Raises:
         InputError: if there are no held-out rows or no multipliers.
@@ -139,16 +134,14 @@ def evaluate(
     ]
     work += [("unrelated", chunk) for chunk in batches(list(enumerate(unrelated)), batch_size)]
     signature = _signature(vector, heldout, unrelated, multipliers, rule, batch_size)
-    done = _read_partial(partial, signature)
-    for number, (kind, chunk) in enumerate(tqdm(work, desc="evaluate")):
-        if number < len(done):
-            continue
-        step = measure.heldout if kind == "heldout" else measure.unrelated
-        done.append(list(step(chunk)))
-        if partial is not None:
-            content = json.dumps({"signature": signature, "batches": done})
-            write_atomically(partial, content.encode())
-    rows = pd.DataFrame([record for batch in done for record in batch])
+    keys = [f"batch {number}" for number in range(len(work))]
+    with RowLog(partial, signature) as finished:
+        for key, (kind, chunk) in zip(keys, tqdm(work, desc="evaluate"), strict=True):
+            if finished.missing([key]):
+                step = measure.heldout if kind == "heldout" else measure.unrelated
+                finished.append(key, {"records": list(step(chunk))})
+        batches_done = finished.frame(keys)["records"]
+    rows = pd.DataFrame([record for batch in batches_done for record in batch])
     return Evaluation(_summarise(rows), rows)
 
 
@@ -271,19 +264,4 @@ def _signature(
         [vector.edit_description(), vector.prefix_length, vector.model.fingerprint],
         [list(multipliers), rule, batch_size],
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _read_partial(partial: Path | None, signature: str) -> list[list[dict[str, Any]]]:
-    if partial is None or not partial.exists():
-        return []
-    try:
-        kept = json.loads(partial.read_text(encoding="utf-8"))
-        finished: list[list[dict[str, Any]]] = kept["batches"]
-        same = kept["signature"] == signature
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{partial} is damaged; delete it to start again") from error
-    if not same:
-        log.info("%s is of another evaluation; starting again", partial)
-        return []
-    return finished
+    return fingerprint_of(parts)

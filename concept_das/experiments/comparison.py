@@ -14,13 +14,13 @@ from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple, data_h
 from concept_das.errors import InputError
 from concept_das.evaluation.fluency import distinct_pairs, log_likelihoods
 from concept_das.evaluation.intervals import mean_with_interval
-from concept_das.experiments.grid import Cell, check_once, run_cells, signature_of, split_rows
+from concept_das.experiments.grid import Cell, check_once, run_cells, split_rows
 from concept_das.methods import Method, TrainedMethod, find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import fingerprint_of, write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
@@ -151,7 +151,7 @@ def _signature(
 ) -> str:
     """What must be the same for finished work to be of this comparison."""
     measured = {name: value for name, value in vars(plan).items() if name != "seeds"}
-    return signature_of(
+    return fingerprint_of(
         [
             {**vars(config), "seed": None},
             measured,
@@ -332,7 +332,7 @@ def sweep(
             heldout=held,
             multipliers=plan.multipliers,
             unrelated=plan.unrelated,
-            signature=signature_of([{**vars(one), "seed": None}, layer, *identity]),
+            signature=fingerprint_of([{**vars(one), "seed": None}, layer, *identity]),
         )
         for layer, one in _grid(loaded, config, plan)
     ]

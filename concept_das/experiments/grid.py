@@ -1,6 +1,5 @@
-"""Vectors that are trained and measured in folders of their own, so that finished work stays."""
+"""Train and measure a grid of vectors, each in its own folder, so that finished work is kept."""
 
-import hashlib
 import json
 import logging
 import time
@@ -114,11 +113,6 @@ def split_rows(
     if limit is not None and limit < len(kept):
         _, kept = split_quadruples(kept, limit, seed)
     return kept, held
-
-
-def signature_of(parts: Sequence[Any]) -> str:
-    """SHA-256 of what JSON can hold."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def run_cells(

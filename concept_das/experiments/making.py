@@ -1,27 +1,26 @@
-"""Making contrastive quadruples from a concept in plain words.
+"""Make contrastive quadruples from a concept described in plain words.
 
-The model writes both responses itself: to the bare instruction, and to the instruction with the
-concept asked for. No other model and no API key are needed. Finished rows are saved batch by batch,
-so an interrupted run goes on where it stopped.
+The model writes both responses itself: to the bare instruction, and to the instruction that asks
+for the concept. No other model and no API key are needed. Finished answers are saved batch by
+batch, so an interrupted run continues where it stopped.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.models.loading import LoadedModel
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import fingerprint_of
+from concept_das.runs.rows import RowLog
 from concept_das.steering.generation import generate_responses
 
 CONCEPT_PROMPT = "{instruction}\n\n{concept}."
 
 
-# For concepts that are topics and not ways of speaking, such as AxBench's.
+# For concepts that are topics instead of ways of speaking, such as AxBench's.
 TOPIC_PROMPT = (
     "Please incorporate the concept below into your response to the instruction.\n\n"
     "Concept: {concept}\n\nInstruction: {instruction}"
@@ -60,14 +59,14 @@ def make_quadruples(
 
     Args:
         concept: an imperative in plain words, "Talk like a pirate".
-        template: how concept and instruction are put together.
+        template: text with `{instruction}` and `{concept}`.
         max_new_tokens: length of a response.
         temperature: 0 decodes greedily.
         batch_tokens: see `generate_responses`.
         seed: of the sampling; an answer depends on it and on the text that is answered.
         concept_outputs: concept responses that exist already, one per instruction; the model then
-            writes the neutral ones only.
-        partial: file that finished answers are kept in until all are there.
+            writes the neutral responses only.
+        partial: file that keeps finished answers until all are there.
 
     Returns:
         The rows; those whose answer is empty or runs in a loop are dropped, with a warning.
@@ -81,8 +80,9 @@ def make_quadruples(
         raise InputError("the template must hold {instruction} and {concept}")
     asked = [concept_input(instruction, concept, template) for instruction in instructions]
     given = dict(zip(asked, concept_outputs or (), strict=concept_outputs is not None))
-    inputs = [text for text in (*instructions, *asked) if text not in given]
-    prompts = [chat.prompt(text) for text in inputs]
+    # A text that occurs twice is answered once.
+    inputs = [text for text in dict.fromkeys((*instructions, *asked)) if text not in given]
+    prompts = {text: chat.prompt(text) for text in inputs}
     settings = {
         "model": loaded.name,
         "system": chat.system,
@@ -90,27 +90,27 @@ def make_quadruples(
         "temperature": temperature,
         "seed": seed,
     }
-    answers = _read_partial(partial, settings)
-    todo = [i for i, text in enumerate(inputs) if text not in answers]
+    with RowLog(partial, fingerprint_of(settings), keep_others=True) as finished:
+        todo = finished.missing(inputs)
 
-    def keep(indices: list[int], texts: list[str]) -> None:
-        answers.update(zip([inputs[todo[i]] for i in indices], texts, strict=True))
-        if partial is not None:
-            content = json.dumps({"settings": settings, "answers": answers}, ensure_ascii=False)
-            write_atomically(partial, content.encode())
+        def keep(indices: list[int], texts: list[str]) -> None:
+            for i, text in zip(indices, texts, strict=True):
+                finished.append(todo[i], {"answer": text})
 
-    generate_responses(
-        loaded.model,
-        chat,
-        [prompts[i] for i in todo],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        keys=[inputs[i] for i in todo],  # so that a run that goes on samples as one in one go
-        batch_tokens=batch_tokens,
-        progress="data",
-        on_batch=keep,
-    )
+        generate_responses(
+            loaded.model,
+            chat,
+            [prompts[text] for text in todo],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            keys=todo,  # so that an interrupted run samples the same answers as a whole one
+            batch_tokens=batch_tokens,
+            progress="data",
+            on_batch=keep,
+        )
+        found = finished.frame(inputs)
+    answers = dict(zip(inputs, found["answer"], strict=True)) if inputs else {}
     answers.update(given)
     return quadruples_of_answers(
         concept,
@@ -133,11 +133,11 @@ def quadruples_of_answers(
     concept_id: int = 0,
     genre: str = "text",
 ) -> list[Quadruple]:
-    """Rows of responses that are there, whoever wrote them.
+    """Put existing responses together as rows.
 
     Args:
         neutral_outputs: response to each bare instruction.
-        concept_outputs: response to each with the concept.
+        concept_outputs: response to each instruction with the concept.
 
     Returns:
         The rows; those with a response that is empty or runs in a loop are dropped, with a warning.
@@ -158,21 +158,7 @@ def quadruples_of_answers(
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether a text runs in a loop: over half of its word trigrams occurred before."""
+    """True if a text runs in a loop: over half of its word trigrams occurred before."""
     words = text.split()
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     return len(trigrams) >= 8 and len(set(trigrams)) < len(trigrams) / 2
-
-
-def _read_partial(partial: Path | None, settings: dict[str, Any]) -> dict[str, str]:
-    if partial is None or not partial.exists():
-        return {}
-    try:
-        kept = json.loads(partial.read_text(encoding="utf-8"))
-        answers: dict[str, str] = kept["answers"]
-        same = kept["settings"] == settings
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{partial} is damaged; delete it to start again") from error
-    if not same:
-        raise InputError(f"{partial} belongs to a run with other settings; delete it")
-    return answers

@@ -1,8 +1,11 @@
-"""Writing files so that a reader never sees a part of one."""
+"""Writing files whole, and fingerprints of the inputs they were made from."""
 
+import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -17,3 +20,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(scratch)
         raise
+
+
+def fingerprint_of(value: Any, *, sort_keys: bool = False) -> str:
+    """SHA-256 of the JSON form of a value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=sort_keys).encode()).hexdigest()

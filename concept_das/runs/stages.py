@@ -1,4 +1,9 @@
-"""Jobs of a benchmark: what each depends on, where its files are, and whether it is done."""
+"""Run a benchmark stage by stage, so that finished work is kept and outdated work is made again.
+
+A stage has one job for each piece of the benchmark, such as a concept, or a single job. A job
+writes its files into a folder of its own. It is done if `done.json` there holds the fingerprint of
+everything that the files depend on, and the files are unchanged.
+"""
 
 import hashlib
 import json
@@ -14,27 +19,27 @@ from typing import Any
 from tqdm import tqdm
 
 from concept_das.errors import InputError
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import fingerprint_of, write_atomically
 from concept_das.runs.processes import Shard
 from concept_das.runs.rows import RowLog
 
+__all__ = ["Job", "Piece", "Stage", "run_stages", "stage_names"]
+
 DONE_FILE = "done.json"
 
-
-# (stage's name, piece's key or None of a stage that is one job)
+# A job's name: its stage, and the key of its piece, or None if the stage is one job.
 Slot = tuple[str, str | None]
-
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a benchmark that needs no other, such as a concept.
+    """A part of a benchmark that can be done without the others, such as a concept.
 
     Attributes:
-        key: its name, which is a folder's too, e.g. concept-3.
-        inputs: what JSON can hold of everything from outside that its results depend on, e.g. the
+        key: its name, and the name of its folder, e.g. concept-3.
+        inputs: everything from outside that its results depend on, as JSON can hold it, e.g. the
             concept's text and the SHA-256 of the data.
     """
 
@@ -44,15 +49,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Job:
-    """A stage of one piece, or of all pieces if the stage gathers, or of none if it is shared.
+    """The work of a stage on one piece; on all pieces if it gathers, on none if it is shared.
 
     Attributes:
         stage: the stage's name.
-        pieces: what it is about: one piece, all, or none if the stage is shared.
+        pieces: the pieces this job covers: one, all, or none if the stage is shared.
         folder: where its files go; empty at the start but for `scratch`.
         fingerprint: SHA-256 of everything that its files depend on.
-        sources: folders of the needed stages by name; of a stage with a job for each piece, one
-            per piece in their order.
+        sources: folders of the needed stages by name. A stage with a job for each piece has one
+            folder per piece, in the order of the pieces.
     """
 
     stage: str
@@ -63,7 +68,7 @@ class Job:
 
     @property
     def scratch(self) -> Path:
-        """A folder for what an interrupted job goes on from; deleted once the job is done."""
+        """A folder that an interrupted job continues from; deleted once the job is done."""
         return self.folder / f"partial-{self.fingerprint[:16]}"
 
     def source(self, stage: str) -> Path:
@@ -72,7 +77,7 @@ class Job:
         return folder
 
     def rows(self, name: str = "rows") -> RowLog:
-        """A log of finished rows, which outlives an interruption but not a change of inputs."""
+        """A log of finished rows; it survives an interruption, but not a change of inputs."""
         return RowLog(self.scratch / f"{name}.jsonl", self.fingerprint)
 
 
@@ -81,15 +86,15 @@ class Stage:
     """A step of a benchmark.
 
     Attributes:
-        name: unique; its folder's too.
-        run: writes a job's files below `job.folder`, each with `write_atomically`. What it reads
-            is in the job's sources, the pieces' inputs and the options, and nowhere else.
+        name: unique, and the name of its folder.
+        run: writes a job's files below `job.folder`, each with `write_atomically`. It reads only
+            the job's sources, the pieces' inputs and the options.
         needs: names of earlier stages whose files it reads.
-        options: what of the configuration its files depend on, as JSON can hold it.
-        gathers: it is one job over all pieces, not one for each.
-        shared: it is one job about none of the pieces, so that it stays when there are others; it
-            may need nothing but shared stages.
-        version: to be raised when a change of code changes the files.
+        options: the part of the configuration that its files depend on, as JSON can hold it.
+        gathers: the stage is one job over all pieces.
+        shared: the stage is one job that uses none of the pieces, so it stays done when the pieces
+            change. It may need shared stages only.
+        version: raise it when a change of code changes the files.
     """
 
     name: str
@@ -102,142 +107,8 @@ class Stage:
 
     @property
     def single(self) -> bool:
-        """Whether it is one job, and not one for each piece."""
+        """True if the stage is one job instead of one for each piece."""
         return self.gathers or self.shared
-
-
-class Jobs:
-    """The jobs of a benchmark by slot, and which of them are done."""
-
-    def __init__(self, stages: Sequence[Stage], pieces: Sequence[Piece], folder: Path) -> None:
-        self._stages = {stage.name: stage for stage in stages}
-        self._pieces = {piece.key: piece for piece in pieces}
-        self._folder = folder
-        # Looked at once: nothing that is done goes stale while its inputs stay.
-        self._done: dict[Slot, dict[str, str]] = {}
-
-    def needs(self, slot: Slot) -> list[Slot]:
-        """The jobs whose files a job reads."""
-        found: list[Slot] = []
-        for need in self._stages[slot[0]].needs:
-            if self._stages[need].single:
-                found.append((need, None))
-            elif slot[1] is None:
-                found.extend((need, key) for key in self._pieces)
-            else:
-                found.append((need, slot[1]))
-        return found
-
-    def folder(self, slot: Slot) -> Path:
-        """Where a job's files are."""
-        stage, key = slot
-        return self._folder / stage if key is None else self._folder / stage / key
-
-    def pieces(self, slot: Slot) -> tuple[Piece, ...]:
-        """What a job is about."""
-        if slot[1] is not None:
-            return (self._pieces[slot[1]],)
-        return () if self._stages[slot[0]].shared else tuple(self._pieces.values())
-
-    def fingerprint(self, slot: Slot) -> str | None:
-        """SHA-256 of what a job's files depend on; None as long as a job it needs is not done."""
-        sources = []
-        for need in self.needs(slot):
-            if (files := self.files(need)) is None:
-                return None
-            sources.append([*need, files])
-        stage = self._stages[slot[0]]
-        pieces = [[piece.key, piece.inputs] for piece in self.pieces(slot)]
-        whole = [stage.name, stage.version, stage.options, pieces, sources]
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-    def files(self, slot: Slot) -> dict[str, str] | None:
-        """SHA-256 of a job's files by their paths in its folder; None if it is not done."""
-        if slot not in self._done:
-            fingerprint = self.fingerprint(slot)
-            files = None if fingerprint is None else _read_done(self.folder(slot), fingerprint)
-            if files is None:
-                return None
-            self._done[slot] = files
-        return self._done[slot]
-
-    def unfinished(self, slots: Iterable[Slot]) -> list[Slot]:
-        """Those of the jobs that are not done."""
-        return [slot for slot in slots if self.files(slot) is None]
-
-    def run(self, slot: Slot) -> None:
-        """Make a job's files from nothing, or from where the same job was interrupted.
-
-        Raises:
-            InputError: if the folder holds files that are none of a job's.
-        """
-        fingerprint = self.fingerprint(slot)
-        assert fingerprint is not None
-        stage = self._stages[slot[0]]
-        sources = {
-            name: tuple(self.folder(need) for need in self.needs(slot) if need[0] == name)
-            for name in stage.needs
-        }
-        job = Job(stage.name, self.pieces(slot), self.folder(slot), fingerprint, sources)
-        _clear(job)
-        stage.run(job)
-        files = {
-            path.relative_to(job.folder).as_posix(): _sha256(path)
-            for path in sorted(job.folder.rglob("*"))
-            if path.is_file() and job.scratch not in path.parents
-        }
-        done = {"fingerprint": fingerprint, "files": files}
-        write_atomically(job.folder / DONE_FILE, json.dumps(done, indent=1).encode())
-        shutil.rmtree(job.scratch)
-        self._done[slot] = files
-
-
-def _clear(job: Job) -> None:
-    """Remove what other inputs or an interruption have left, but for the job's own scratch.
-
-    A folder that no job has written to is left alone: the name may be that of the user's own.
-    """
-    names = [path.name for path in job.folder.iterdir()] if job.folder.exists() else []
-    if names and not any(name == DONE_FILE or name.startswith("partial-") for name in names):
-        raise InputError(
-            f"{job.folder} holds files but neither {DONE_FILE} nor partial work of a benchmark; "
-            "delete it or choose another folder"
-        )
-    job.scratch.mkdir(parents=True, exist_ok=True)
-    if DONE_FILE in names:
-        log.warning("%s is made again: it is damaged or of other inputs or options", job.folder)
-    for path in job.folder.iterdir():
-        if path == job.scratch:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _read_done(folder: Path, fingerprint: str) -> dict[str, str] | None:
-    """A finished job's files; None if it is of another fingerprint or its files have changed."""
-    try:
-        done = json.loads((folder / DONE_FILE).read_bytes())
-        files: dict[str, str] = done["files"]
-        if done["fingerprint"] != fingerprint:
-            return None
-        whole = all(_sha256(folder / name) == value for name, value in files.items())
-    # Also while another process replaces the files.
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return files if whole else None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-__all__ = ["Job", "Piece", "Stage", "run_stages", "stage_names"]
 
 
 def run_stages(
@@ -251,8 +122,8 @@ def run_stages(
 ) -> None:
     """Run every job that is not done, stage by stage.
 
-    With several processes on one folder each works on its share of the pieces, and the first on the
-    stages that are one job. A process that needs another's work waits for it.
+    Several processes may share one folder. Each works on its share of the pieces, and the first one
+    also on the stages that are one job. A process that needs another's work waits for it.
 
     Args:
         stages: in an order in which each comes after those it needs.
@@ -260,7 +131,7 @@ def run_stages(
         folder: of the whole benchmark.
         only: names of the stages to run; all if None.
         shard: which of several processes this is.
-        interval: seconds between two looks at what other processes have done.
+        interval: seconds between two checks of what other processes have done.
         timeout: seconds without another job done after which a process stops waiting.
 
     Raises:
@@ -291,10 +162,10 @@ def run_stages(
 
 
 def stage_names(stages: Sequence[Stage], names: str) -> list[str] | None:
-    """The stages that a user names.
+    """Turn a user's list of stages into full names.
 
     Args:
-        names: with commas between them; `train` stands for `train.cdas` and all its like; `all`.
+        names: `all`, or names with commas between them; `train` stands for every `train.METHOD`.
 
     Returns:
         Full names in the stages' order; None for all.
@@ -313,8 +184,139 @@ def stage_names(stages: Sequence[Stage], names: str) -> list[str] | None:
     return [name for name, family in families.items() if name in listed or family in listed]
 
 
+class Jobs:
+    """All jobs of a benchmark: their inputs, their folders, and which of them are done."""
+
+    def __init__(self, stages: Sequence[Stage], pieces: Sequence[Piece], folder: Path) -> None:
+        self._stages = {stage.name: stage for stage in stages}
+        self._pieces = {piece.key: piece for piece in pieces}
+        self._folder = folder
+        # Each is checked once: finished work stays valid while its inputs stay.
+        self._done: dict[Slot, dict[str, str]] = {}
+
+    def needs(self, slot: Slot) -> list[Slot]:
+        """The jobs whose files a job reads."""
+        found: list[Slot] = []
+        for need in self._stages[slot[0]].needs:
+            if self._stages[need].single:
+                found.append((need, None))
+            elif slot[1] is None:
+                found.extend((need, key) for key in self._pieces)
+            else:
+                found.append((need, slot[1]))
+        return found
+
+    def folder(self, slot: Slot) -> Path:
+        """The folder of a job's files."""
+        stage, key = slot
+        return self._folder / stage if key is None else self._folder / stage / key
+
+    def pieces(self, slot: Slot) -> tuple[Piece, ...]:
+        """The pieces that a job covers."""
+        if slot[1] is not None:
+            return (self._pieces[slot[1]],)
+        return () if self._stages[slot[0]].shared else tuple(self._pieces.values())
+
+    def fingerprint(self, slot: Slot) -> str | None:
+        """SHA-256 of all that a job's files depend on; None while a job it needs is not done."""
+        sources = []
+        for need in self.needs(slot):
+            if (files := self.files(need)) is None:
+                return None
+            sources.append([*need, files])
+        stage = self._stages[slot[0]]
+        pieces = [[piece.key, piece.inputs] for piece in self.pieces(slot)]
+        whole = [stage.name, stage.version, stage.options, pieces, sources]
+        return fingerprint_of(whole, sort_keys=True)
+
+    def files(self, slot: Slot) -> dict[str, str] | None:
+        """SHA-256 of a job's files by their paths in its folder; None if it is not done."""
+        if slot not in self._done:
+            fingerprint = self.fingerprint(slot)
+            files = None if fingerprint is None else _read_done(self.folder(slot), fingerprint)
+            if files is None:
+                return None
+            self._done[slot] = files
+        return self._done[slot]
+
+    def unfinished(self, slots: Iterable[Slot]) -> list[Slot]:
+        """Those of the jobs that are not done."""
+        return [slot for slot in slots if self.files(slot) is None]
+
+    def run(self, slot: Slot) -> None:
+        """Make a job's files, continuing the same job if it was interrupted.
+
+        Raises:
+            InputError: if the folder holds files that no job has written.
+        """
+        fingerprint = self.fingerprint(slot)
+        assert fingerprint is not None
+        stage = self._stages[slot[0]]
+        sources = {
+            name: tuple(self.folder(need) for need in self.needs(slot) if need[0] == name)
+            for name in stage.needs
+        }
+        job = Job(stage.name, self.pieces(slot), self.folder(slot), fingerprint, sources)
+        _clear(job)
+        stage.run(job)
+        files = {
+            path.relative_to(job.folder).as_posix(): _sha256(path)
+            for path in sorted(job.folder.rglob("*"))
+            if path.is_file() and job.scratch not in path.parents
+        }
+        done = {"fingerprint": fingerprint, "files": files}
+        write_atomically(job.folder / DONE_FILE, json.dumps(done, indent=1).encode())
+        shutil.rmtree(job.scratch)
+        self._done[slot] = files
+
+
+def _clear(job: Job) -> None:
+    """Remove leftovers of other inputs or of an interruption, except the job's own scratch.
+
+    A folder that no job has written to is left alone: it may be the user's own.
+    """
+    names = [path.name for path in job.folder.iterdir()] if job.folder.exists() else []
+    if names and not any(name == DONE_FILE or name.startswith("partial-") for name in names):
+        raise InputError(
+            f"{job.folder} holds files but neither {DONE_FILE} nor partial work of a benchmark; "
+            "delete it or choose another folder"
+        )
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    if DONE_FILE in names:
+        log.warning("%s is made again: it is damaged or of other inputs or options", job.folder)
+    for path in job.folder.iterdir():
+        if path == job.scratch:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _read_done(folder: Path, fingerprint: str) -> dict[str, str] | None:
+    """A finished job's files; None if the fingerprint differs or a file has changed."""
+    try:
+        done = json.loads((folder / DONE_FILE).read_bytes())
+        files: dict[str, str] = done["files"]
+        if done["fingerprint"] != fingerprint:
+            return None
+        whole = all(_sha256(folder / name) == value for name, value in files.items())
+    # The files may also disappear while another process replaces them.
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return files if whole else None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _wait(jobs: Jobs, name: str, lacking: Sequence[Slot], interval: float, timeout: float) -> None:
-    """Look again and again until other processes have done their jobs."""
+    """Wait until other processes have done their jobs."""
     left, since = list(lacking), time.monotonic()
     with tqdm(total=len(left), unit="job") as bar:
         while left:
@@ -332,7 +334,7 @@ def _wait(jobs: Jobs, name: str, lacking: Sequence[Slot], interval: float, timeo
 
 
 def _names(slots: Sequence[Slot]) -> str:
-    """Jobs in words, the first few of each stage by name."""
+    """Name jobs in a sentence: each stage with its first few pieces."""
     keys: dict[str, list[str]] = {}
     for stage, key in slots:
         keys.setdefault(stage, []).extend([] if key is None else [key])
@@ -344,7 +346,7 @@ def _names(slots: Sequence[Slot]) -> str:
 
 
 def _check(stages: Sequence[Stage], pieces: Sequence[Piece], only: Collection[str] | None) -> None:
-    """Make sure that names can be folders, are unique, and come before their use."""
+    """Check that names are unique and can be folders, and that stages come before their use."""
     seen: set[str] = set()
     shared: set[str] = set()
     for stage in stages:

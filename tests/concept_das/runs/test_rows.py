@@ -118,3 +118,27 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
     path.write_bytes(lines[0] + lines[1][:9] + b"\n" + lines[2])
     with pytest.raises(InputError, match="damaged"):
         RowLog(path, "f")
+
+
+def test_rows_of_another_fingerprint_are_refused_if_they_must_be_kept(tmp_path: Path) -> None:
+    filled(tmp_path / "log")
+    before = (tmp_path / "log").read_bytes()
+    with pytest.raises(InputError, match="belongs to a run with other settings; delete it"):
+        RowLog(tmp_path / "log", "g", keep_others=True)
+    assert (tmp_path / "log").read_bytes() == before
+
+
+def test_without_a_file_the_rows_are_in_memory() -> None:
+    with RowLog(None, "f") as log:
+        log.append("a", {"x": (1, 2)})
+        assert log.missing(["a", "b"]) == ["b"]
+        assert log.frame(["a"]).to_dict() == {"x": {0: [1, 2]}}
+
+
+def test_unfinished_work_of_the_first_release_is_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "log").write_text('{"signature": "f", "batches": [[1]]}')
+    with RowLog(tmp_path / "log", "f") as log:
+        assert log.missing(["a"]) == ["a"]
+    assert "starting again" in caplog.text
