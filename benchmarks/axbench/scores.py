@@ -15,16 +15,20 @@ depends on the order of rows. Draws are made with a fixed seed.
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.judges.ratings import HIGHEST
 from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.errors import InputError
+from concept_das.evaluation.intervals import (
+    bootstrap,
+    harmonic_mean,
+    mean_of_rows,
+    mean_with_interval,
+)
 
 RATINGS = ("concept", "instruction", "fluency")
 LABELS = ("negative", "positive")
@@ -39,8 +43,6 @@ _DIGITS = 12
 
 log = logging.getLogger(__name__)
 
-Numbers = NDArray[np.float64]
-
 
 def halves(count: int) -> tuple[range, range]:
     """The input ids that multipliers are chosen on, and those that are reported; floor first.
@@ -54,19 +56,6 @@ def halves(count: int) -> tuple[range, range]:
 
 
 CHOSEN_ON, REPORTED_ON = halves(10)
-
-
-def harmonic_mean(concept: ArrayLike, instruction: ArrayLike, fluency: ArrayLike) -> Numbers:
-    """Harmonic mean of three ratings, elementwise, from 0 to 2.
-
-    0 if any rating is 0, NaN if any is missing. Missing goes first, as in
-    `benchmarks.judges.ratings`. For suppression give 2 - concept as the first.
-    """
-    ratings = np.stack(
-        np.broadcast_arrays(*(np.asarray(r, dtype=float) for r in (concept, instruction, fluency)))
-    )
-    with np.errstate(divide="ignore"):
-        return np.asarray(len(ratings) / (1 / ratings).sum(axis=0))
 
 
 def with_scores(frame: pd.DataFrame) -> pd.DataFrame:
@@ -185,7 +174,7 @@ def summarise(reported: pd.DataFrame) -> pd.DataFrame:
             {
                 "method": method,
                 "direction": direction,
-                **_mean_with_interval("score", of["score"].to_numpy(dtype=float)),
+                **mean_with_interval("score", of["score"].to_numpy(dtype=float), _DRAWS),
                 "concepts": len(of),
                 "missing": float(rows["score"].isna().mean()),
             }
@@ -239,13 +228,13 @@ def paired_difference(
     gaps = (first.loc[shared] - second.loc[shared]).to_numpy(dtype=float).round(_DIGITS)
     p = float("nan")
     if len(gaps) > 1:
-        draws = _bootstrap_means(gaps)
+        draws = bootstrap(mean_of_rows, gaps, draws=_DRAWS)
         sides = [int((draws <= 0).sum()), int((draws >= 0).sum())]
         p = min(1.0, 2 * (min(sides) + 1) / (len(draws) + 1))
     return PairedDifference(
-        **_mean_with_interval("difference", gaps),
+        **mean_with_interval("difference", gaps, _DRAWS),
         p=p,
-        **_mean_with_interval("winrate", (np.sign(gaps) + 1) / 2),
+        **mean_with_interval("winrate", (np.sign(gaps) + 1) / 2, _DRAWS),
         concepts=len(gaps),
     )
 
@@ -316,7 +305,7 @@ def detection_auroc(latents: pd.DataFrame) -> Detection:
     summary = [
         {
             "method": method,
-            **_mean_with_interval("auroc", rows["auroc"].to_numpy(dtype=float)),
+            **mean_with_interval("auroc", rows["auroc"].to_numpy(dtype=float), _DRAWS),
             "concepts": len(rows),
         }
         for method, rows in per_concept.groupby("method", observed=True)
@@ -331,20 +320,6 @@ def _concept_means(reported: pd.DataFrame) -> pd.DataFrame:
     _refuse_copies(reported, [*_CASE, "input_id"])
     known = reported.dropna(subset=["score"]).sort_values([*_CASE, "input_id"])
     return known.groupby(_CASE, observed=True)[["score"]].mean().reset_index()
-
-
-def _bootstrap_means(values: Numbers) -> Numbers:
-    """Means of resampled values, `[draws]`."""
-    draws = np.random.default_rng(0).integers(len(values), size=(_DRAWS, len(values)))
-    return np.asarray(values[draws].mean(axis=1))
-
-
-def _mean_with_interval(name: str, values: Numbers) -> dict[str, Any]:
-    low = high = float("nan")
-    if len(values) > 1:
-        low, high = np.percentile(_bootstrap_means(values), [2.5, 97.5])
-    mean = float(values.mean()) if len(values) else float("nan")
-    return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _require(frame: pd.DataFrame, columns: Sequence[str], *, gaps: Sequence[str] = ()) -> None:

@@ -9,7 +9,7 @@ from concept_das.data.quadruples import read_quadruples
 from concept_das.experiments.comparison import SweepPlan
 from concept_das.experiments.comparison import sweep as sweep_cells
 from concept_das.methods.settings import TrainingConfig
-from concept_das.reports.tables import write_sweep
+from concept_das.reports.results import write_sweep
 from concept_das.training.batch_loss import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker
 

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy import stats
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -31,7 +30,7 @@ from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError
 from concept_das.evaluation.by_strength import SteeredLogits, steered_logits
-from concept_das.evaluation.intervals import mean_with_interval
+from concept_das.evaluation.intervals import bootstrap_interval, mean_with_interval
 from concept_das.models.logits import mean_log_likelihood
 from concept_das.runs.files import fingerprint_of
 from concept_das.runs.rows import RowLog
@@ -206,26 +205,15 @@ def recovery(
     Args:
         base, steered, teacher: mean log-likelihoods per response token, one per row.
     """
-
-    def ratio(b: Any, s: Any, t: Any, axis: int = -1) -> Any:
-        gap = t.mean(axis=axis) - b.mean(axis=axis)
-        return (s.mean(axis=axis) - b.mean(axis=axis)) / gap
-
     if len(base) == 0:
         return float("nan"), float("nan"), float("nan")
+
+    def ratio(b: Any, s: Any, t: Any) -> Any:
+        start = b.mean(axis=-1)
+        return (s.mean(axis=-1) - start) / (t.mean(axis=-1) - start)
+
     value = float(ratio(base, steered, teacher))
-    if len(base) < 2:
-        return value, float("nan"), float("nan")
-    interval = stats.bootstrap(
-        (base, steered, teacher),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=1000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return value, float(interval.low), float(interval.high)
+    return value, *bootstrap_interval(ratio, base, steered, teacher)
 
 
 def _summarise(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from concept_das.evaluation.recovery import evaluate
 from concept_das.experiments.making import make_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
-from concept_das.reports.figures import Sample, write_report
+from concept_das.reports.results import DemoSample, write_report
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
@@ -115,7 +115,7 @@ def make_samples(
     vector: Artifact,
     rows: Sequence[Quadruple],
     metrics: dict[str, float],
-) -> list[Sample]:
+) -> list[DemoSample]:
     """Answers to the same held-out instructions, unsteered and steered in both directions.
 
     The unsteered ones are the data's own: the same model wrote them, greedily, as long as these.
@@ -133,7 +133,9 @@ def make_samples(
         progress="samples",
     )
     return [
-        Sample(row.negative_input, row.negative_output, elicited, row.positive_output, suppressed)
+        DemoSample(
+            row.negative_input, row.negative_output, elicited, row.positive_output, suppressed
+        )
         for row, elicited, suppressed in zip(
             rows, steered[: len(rows)], steered[len(rows) :], strict=True
         )

@@ -1,15 +1,12 @@
-"""The figures of a comparison of methods."""
+"""Draw the figures of a comparison and of the demo, and the styles that all figures share."""
 
 import base64
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,33 +14,34 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from concept_das.data.quadruples import DIRECTIONS, Direction
-from concept_das.evaluation.recovery import RECOVERY, Evaluation
+from concept_das.evaluation.recovery import RECOVERY
 from concept_das.methods import METHODS
-from concept_das.runs.files import write_atomically
 from concept_das.steering.factors import Latents
-from concept_das.training.vectors import TrainedVector
 from interventions import orthonormal_rows
 
-# CDAS is the subject: drawn over the others, in the one red. The rest are Paul Tol's qualitative
-# colours, ordered so that neighbours in the table of methods differ in hue and lightness.
+# CDAS is the project's own method: drawn over the others, and the only one in red. The rest are
+# Paul Tol's colours, ordered so that neighbours in `METHODS` differ in hue and lightness.
 SUBJECT = "cdas"
-
 
 COLOURS = (
     "#d0021b", "#0077bb", "#ee7733", "#117733", "#aa4499", "#66bbee", "#999933",
     "#332288", "#44aa99", "#882255", "#ddaa33", "#777777", "#ee99aa", "#222222",
 )  # fmt: skip
 
+# 13 markers, as 13 and 14 have no common divisor: no two of the first 182 methods look alike.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "8", "d")
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "8", "d")  # coprime to 14
+NEUTRAL, CONCEPT = "#4477aa", "#cc6677"
 
+DIRECTION_COLOURS: dict[Direction, str] = {"elicit": CONCEPT, "suppress": NEUTRAL}
 
+# The most concepts that one figure shows.
 MOST_CONCEPTS = 12
 
-
+# The axis of recovery never goes beyond these.
 Y_LIMITS = (-1.0, 1.2)
 
-
+# The smallest side effect on a log axis.
 LEAST_KL = 1e-5
 
 
@@ -98,7 +96,8 @@ def tradeoff_figure(averages: pd.DataFrame) -> Figure:
 def method_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker, width and order of each method, the same in every comparison.
 
-    Known methods take theirs by their place in `METHODS`; others, what is left, by the alphabet.
+    A known method's style follows from its place in `METHODS`. Other methods take the remaining
+    styles, in alphabetical order.
     """
     here = list(dict.fromkeys(methods))
     places = {method: place for place, method in enumerate(METHODS) if method in here}
@@ -129,6 +128,53 @@ def method_legend(figure: Figure, styles: dict[str, dict[str, Any]], **changed: 
     """The methods with their lines, beside the panels; `changed` overrides parts of the lines."""
     handles = [Line2D([], [], **style | changed) for style in styles.values()]
     figure.legend(handles, list(styles), loc="outside right upper", frameon=False)
+
+
+def demo_figures(
+    history: Sequence[dict[str, float]], latents: Latents, table: pd.DataFrame
+) -> Iterator[tuple[str, str, Figure]]:
+    """Heading, caption and figure of training, latents, recovery and side effect.
+
+    Args:
+        history: what training recorded.
+        latents: of the training prompts.
+        table: of the evaluation, one row per multiplier.
+    """
+    yield (
+        "Loss",
+        "Jensen-Shannon divergence per response token, in nats. Dots are training steps, lines "
+        "held-out rows after each epoch.",
+        _drawn(_loss, history),
+    )
+    yield (
+        "Latents",
+        "Coordinate of each training prompt along the direction, at the source token. The dashed "
+        "lines are the two measured factors.",
+        _drawn(_latents, latents),
+    )
+    yield (
+        "Recovery",
+        "Share of the prompt's effect on the held-out responses that the vector has, with 95% "
+        "bootstrap intervals. 1 is all of it.",
+        _drawn(_recovery, table),
+    )
+    yield (
+        "Side effect",
+        "KL(unsteered || steered) per token on unrelated text, in nats.",
+        _drawn(_side_effect, table),
+    )
+
+
+def figure_png(figure: Figure) -> bytes:
+    """The figure as a PNG file without metadata, so that equal figures are equal files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def figure_address(png: bytes) -> str:
+    """A PNG as a data address, for a page that holds its own figures."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _lines(
@@ -192,7 +238,7 @@ def _points(
 
 
 def _off_scale(axes: Axes, x: pd.Series, y: pd.Series, style: dict[str, Any]) -> None:
-    """Arrow heads on the edge, where a value lies outside."""
+    """Draw an arrow head at the edge for each value outside the axis."""
     for outside, edge, marker in ((y < Y_LIMITS[0], 0, 7), (y > Y_LIMITS[1], 1, 6)):
         axes.plot(
             x[outside],
@@ -206,7 +252,7 @@ def _off_scale(axes: Axes, x: pd.Series, y: pd.Series, style: dict[str, Any]) ->
 
 
 def _y_limits(values: np.ndarray) -> tuple[tuple[float, float], bool]:
-    """The range of the axis, and whether it leaves something out."""
+    """The range of the axis, and true if it leaves a value out."""
     known = values[np.isfinite(values)]
     low, high = Y_LIMITS
     if not len(known):
@@ -237,83 +283,13 @@ def _say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="grey")
 
 
-NEUTRAL, CONCEPT = "#4477aa", "#cc6677"
-
-
-DIRECTION_COLOURS: dict[Direction, str] = {"elicit": CONCEPT, "suppress": NEUTRAL}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Answers to one instruction.
-
-    Attributes:
-        neutral: bare instruction, unsteered.
-        elicited: bare instruction, steered towards the concept.
-        concept: concept prompt, unsteered.
-        suppressed: concept prompt, steered away from the concept.
-    """
-
-    instruction: str
-    neutral: str
-    elicited: str
-    concept: str
-    suppressed: str
-
-
-def write_report(
-    path: Path,
-    trained: TrainedVector,
-    latents: Latents,
-    evaluation: Evaluation,
-    samples: Sequence[Sample],
-    metrics: dict[str, float],
-) -> Path:
-    """Write the page; everything it shows is inside it."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("concept_das", "resources"), autoescape=True
-    )
-    figures = [
-        ("Loss", "Jensen-Shannon divergence per response token, in nats. Dots are training steps, "
-         "lines held-out rows after each epoch.", _drawn(_loss, trained.history)),
-        ("Latents", "Coordinate of each training prompt along the direction, at the source token. "
-         "The dashed lines are the two measured factors.", _drawn(_latents, latents)),
-        ("Recovery", "Share of the prompt's effect on the held-out responses that the vector has, "
-         "with 95% bootstrap intervals. 1 is all of it.", _drawn(_recovery, evaluation.table)),
-        ("Side effect", "KL(unsteered || steered) per token on unrelated text, in nats.",
-         _drawn(_side_effect, evaluation.table)),
-    ]  # fmt: skip
-    page = environment.get_template("report.html").render(
-        vector=trained.vector,
-        description=trained.vector.describe(),
-        metrics=metrics,
-        figures=figures,
-        samples=samples,
-        table=evaluation.table.round(3).to_dict("records"),
-        columns=list(evaluation.table.columns),
-    )
-    write_atomically(path, page.encode())
-    return path
-
-
-def figure_png(figure: Figure) -> bytes:
-    """The figure as a PNG file, with nothing in it that is not in the figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def figure_address(png: bytes) -> str:
-    """A PNG as a data address, for a page that holds its own figures."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _drawn(draw: Callable[[Axes, Any], None], data: Any) -> str:
+def _drawn(draw: Callable[[Axes, Any], None], data: Any) -> Figure:
     figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=150)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     draw(axes, data)
-    return figure_address(figure_png(figure))
+    axes.legend(frameon=False)
+    return figure
 
 
 def _loss(axes: Axes, history: Sequence[dict[str, float]]) -> None:
@@ -332,11 +308,10 @@ def _loss(axes: Axes, history: Sequence[dict[str, float]]) -> None:
             axes.plot(epochs["step"], epochs[f"heldout_{direction}"], color=colour, label=direction)
     axes.set(xlabel="step", ylabel="JSD (nats)")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
 
 
 def _latents(axes: Axes, latents: Latents) -> None:
-    """At rank 1 the coordinate itself; above, along the line between the two means."""
+    """At rank 1 the coordinate itself; at higher ranks along the line between the two means."""
     gap = latents.positive_factor - latents.negative_factor
     axis = orthonormal_rows(gap.unsqueeze(0))[0] if len(gap) > 1 else gap.sign().abs()
     for values, colour, label in (
@@ -346,7 +321,6 @@ def _latents(axes: Axes, latents: Latents) -> None:
         axes.hist(values.numpy(), bins=16, color=colour, alpha=0.6, label=label)
         axes.axvline(float(values.mean()), color=colour, linestyle="--")
     axes.set(xlabel="coordinate", ylabel="prompts")
-    axes.legend(frameon=False)
 
 
 def _recovery(axes: Axes, table: pd.DataFrame) -> None:
@@ -365,7 +339,6 @@ def _recovery(axes: Axes, table: pd.DataFrame) -> None:
     low = float(np.nanmin(table[[*RECOVERY.values()]].to_numpy()))
     axes.set_ylim(max(low, -1.0) - 0.1, 1.05)
     axes.set(xlabel="multiplier", ylabel="recovery")
-    axes.legend(frameon=False)
 
 
 def _side_effect(axes: Axes, table: pd.DataFrame) -> None:
@@ -379,4 +352,3 @@ def _side_effect(axes: Axes, table: pd.DataFrame) -> None:
         )
     axes.set(xlabel="multiplier", ylabel="KL (nats)")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)

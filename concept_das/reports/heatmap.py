@@ -14,9 +14,7 @@ from matplotlib.patches import Rectangle
 
 from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.evaluation.recovery import RECOVERY
-
-LEAST_KL = 1e-5
-
+from concept_das.reports.figures import LEAST_KL
 
 MISSING = np.array([0.91, 0.91, 0.93])
 
@@ -54,7 +52,7 @@ def heatmap(averages: pd.DataFrame) -> Figure:
 
 
 def best_cell(values: "pd.Series[Any]") -> int | None:
-    """The place of the highest value, the first of equals; None if nothing was measured."""
+    """The index of the highest value, the first of equals; None if nothing was measured."""
     numbers = values.to_numpy(dtype=float)
     return int(np.nanargmax(numbers)) if np.isfinite(numbers).any() else None
 
@@ -66,7 +64,10 @@ def _by_cell(averages: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _log_range(effects: list[pd.DataFrame]) -> LogNorm:
-    """From the smallest to the largest; at least a factor of ten, so that noise looks like it."""
+    """A colour scale from the smallest to the largest value, at least a factor of ten wide.
+
+    On a narrower scale small random differences would look large.
+    """
     values = np.concatenate([effect.to_numpy().ravel() for effect in effects])
     values = np.maximum(values[np.isfinite(values)], LEAST_KL)
     if not len(values):
@@ -77,7 +78,7 @@ def _log_range(effects: list[pd.DataFrame]) -> LogNorm:
 def _draw(
     axes: Axes, values: pd.DataFrame, shades: ScalarMappable, notes: Sequence[str], form: str
 ) -> None:
-    """Coloured cells with their values in them, and a note below each.
+    """Draw coloured cells with their values, and a note below each value.
 
     Args:
         values: ranks as rows and layers as columns.

@@ -1,9 +1,10 @@
-"""One self-contained HTML page: tables, figures, and answers that are filtered in the browser."""
+"""Write a self-contained HTML page of tables, figures, samples and answers to filter."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -11,10 +12,48 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.reports.figures import SUBJECT, figure_address, figure_png
-from concept_das.reports.tables import page_table
+from concept_das.reports.tables import text_cells
 from concept_das.runs.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Card:
+    """A number in large type, with its name and a note below it."""
+
+    value: str
+    name: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that is drawn already.
+
+    Attributes:
+        png: the content of a PNG file.
+        wide: it takes the page's whole width instead of a place beside others.
+    """
+
+    png: bytes
+    caption: str = ""
+    wide: bool = True
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Answers to one instruction, shown one below the other.
+
+    Attributes:
+        answers: label and text of each, e.g. the method and its answer.
+        direction: of the steering; empty if the answers have several.
+    """
+
+    instruction: str
+    answers: Sequence[tuple[str, str]]
+    direction: Direction | Literal[""] = ""
 
 
 def write_page(
@@ -22,15 +61,23 @@ def write_page(
     title: str,
     notes: Sequence[str] = (),
     tables: Mapping[str, pd.DataFrame] | None = None,
-    figures: Mapping[str, Figure] | None = None,
+    figures: Mapping[str, Figure | Picture] | None = None,
     answers: pd.DataFrame | None = None,
     filters: Sequence[str] = (),
     texts: Sequence[str] = (),
     *,
+    subtitle: str = "",
     warnings: Sequence[str] = (),
+    cards: Sequence[Card] = (),
     reading: Sequence[str] = (),
+    folded: Mapping[str, pd.DataFrame] | None = None,
+    samples: Mapping[str, Sequence[Sample]] | None = None,
+    samples_note: str = "",
+    preformatted: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a page that holds everything it shows and loads nothing.
+
+    A section that is not given, or is empty, is left out.
 
     Args:
         path: the file; its folder is made.
@@ -38,14 +85,20 @@ def write_page(
         notes: plain sentences above the results.
         tables: by heading. A click on a column's name sorts; a row whose first cell is the
             project's own method stands out.
-        figures: by heading, which is also what is read out in place of the picture.
+        figures: by heading, which is also the text that replaces the picture.
         answers: one row per answer, shown in this order, a few at a time. Columns that are
-            neither filters nor texts are shown as short values, such as ratings; numbers among
-            them can be sorted by. Missing values are shown as a dash.
+            neither filters nor texts are shown as short values, such as ratings; the order can
+            follow the numbers among them. Missing values are shown as a dash.
         filters: columns of the answers to choose by.
         texts: columns of the answers that hold long text, in the order in which they are shown.
+        subtitle: a line below the title.
         warnings: sentences that nobody may overlook, above everything else.
+        cards: the most important numbers, above the tables.
         reading: how to read the results; small, below the tables.
+        folded: tables that a click opens, by heading.
+        samples: by group, e.g. the concept. A click opens them; a single group is open.
+        samples_note: explains the samples.
+        preformatted: text to show as it is, by heading.
 
     Returns:
         The path.
@@ -59,15 +112,18 @@ def write_page(
     )
     page = environment.get_template("page.html").render(
         title=title,
+        subtitle=subtitle,
         subject=SUBJECT,
         warnings=warnings,
         notes=notes,
-        tables={heading: page_table(table) for heading, table in (tables or {}).items()},
+        cards=cards,
+        tables=_page_tables(tables),
         reading=reading,
-        figures={
-            heading: figure_address(figure_png(figure))
-            for heading, figure in (figures or {}).items()
-        },
+        figures=[_page_figure(heading, one) for heading, one in (figures or {}).items()],
+        folded=_page_tables(folded),
+        samples=samples or {},
+        samples_note=samples_note,
+        preformatted=preformatted or {},
         count=0 if answers is None else len(answers),
         columns=data,
         data=None if data is None else json_for_script(data),
@@ -84,10 +140,26 @@ def json_for_script(value: Any) -> str:
     return text
 
 
+def _page_tables(tables: Mapping[str, pd.DataFrame] | None) -> dict[str, dict[str, Any]]:
+    """Tables for the template's macro `sortable`: `columns` and `rows` of text."""
+    return {
+        heading: {
+            "columns": [str(name).replace("_", " ") for name in table.columns],
+            "rows": text_cells(table),
+        }
+        for heading, table in (tables or {}).items()
+    }
+
+
+def _page_figure(heading: str, figure: Figure | Picture) -> dict[str, Any]:
+    picture = figure if isinstance(figure, Picture) else Picture(figure_png(figure))
+    return {"heading": heading, "address": figure_address(picture.png), **asdict(picture)}
+
+
 def _columns(
     answers: pd.DataFrame, filters: Sequence[str], texts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Columns as their different values and, per row, the place among these; -1 where missing.
+    """Each column as its distinct values and, per row, the index of the value; -1 if missing.
 
     An instruction is repeated for each method and multiplier, so this is far shorter than rows.
     """
@@ -109,7 +181,7 @@ def _columns(
             )
             place = np.empty(len(values) + 1, dtype=int)
             place[order] = range(len(values))
-            place[-1] = -1  # where a code of -1, for missing, looks
+            place[-1] = -1  # a missing value has the code -1
             codes, values = place[codes], [values[i] for i in order]
         columns.append(
             {
@@ -124,7 +196,7 @@ def _columns(
 
 
 def _plain(value: Any) -> str | int | float:
-    """A value as JSON has it; what JSON does not know, as text."""
+    """A value that JSON can hold; any other value becomes text."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or (isinstance(value, float) and not np.isfinite(value)):
         return str(value)

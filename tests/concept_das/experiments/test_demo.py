@@ -10,7 +10,7 @@ from concept_das.data.chat_format import Prompt
 from concept_das.evaluation.recovery import Evaluation, evaluate
 from concept_das.experiments import demo
 from concept_das.experiments.making import make_quadruples
-from concept_das.reports.figures import Sample, write_report
+from concept_das.reports.results import DemoSample, write_report
 from concept_das.steering.context import Steering
 from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.generation import generate_responses
@@ -27,7 +27,7 @@ from tests.concept_das.helpers import (
 )
 from tests.tiny import tiny_model
 
-SAMPLES = [Sample("1 < 2?", "Yes", "Arr <b>yes</b>", "Aye", "Yes & no")]
+SAMPLES = [DemoSample("1 < 2?", "Yes", "Arr <b>yes</b>", "Aye", "Yes & no")]
 
 
 def trained_and_measured(

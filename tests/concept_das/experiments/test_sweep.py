@@ -17,7 +17,8 @@ from concept_das.experiments.comparison import SweepPlan, sweep
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.reports.heatmap import heatmap
-from concept_das.reports.tables import average_cells, write_sweep
+from concept_das.reports.results import write_sweep
+from concept_das.reports.tables import average_cells
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
 from concept_das.training import loop as training

@@ -18,7 +18,8 @@ from concept_das.reports.figures import (
     recovery_figure,
     tradeoff_figure,
 )
-from concept_das.reports.tables import average, summarise, to_markdown, write_comparison
+from concept_das.reports.results import write_comparison
+from concept_das.reports.tables import average, summarise, to_markdown
 
 METHODS = {  # best recovery, best multiplier, side effect at 1
     "cdas": (0.75, 1.5, 0.05),

@@ -1,0 +1,303 @@
+"""Write what a comparison, a sweep and the demo found, as tables, figures and pages."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from concept_das.data.quadruples import DIRECTIONS, Direction
+from concept_das.errors import InputError
+from concept_das.evaluation.recovery import RECOVERY, Evaluation
+from concept_das.reports.figures import demo_figures, figure_png, recovery_figure, tradeoff_figure
+from concept_das.reports.heatmap import best_cell, heatmap
+from concept_das.reports.page import Card, Picture, Sample, write_page
+from concept_das.reports.tables import (
+    STRENGTHS,
+    average,
+    average_cells,
+    shown_averages,
+    shown_cells,
+    summarise,
+    to_markdown,
+)
+from concept_das.runs.files import write_atomically
+from concept_das.steering.factors import Latents
+from concept_das.steering.vector import SteeringVector
+from concept_das.training.vectors import TrainedVector
+
+READING = (
+    "Recovery is measured on held-out rows without a judge: 1 is all of the prompt's effect, 0 is "
+    "none, less is harm. A dash: the method cannot do it, or it was not measured.",
+    "Tuned: for each method and direction, the one multiplier with the highest mean recovery. It "
+    "is chosen on the same rows that it is reported on, so tuned figures are optimistic, and more "
+    "so where recovery depends on the multiplier. At multiplier 1 nothing is chosen.",
+    "Side effect: KL(unsteered || steered) per token on unrelated text, in nats, at the same "
+    "multiplier and in the same direction as the recovery beside it.",
+    "Means are over concepts and seeds. In brackets: 95% bootstrap interval over pairs of concept "
+    "and seed. Seeds of a concept share its rows, so with few concepts it is too narrow.",
+)
+
+
+SWEEP_READING = (
+    "Recovery is measured on held-out rows without a judge: 1 is all of the prompt's effect, 0 is "
+    "none, less is harm. A dash: the method cannot do it, or it was not measured.",
+    "Each figure is the mean over seeds at the multiplier with the highest mean recovery in that "
+    "direction. Side effect: KL(unsteered || steered) per token on unrelated text, in nats, at the "
+    "same multiplier.",
+    "Layer, rank and multiplier are chosen on the same rows that they are reported on, so the best "
+    "is optimistic. Measure what you choose on other rows before you report it.",
+)
+
+
+def write_comparison(
+    folder: Path,
+    table: pd.DataFrame,
+    title: str,
+    notes: Sequence[str] = (),
+    samples: pd.DataFrame | None = None,
+) -> Path:
+    """Write table.csv, summary.csv, summary.md, recovery.png, tradeoff.png and comparison.html.
+
+    Args:
+        table: as in `summarise`.
+        notes: plain sentences that stand above the results.
+        samples: answers to show: method, concept, direction, instruction, text.
+
+    Returns:
+        The path of the page, which holds everything that it shows.
+
+    Raises:
+        InputError: as in `summarise`, or if the samples lack a column.
+    """
+    summary, averages = summarise(table), average(table)
+    groups = _group_samples(samples, list(averages["method"]))
+    tuned, unit = (shown_averages(averages, strength) for strength in STRENGTHS)
+    recovery = figure_png(recovery_figure(summary))
+    tradeoff = figure_png(tradeoff_figure(averages))
+    parts = [f"# {title}", *notes, "## At the tuned multiplier", to_markdown(tuned)]
+    parts += ["## At multiplier 1", to_markdown(unit), *READING]
+    text = "\n\n".join(part.strip() for part in parts) + "\n"
+    write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
+    write_atomically(folder / "summary.csv", summary.to_csv(index=False).encode())
+    write_atomically(folder / "summary.md", text.encode())
+    write_atomically(folder / "recovery.png", recovery)
+    write_atomically(folder / "tradeoff.png", tradeoff)
+    return write_page(
+        folder / "comparison.html",
+        title,
+        notes,
+        {"At the tuned multiplier": tuned, "At multiplier 1": unit},
+        {
+            "Recovery and side effect": Picture(
+                tradeoff,
+                "Each method at its tuned multiplier, means over concepts and seeds. Vertical "
+                "lines: 95% bootstrap intervals of recovery. Up and to the left is better.",
+            ),
+            "Recovery by strength": Picture(
+                recovery,
+                "Means over seeds; bands are one standard deviation over seeds to each side. A "
+                "method without a multiplier stands at 1.",
+            ),
+        },
+        subtitle=f"Methods: {len(averages)}. Concepts: {summary['concept_id'].nunique()}. "
+        f"Seeds: {table['seed'].nunique()}.",
+        reading=[*READING, "A click on a column's name sorts the table."],
+        folded={"All concepts and multipliers, with standard deviations (sd) over seeds": summary},
+        samples=groups,
+        samples_note="Held-out instructions, greedy decoding, multiplier 1, first seed. Elicit: "
+        "the bare instruction, steered towards the concept. Suppress: the prompt that asks for the "
+        "concept, steered away from it.",
+    )
+
+
+def _group_samples(samples: pd.DataFrame | None, methods: list[str]) -> dict[str, list[Sample]]:
+    """The answers of all methods to each instruction, by concept; elicitation first."""
+    if samples is None or samples.empty:
+        return {}
+    missing = {"method", "concept", "direction", "instruction", "text"} - set(samples)
+    if missing:
+        raise InputError(f"the samples have no column {min(missing)!r}; give what compare answered")
+    place = {method: number for number, method in enumerate(methods)}
+    ordered = samples.fillna("").sort_values(
+        "method", key=lambda names: names.map(place), kind="stable"
+    )
+    grouped: dict[str, list[Sample]] = {}
+    for concept in samples["concept"].fillna("").unique():
+        for direction in DIRECTIONS:
+            own = ordered[(ordered["concept"] == concept) & (ordered["direction"] == direction)]
+            grouped.setdefault(concept, []).extend(
+                Sample(
+                    str(instruction),
+                    list(zip(answers["method"], answers["text"], strict=True)),
+                    direction,
+                )
+                for instruction, answers in own.groupby("instruction", sort=False)
+            )
+    return grouped
+
+
+def write_sweep(folder: Path, table: pd.DataFrame, title: str) -> Path:
+    """Write table.csv, heatmap.png and summary.md.
+
+    Args:
+        table: as in `average_cells`.
+
+    Returns:
+        The path of the summary.
+
+    Raises:
+        InputError: as in `average_cells`.
+    """
+    averages = average_cells(table)
+    parts = [
+        f"# {title}",
+        "\n".join(f"- {line}" for line in _choices(table, averages)),
+        "![recovery and side effect by layer and rank](heatmap.png)",
+        to_markdown(shown_cells(averages)),
+        *SWEEP_READING,
+    ]
+    text = "\n\n".join(part.strip() for part in parts) + "\n"
+    write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
+    write_atomically(folder / "heatmap.png", figure_png(heatmap(averages)))
+    write_atomically(folder / "summary.md", text.encode())
+    return folder / "summary.md"
+
+
+def _choices(table: pd.DataFrame, averages: pd.DataFrame) -> Iterator[str]:
+    """Sentences that name the best layer and rank, per direction and for both together."""
+    for direction in DIRECTIONS:
+        yield _best(table, averages, direction)
+    best = best_cell(averages[[*RECOVERY.values()]].mean(axis=1, skipna=False))
+    if best is not None:
+        cell = averages.iloc[best]
+        values = " and ".join(f"{cell[name]:.3f}" for name in RECOVERY.values())
+        yield f"**both**, by the mean of the two recoveries: {_place(cell)}: {values}."
+
+
+def _best(table: pd.DataFrame, averages: pd.DataFrame, direction: Direction) -> str:
+    """A sentence about the highest recovery in a direction and its interval."""
+    name = RECOVERY[direction]
+    best = best_cell(averages[name])
+    if best is None:
+        return f"**{direction}**: the method does not steer this way."
+    cell = averages.iloc[best]
+    multiplier = cell[f"multiplier_{direction}"]
+    text = f"**{direction}**: {_place(cell)}, multiplier {multiplier:g}: recovery {cell[name]:.3f}"
+    text += f", held-out JSD {cell[f'heldout_jsd_{direction}']:.3f}"
+    effect = f"kl_side_effect_{direction}"
+    if effect in cell:
+        text += f", side effect {cell[effect]:.2g}"
+    own = table[
+        (table["layer"] == cell["layer"])
+        & (table["rank"] == cell["rank"])
+        & (table["multiplier"] == multiplier)
+    ]
+    low, high = own[f"{name}_low"].min(), own[f"{name}_high"].max()
+    if pd.isna(low):
+        return f"{text}."
+    others = int((averages[name] >= low).sum()) - 1
+    of_seeds = ", from the lowest to the highest of the seeds" if len(own) > 1 else ""
+    return (
+        f"{text}. 95% interval over held-out rows{of_seeds}: {low:.3f} to {high:.3f}; of the other "
+        f"{len(averages) - 1} pairs of layer and rank, {others} come within it."
+    )
+
+
+def _place(cell: "pd.Series[Any]") -> str:
+    return f"layer {cell['layer']:.0f}, rank {cell['rank']:.0f}"
+
+
+@dataclass(frozen=True)
+class DemoSample:
+    """Answers to one instruction.
+
+    Attributes:
+        neutral: bare instruction, unsteered.
+        elicited: bare instruction, steered towards the concept.
+        concept: concept prompt, unsteered.
+        suppressed: concept prompt, steered away from the concept.
+    """
+
+    instruction: str
+    neutral: str
+    elicited: str
+    concept: str
+    suppressed: str
+
+
+def write_report(
+    path: Path,
+    trained: TrainedVector,
+    latents: Latents,
+    evaluation: Evaluation,
+    samples: Sequence[DemoSample],
+    metrics: dict[str, float],
+) -> Path:
+    """Write the page of the demo."""
+    vector = trained.vector
+    assert isinstance(vector, SteeringVector)
+    return write_page(
+        path,
+        vector.concept,
+        [
+            "Recovery is measured on held-out prompts without a judge: 1 means that the vector "
+            "changes the likelihood of the other class's response as much as the prompt does, 0 "
+            "that it does nothing."
+        ],
+        {"All multipliers": evaluation.table.round(3)},
+        {
+            name: Picture(figure_png(figure), caption, wide=False)
+            for name, caption, figure in demo_figures(trained.history, latents, evaluation.table)
+        },
+        subtitle=f"{vector.model.name}, output of block {vector.layer} of "
+        f"{vector.model.n_layers}, rank {vector.rank}, method {vector.method}, "
+        f"{vector.recipe['rows']} training quadruples.",
+        cards=_cards(metrics),
+        samples={"Answers to held-out instructions": [_answers(sample) for sample in samples]}
+        if samples
+        else {},
+        samples_note="Held-out instructions, greedy decoding. Elicited: the bare instruction, "
+        "steered towards the concept. Suppressed: the prompt that asks for the concept, steered "
+        "away from it.",
+        preformatted={"The vector": json.dumps(vector.describe(), indent=2)},
+    )
+
+
+def _cards(metrics: dict[str, float]) -> list[Card]:
+    """The recoveries, divergences and side effects, in large type."""
+
+    def recovery(direction: Direction) -> Card:
+        name = RECOVERY[direction]
+        at_1 = (
+            f"multiplier {metrics[f'multiplier_{direction}']}; at 1: {metrics[f'{name}_at_1']:.2f}"
+        )
+        return Card(f"{metrics[name]:.2f}", name.replace("_", " "), at_1)
+
+    jsd, effect = (
+        [metrics[f"{measure}_{direction}"] for direction in DIRECTIONS]
+        for measure in ("heldout_jsd", "kl_side_effect")
+    )
+    return [
+        *map(recovery, DIRECTIONS),
+        Card(f"{jsd[0]:.3f} / {jsd[1]:.3f}", "held-out JSD", "elicit / suppress, nats per token"),
+        Card(
+            f"{effect[0]:.2f} / {effect[1]:.3f}",
+            "KL side effect",
+            "elicit / suppress, unrelated text, nats per token",
+        ),
+    ]
+
+
+def _answers(sample: DemoSample) -> Sample:
+    return Sample(
+        sample.instruction,
+        [
+            ("bare instruction, unsteered", sample.neutral),
+            ("bare instruction, elicited", sample.elicited),
+            ("concept asked for, unsteered", sample.concept),
+            ("concept asked for, suppressed", sample.suppressed),
+        ],
+    )
