@@ -62,7 +62,14 @@ def compare(
     check_changes(changes, [config.method for config in configs])
     concepts = read_concepts(data.split(","))
     plan = ComparisonPlan(
-        layer, tuple(seeds), heldout, rows, tuple(multipliers), unrelated, generations, new_tokens
+        layer=layer,
+        seeds=tuple(seeds),
+        heldout=heldout,
+        rows=rows,
+        multipliers=tuple(multipliers),
+        unrelated=unrelated,
+        generations=generations,
+        new_tokens=new_tokens,
     )
     loaded = loading.load()
     options = {"data": data, "methods": [asdict(config) for config in configs], **asdict(plan)}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.quadruples import read_quadruples
-from concept_das.experiments.comparison import SweepPlan
-from concept_das.experiments.comparison import sweep as sweep_cells
+from concept_das.experiments.sweep import SweepPlan
+from concept_das.experiments.sweep import sweep as sweep_cells
 from concept_das.methods.settings import TrainingConfig
 from concept_das.reports.results import write_sweep
 from concept_das.training.batch_loss import EngineOptions
@@ -50,7 +50,13 @@ def sweep(
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
     plan = SweepPlan(
-        tuple(layers), tuple(ranks), tuple(seeds), heldout, rows, tuple(multipliers), unrelated
+        layers=tuple(layers),
+        ranks=tuple(ranks),
+        seeds=tuple(seeds),
+        heldout=heldout,
+        rows=rows,
+        multipliers=tuple(multipliers),
+        unrelated=unrelated,
     )
     quadruples = read_quadruples(data, concept_id=concept_id)
     loaded = loading.load()

@@ -25,20 +25,64 @@ from concept_das.training.vectors import ConceptRows, encode_for, train_vectors,
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GridPlan:
+    """The trainings of a grid's cells, and how they are measured.
+
+    Attributes:
+        seeds: one training each; a method that draws nothing is fitted once, with the first seed.
+        heldout: rows held out per concept, the same for every cell.
+        rows: training rows per concept, of those not held out; all of them if None.
+        multipliers: strengths to measure at, without unit.
+        unrelated: number of shipped turns that the side effect is measured on.
+        split_seed: of the choice of the rows.
+
+    Raises:
+        InputError: if a list is empty or names something twice, or `rows` is below 1.
+    """
+
+    seeds: tuple[int, ...] = (42, 43, 44)
+    heldout: int = 12
+    rows: int | None = None
+    multipliers: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    unrelated: int = 8
+    split_seed: int = 42
+
+    def __post_init__(self) -> None:
+        self.check_lists("seeds", "multipliers")
+        if self.rows is not None and self.rows < 1:
+            raise InputError(f"rows is {self.rows}; train on at least one")
+
+    def check_lists(self, *names: str) -> None:
+        """Raise an InputError if a list is empty or holds a value twice."""
+        for name in names:
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"give at least one of the {name}, and each of them once")
+
+    def split(self, rows: Sequence[Quadruple]) -> tuple[list[Quadruple], list[Quadruple]]:
+        """Choose the training rows and the held-out rows of a concept.
+
+        Raises:
+            InputError: if no training row would be left.
+        """
+        kept, held = split_quadruples(rows, self.heldout, self.split_seed)
+        if self.rows is not None and self.rows < len(kept):
+            _, kept = split_quadruples(kept, self.rows, self.split_seed)
+        return kept, held
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One method on one concept at one place, with some seeds.
+    """One method on one concept at one layer, with some seeds.
 
     Attributes:
         name: for messages.
-        parent: gets a folder for each seed, seed-N.
+        parent: holds a folder for each seed, seed-N.
         concept_id: number of the concept.
-        layer: of a method that acts at one, 0-based.
-        all_seeds: one training each; a method that draws nothing uses the first alone.
+        layer: block of a method that acts at one, 0-based.
         rows, heldout: quadruples to train on, and to measure on.
-        multipliers: strengths to measure at, without unit.
-        unrelated: number of shipped turns that the side effect is measured on.
-        signature: what must be the same for finished work to be of this cell, see `signature_of`.
+        signature: fingerprint of all that finished work depends on.
     """
 
     name: str
@@ -46,20 +90,19 @@ class Cell:
     concept_id: int
     config: TrainingConfig
     layer: int
-    all_seeds: tuple[int, ...]
     rows: Sequence[Quadruple]
     heldout: Sequence[Quadruple]
-    multipliers: tuple[float, ...]
-    unrelated: int
+    plan: GridPlan
     signature: str
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds that are trained."""
-        return self.all_seeds if find_method(self.config.method).draws else self.all_seeds[:1]
+        seeds = self.plan.seeds
+        return seeds if find_method(self.config.method).draws else seeds[:1]
 
     def folder(self, seed: int) -> Path:
-        """Where a seed's vector and measurements are."""
+        """The folder of a seed's vector and measurements."""
         return self.parent / f"seed-{seed}"
 
     def finished(self) -> dict[int, pd.DataFrame]:
@@ -82,37 +125,8 @@ class Cell:
         return tables
 
 
-# (cell, vector, seed, multipliers) -> more measurements, one row per multiplier
+# From cell, vector, seed and multipliers to more measurements, one row per multiplier.
 Measurement = Callable[[Cell, Artifact, int, Sequence[float]], pd.DataFrame]
-
-
-def check_once(plan: Any, *names: str) -> None:
-    """Make sure that a plan's lists hold something, and nothing twice.
-
-    Raises:
-        InputError: naming the list.
-    """
-    for name in names:
-        values = getattr(plan, name)
-        if not values or len(set(values)) < len(values):
-            raise InputError(f"give at least one of the {name}, and each of them once")
-
-
-def split_rows(
-    rows: Sequence[Quadruple], heldout: int, limit: int | None, seed: int
-) -> tuple[list[Quadruple], list[Quadruple]]:
-    """Training rows and held-out rows.
-
-    Args:
-        limit: number of training rows, of those not held out; all of them if None.
-
-    Raises:
-        InputError: if no training row would be left.
-    """
-    kept, held = split_quadruples(rows, heldout, seed)
-    if limit is not None and limit < len(kept):
-        _, kept = split_quadruples(kept, limit, seed)
-    return kept, held
 
 
 def run_cells(
@@ -124,11 +138,11 @@ def run_cells(
 ) -> pd.DataFrame:
     """Train and measure every seed of every cell that is not finished.
 
-    A seed's folder ends with the vector, its measurements (`table.csv`) and the cell's signature
-    (`done.json`). Training and evaluation broken off go on where they were.
+    A finished folder holds the vector, its measurements (`table.csv`) and the cell's signature
+    (`done.json`). Interrupted training and evaluation continue where they stopped.
 
     Args:
-        measurement: what is measured beside recovery, divergence and side effect.
+        measurement: measures more than recovery, divergence and side effect.
 
     Returns:
         One row per cell, seed and multiplier.
@@ -202,14 +216,14 @@ def _measure(
     measurement: Measurement | None,
 ) -> pd.DataFrame:
     """One row per multiplier."""
-    multipliers = (1.0,) if vector.is_text else cell.multipliers
+    multipliers = (1.0,) if vector.is_text else cell.plan.multipliers
     table = evaluate(
         loaded.model,
         chat,
         vector,
         encode_for(loaded, chat, cell.heldout, cell.config),
         multipliers=multipliers,
-        unrelated=unrelated_turns(chat, cell.unrelated),
+        unrelated=unrelated_turns(chat, cell.plan.unrelated),
         partial=cell.folder(seed) / "evaluation.partial.json",
     ).table
     if measurement is None:

@@ -11,7 +11,7 @@ from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.experiments import grid as cells
 from concept_das.experiments.comparison import ComparisonPlan, compare, read_answers
-from concept_das.experiments.grid import split_rows
+from concept_das.experiments.grid import GridPlan
 from concept_das.methods import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.training.tracking import open_tracker
@@ -84,7 +84,7 @@ def test_methods_of_one_block_and_of_several_make_one_table(tmp_path: Path) -> N
 
 def test_a_cell_is_what_training_and_evaluating_alone_give(tmp_path: Path) -> None:
     table = run(tmp_path, "cdas")
-    kept, held = split_rows(ROWS, PLAN.heldout, PLAN.rows, PLAN.split_seed)
+    kept, held = PLAN.split(ROWS)
     loaded, chat, recipe = tiny_loaded(), tiny_chat(), config("cdas", seed=2)
     vector = train_vector(loaded, chat, kept, [], 1, recipe).vector
     expected = evaluate(
@@ -177,8 +177,8 @@ def test_every_method_can_be_compared_with_its_own_defaults() -> None:
 
 def test_fewer_rows_are_a_part_of_the_same_split() -> None:
     rows = [Quadruple(f"a {i}", "b", "c", "d") for i in range(20)]
-    kept, held = split_rows(rows, 2, None, 42)
-    fewer, same = split_rows(rows, 2, 5, 42)
+    kept, held = GridPlan(heldout=2).split(rows)
+    fewer, same = GridPlan(heldout=2, rows=5).split(rows)
     assert same == held
     assert len(fewer) == 5
     assert set(fewer) < set(kept)
