@@ -1,1 +1,1 @@
-"""Measurements of a vector without a judge, and their intervals."""
+"""Measure a vector without a judge."""

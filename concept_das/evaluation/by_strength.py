@@ -1,7 +1,7 @@
-"""Teacher-forced logits of the steered model, at many strengths of one vector.
+"""Compute teacher-forced logits of the steered model at many strengths of one vector.
 
-Below its block a vector changes nothing, so there the model is run once for all strengths. Tests
-hold that equal to running the whole model under `steer`.
+A vector changes nothing below its block, so those blocks run once for all strengths. Tests compare
+the result with the whole model under `steer`.
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class SteeredLogits(Protocol):
-    """Logits of some turns under some strength."""
+    """Computes the logits of turns, steered or not."""
 
     def of(
         self, turns: Sequence[Turn], steering: Steering | None = None
@@ -40,10 +40,10 @@ class SteeredLogits(Protocol):
 def steered_logits(
     model: PreTrainedModel, artifact: Artifact, pad_id: int, turns: Sequence[Turn]
 ) -> SteeredLogits:
-    """The fastest exact way for an artifact.
+    """Choose the fastest exact way to compute the logits under an artifact.
 
     Args:
-        turns: everything that it will be asked for.
+        turns: all turns that will be asked for.
     """
     prefixes = {turn.prompt.ids[: turn.prompt.prefix_length] for turn in turns}
     if isinstance(artifact, SteeringVector) and {len(p) for p in prefixes} == {
@@ -57,7 +57,7 @@ def steered_logits(
 
 
 class WholeModelLogits:
-    """By the model's own forward, under `steer`."""
+    """Runs the whole model under `steer`."""
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model = model
@@ -79,7 +79,7 @@ class WholeModelLogits:
 
 
 class ReplayedLogits:
-    """By running only the blocks above the vector's site.
+    """Runs only the blocks above the vector's site.
 
     Raises:
         ReplayError: at construction, if the model cannot be replayed exactly.
@@ -95,7 +95,7 @@ class ReplayedLogits:
     def of(
         self, turns: Sequence[Turn], steering: Steering | None = None
     ) -> list[Float[Tensor, "_ vocab"]]:
-        """See `SteeredLogits`; the states of the turns last asked for are kept."""
+        """See `SteeredLogits`. The states of the latest turns are kept for the next strength."""
         if self.last[0] != list(turns):
             self.last = (list(turns), list(self.replay.states(turns)))
         edit = None

@@ -1,4 +1,4 @@
-"""What the unsteered model thinks of a text, and how often the text repeats itself."""
+"""Measure fluency: the likelihood of a text under the unsteered model, and its repetition."""
 
 import itertools
 import logging
@@ -32,11 +32,11 @@ def log_likelihoods(
 ) -> list[float]:
     """Mean log-probability per token, in nats, of each response to its instruction.
 
-    An instruction with several responses is read once, where the model allows it.
+    The model reads an instruction with several responses once, if its cache allows that.
 
     Args:
         pairs: instruction and response.
-        max_tokens: how much of a response is read.
+        max_tokens: longer responses are cut.
 
     Raises:
         InputError: if an instruction or a response has no text.
@@ -66,7 +66,7 @@ def _plain(model: PreTrainedModel, rows: Sequence[Turn], pad: int) -> list[float
 
 
 def _shared(model: PreTrainedModel, rows: Sequence[Turn], pad: int, batch_size: int) -> list[float]:
-    """The same for rows of one prompt, which is read once."""
+    """Mean log-likelihoods of rows with the same prompt, which the model reads once."""
     *start, last = rows[0].prompt.ids
     known = keys_values(model, start)
     values = []
@@ -89,10 +89,10 @@ def _shared(model: PreTrainedModel, rows: Sequence[Turn], pad: int, batch_size: 
 
 
 def _can_share(model: PreTrainedModel, row: Turn, pad: int) -> bool:
-    """Whether this model comes to the same when it reads a prompt before the response."""
+    """True if the model gives the same value with the prompt in its cache."""
     try:
         (found,) = _shared(model, [row], pad, 1)
-    except Exception as reason:  # whatever an architecture that takes no plain cache raises
+    except Exception as reason:  # architectures without a plain cache raise different errors
         log.debug("prompts are read again for every response (%s)", reason)
         return False
     (expected,) = _plain(model, [row], pad)
@@ -108,6 +108,6 @@ def _turn(chat: ChatFormat, instruction: str, response: str, max_tokens: int) ->
 
 
 def distinct_pairs(ids: Sequence[int]) -> float:
-    """Share of different ones among the pairs of neighbouring tokens; 1 if there are none."""
+    """Share of distinct pairs among all pairs of neighbouring tokens; 1 if there are none."""
     pairs = list(itertools.pairwise(ids))
     return len(set(pairs)) / len(pairs) if pairs else 1.0

@@ -1,4 +1,4 @@
-"""The demo: one concept in plain words, from nothing to a report."""
+"""Run the demo: one concept in plain words, from nothing to a report."""
 
 import json
 import time
@@ -13,7 +13,8 @@ from concept_das.evaluation.recovery import evaluate
 from concept_das.experiments.making import make_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
-from concept_das.reports.results import DemoSample, write_report
+from concept_das.reports.page import Sample
+from concept_das.reports.results import write_report
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
@@ -45,7 +46,7 @@ def run(
 ) -> Path:
     """Make data, train, evaluate, generate samples, and write `report.html` and `metrics.json`.
 
-    An interrupted demo goes on where it stopped when it is run again with the same folder.
+    An interrupted demo continues where it stopped when it is run again with the same folder.
 
     Returns:
         The path of the report.
@@ -102,7 +103,7 @@ def _data(loaded: LoadedModel, chat: ChatFormat, concept: str, out: Path) -> lis
 def _latents(
     loaded: LoadedModel, chat: ChatFormat, vector: Artifact, rows: Sequence[Quadruple]
 ) -> Latents:
-    """Where the training prompts lie along the directions."""
+    """Coordinates of the training prompts along the directions."""
     assert isinstance(vector, SteeringVector)
     encoded = encode_for(loaded, chat, rows, RECIPE)
     site = vector.site(loaded.model)
@@ -115,10 +116,10 @@ def make_samples(
     vector: Artifact,
     rows: Sequence[Quadruple],
     metrics: dict[str, float],
-) -> list[DemoSample]:
+) -> list[Sample]:
     """Answers to the same held-out instructions, unsteered and steered in both directions.
 
-    The unsteered ones are the data's own: the same model wrote them, greedily, as long as these.
+    The unsteered answers come from the data: the same model wrote them, greedily and as long.
     """
     neutral = [chat.prompt(row.negative_input) for row in rows]
     concept = [chat.prompt(row.positive_input) for row in rows]
@@ -133,8 +134,14 @@ def make_samples(
         progress="samples",
     )
     return [
-        DemoSample(
-            row.negative_input, row.negative_output, elicited, row.positive_output, suppressed
+        Sample(
+            row.negative_input,
+            [
+                ("bare instruction, unsteered", row.negative_output),
+                ("bare instruction, elicited", elicited),
+                ("concept asked for, unsteered", row.positive_output),
+                ("concept asked for, suppressed", suppressed),
+            ],
         )
         for row, elicited, suppressed in zip(
             rows, steered[: len(rows)], steered[len(rows) :], strict=True

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -210,30 +209,12 @@ def _place(cell: "pd.Series[Any]") -> str:
     return f"layer {cell['layer']:.0f}, rank {cell['rank']:.0f}"
 
 
-@dataclass(frozen=True)
-class DemoSample:
-    """Answers to one instruction.
-
-    Attributes:
-        neutral: bare instruction, unsteered.
-        elicited: bare instruction, steered towards the concept.
-        concept: concept prompt, unsteered.
-        suppressed: concept prompt, steered away from the concept.
-    """
-
-    instruction: str
-    neutral: str
-    elicited: str
-    concept: str
-    suppressed: str
-
-
 def write_report(
     path: Path,
     trained: TrainedVector,
     latents: Latents,
     evaluation: Evaluation,
-    samples: Sequence[DemoSample],
+    samples: Sequence[Sample],
     metrics: dict[str, float],
 ) -> Path:
     """Write the page of the demo."""
@@ -247,8 +228,7 @@ def write_report(
             "changes the likelihood of the other class's response as much as the prompt does, 0 "
             "that it does nothing."
         ],
-        {"All multipliers": evaluation.table.round(3)},
-        {
+        figures={
             name: Picture(figure_png(figure), caption, wide=False)
             for name, caption, figure in demo_figures(trained.history, latents, evaluation.table)
         },
@@ -256,9 +236,8 @@ def write_report(
         f"{vector.model.n_layers}, rank {vector.rank}, method {vector.method}, "
         f"{vector.recipe['rows']} training quadruples.",
         cards=_cards(metrics),
-        samples={"Answers to held-out instructions": [_answers(sample) for sample in samples]}
-        if samples
-        else {},
+        folded={"All multipliers": evaluation.table},
+        samples={"Answers to held-out instructions": samples} if samples else {},
         samples_note="Held-out instructions, greedy decoding. Elicited: the bare instruction, "
         "steered towards the concept. Suppressed: the prompt that asks for the concept, steered "
         "away from it.",
@@ -289,15 +268,3 @@ def _cards(metrics: dict[str, float]) -> list[Card]:
             "elicit / suppress, unrelated text, nats per token",
         ),
     ]
-
-
-def _answers(sample: DemoSample) -> Sample:
-    return Sample(
-        sample.instruction,
-        [
-            ("bare instruction, unsteered", sample.neutral),
-            ("bare instruction, elicited", sample.elicited),
-            ("concept asked for, unsteered", sample.concept),
-            ("concept asked for, suppressed", sample.suppressed),
-        ],
-    )

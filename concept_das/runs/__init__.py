@@ -1,1 +1,1 @@
-"""Finished work on disk: files written whole, rows, stages, and the share of a process."""
+"""Keep finished work on disk, and divide work among processes."""

@@ -1,4 +1,4 @@
-"""Which pieces of a benchmark a process works on: those asked for, and its share of them."""
+"""Divide the pieces of a benchmark among processes, and read a user's selection of pieces."""
 
 import os
 import re
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Launcher:
-    """The variables by which a launcher tells a process who it is.
+    """Names of the environment variables that a launcher sets for each process.
 
     Attributes:
-        rank, world: number of the process, and of all.
-        local_rank, local_world: the same on its own node.
+        rank, world: the process's number, and the number of processes.
+        local_rank, local_world: the same among the processes of its node.
     """
 
     rank: str
@@ -35,8 +35,8 @@ _LAUNCHERS = (
         "SUBMITIT_LOCAL_LOCALID",
         "SUBMITIT_LOCAL_NTASKS",
     ),
-    # srun. SLURM_NTASKS would not do: a batch script has it too, with SLURM_PROCID=0, though nobody
-    # started the other processes. A step's number of tasks is there only under srun.
+    # srun. SLURM_NTASKS does not serve: a batch script has it too, with SLURM_PROCID=0, although
+    # no other processes were started. Only srun sets the number of tasks of a step.
     _Launcher("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 )
 
@@ -47,10 +47,10 @@ class Shard:
 
     Attributes:
         rank: number of the process, 0-based.
-        world: how many there are.
+        world: number of processes.
 
     Raises:
-        InputError: if there is no such process.
+        InputError: if the rank is not below the number of processes.
     """
 
     rank: int = 0
@@ -64,20 +64,20 @@ class Shard:
             )
 
     def of(self, values: Sequence[T]) -> list[T]:
-        """The process's own values: the i-th belongs to rank i modulo world."""
+        """The values of this process: the i-th value belongs to rank i modulo world."""
         return list(values[self.rank :: self.world])
 
 
 def shard_of_environment(environment: Mapping[str, str] | None = None) -> Shard:
-    """The process that torchrun, accelerate, submitit or srun started; the only one without them.
+    """The share of a process that torchrun, accelerate, submitit or srun started.
 
-    No process group is needed.
+    Without such a launcher it is the only process. No process group is needed.
 
     Args:
         environment: the process's own if None.
 
     Raises:
-        InputError: if a variable that they set is missing or not a number.
+        InputError: if a launcher's variable is missing or not a number.
     """
     variables = os.environ if environment is None else environment
     launcher = _launcher_of(variables)
@@ -100,15 +100,15 @@ def shard_of_environment(environment: Mapping[str, str] | None = None) -> Shard:
 def device_of(shard: Shard, environment: Mapping[str, str] | None = None) -> str | None:
     """The GPU of a process that shares its node with others: `cuda:LOCAL_RANK`.
 
-    Counted modulo the GPUs that the process sees: where the launcher shows each process its own
-    alone, that is `cuda:0`, and more processes than GPUs take turns.
+    The rank is taken modulo the number of GPUs that the process sees. If the launcher shows each
+    process one GPU only, the result is `cuda:0`; if there are more processes than GPUs, some share.
 
     Args:
         environment: the process's own if None.
 
     Returns:
-        None, for the default device, if the process is the only one of its node, does not know its
-        number there, or sees no GPU.
+        None, for the default device, if the process is alone on its node, does not know its number
+        there, or sees no GPU.
 
     Raises:
         InputError: if a variable of the launcher is not a number.
@@ -118,7 +118,7 @@ def device_of(shard: Shard, environment: Mapping[str, str] | None = None) -> str
     if shard.world == 1 or launcher is None or launcher.local_rank not in variables:
         return None
     local_world = variables.get(launcher.local_world, str(shard.world))
-    # Slurm counts each node's: "2(x3),1" are three nodes of two and one of one.
+    # Slurm counts by node: "2(x3),1" means three nodes with two processes and one node with one.
     if all(count == "1" for count in re.sub(r"\(x\d+\)", "", local_world).split(",")):
         return None
     text = variables[launcher.local_rank]
@@ -131,21 +131,21 @@ def device_of(shard: Shard, environment: Mapping[str, str] | None = None) -> str
 
 
 def _launcher_of(variables: Mapping[str, str]) -> _Launcher | None:
-    """The innermost launcher: one that srun started sees srun's variables too."""
+    """The innermost launcher, as a launcher that srun started sees srun's variables too."""
     return next((one for one in _LAUNCHERS if one.world in variables), None)
 
 
 def parse_range(text: str) -> list[int]:
-    """The numbers that a selection names, e.g. of concepts.
+    """Read a selection of numbers, e.g. of concepts.
 
     Args:
-        text: numbers and half-open ranges between commas: "3", "0:100" (0 to 99), "0:10,20".
+        text: numbers and half-open ranges with commas: "3", "0:100" (0 to 99), "0:10,20".
 
     Returns:
-        The numbers, in the order given.
+        The numbers, in the given order.
 
     Raises:
-        InputError: if a part is neither, holds nothing, or names a number again.
+        InputError: if a part is neither a number nor a range, is empty, or repeats a number.
     """
     numbers: list[int] = []
     for part in text.split(","):

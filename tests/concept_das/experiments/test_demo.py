@@ -10,7 +10,8 @@ from concept_das.data.chat_format import Prompt
 from concept_das.evaluation.recovery import Evaluation, evaluate
 from concept_das.experiments import demo
 from concept_das.experiments.making import make_quadruples
-from concept_das.reports.results import DemoSample, write_report
+from concept_das.reports.page import Sample
+from concept_das.reports.results import write_report
 from concept_das.steering.context import Steering
 from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.generation import generate_responses
@@ -27,7 +28,7 @@ from tests.concept_das.helpers import (
 )
 from tests.tiny import tiny_model
 
-SAMPLES = [DemoSample("1 < 2?", "Yes", "Arr <b>yes</b>", "Aye", "Yes & no")]
+SAMPLES = [Sample("1 < 2?", [("elicited", "Arr <b>yes</b>"), ("suppressed", "Yes & no")])]
 
 
 def trained_and_measured(
@@ -137,7 +138,9 @@ def test_the_samples_of_the_demo(small_demo: None, monkeypatch: pytest.MonkeyPat
             )
             return text
 
-        assert sample.neutral == answer(neutral)
-        assert sample.concept == answer(concept)
-        assert sample.elicited == answer(neutral, "elicit", 2.0)
-        assert sample.suppressed == answer(concept, "suppress", 0.5)
+        assert [text for _, text in sample.answers] == [
+            answer(neutral),
+            answer(neutral, "elicit", 2.0),
+            answer(concept),
+            answer(concept, "suppress", 0.5),
+        ]
