@@ -324,31 +324,30 @@ def _latents(axes: Axes, latents: Latents) -> None:
 
 
 def _recovery(axes: Axes, table: pd.DataFrame) -> None:
-    for direction, colour in DIRECTION_COLOURS.items():
-        name = RECOVERY[direction]
+    _by_multiplier(axes, table, RECOVERY)
+    for direction, name in RECOVERY.items():
         axes.fill_between(
             table["multiplier"],
             table[f"{name}_low"],
             table[f"{name}_high"],
-            color=colour,
+            color=DIRECTION_COLOURS[direction],
             alpha=0.2,
             linewidth=0,
         )
-        axes.plot(table["multiplier"], table[name], "o-", color=colour, label=direction)
     axes.axhline(0, color="grey", linewidth=0.8)
     low = float(np.nanmin(table[[*RECOVERY.values()]].to_numpy()))
     axes.set_ylim(max(low, -1.0) - 0.1, 1.05)
-    axes.set(xlabel="multiplier", ylabel="recovery")
+    axes.set_ylabel("recovery")
 
 
 def _side_effect(axes: Axes, table: pd.DataFrame) -> None:
-    for direction, colour in DIRECTION_COLOURS.items():
-        axes.plot(
-            table["multiplier"],
-            table[f"kl_side_effect_{direction}"],
-            "o-",
-            color=colour,
-            label=direction,
-        )
-    axes.set(xlabel="multiplier", ylabel="KL (nats)")
+    _by_multiplier(axes, table, {d: f"kl_side_effect_{d}" for d in DIRECTIONS})
     axes.set_ylim(bottom=0)
+    axes.set_ylabel("KL (nats)")
+
+
+def _by_multiplier(axes: Axes, table: pd.DataFrame, names: dict[Direction, str]) -> None:
+    for direction, name in names.items():
+        colour = DIRECTION_COLOURS[direction]
+        axes.plot(table["multiplier"], table[name], "o-", color=colour, label=direction)
+    axes.set_xlabel("multiplier")

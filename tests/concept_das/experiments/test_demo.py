@@ -1,5 +1,4 @@
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from tests.concept_das.helpers import (
     tiny_chat,
     tiny_loaded,
 )
+from tests.concept_das.reports.pages import Page
 from tests.tiny import tiny_model
 
 SAMPLES = [Sample("1 < 2?", [("elicited", "Arr <b>yes</b>"), ("suppressed", "Yes & no")])]
@@ -56,10 +56,7 @@ def test_the_page_holds_everything_it_shows(tmp_path: Path, rank: int, heldout: 
         tmp_path / "report.html", trained, latents_of(trained.vector), evaluation, SAMPLES, metrics
     )
     page = path.read_text()
-    images = re.findall(r'<img[^>]*src="(.*?)"', page)
-    assert len(images) == 4
-    assert all(image.startswith("data:image/png;base64,iVBOR") for image in images)
-    assert not re.search(r"(src|href)\s*=\s*\"?(https?:|//|\.|/)", page)
+    assert len(Page(page).addresses) == 4
     assert "Arr &lt;b&gt;yes&lt;/b&gt;" in page
     assert "Yes &amp; no" in page
     assert "1 &lt; 2?" in page

@@ -1,7 +1,6 @@
 """The page holds what it was given, whatever that is, and loads nothing."""
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 
 from concept_das.errors import InputError
 from concept_das.reports.page import json_for_script, write_page
+from tests.concept_das.reports.pages import Page
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -19,34 +19,6 @@ HOSTILE = (
     'line one\nline two\u2028three "quoted" \\ \x00 \U0001f3f4',
     "{{ title }} {% raw %}",
 )
-
-
-class Page(HTMLParser):
-    """The texts of each element by name, and every attribute that could load something."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.texts: dict[str, list[str]] = {}
-        self.addresses: list[str] = []
-        self.data = ""
-        self._open: list[tuple[str, bool]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.addresses += [str(v) for name, v in attrs if name in ("src", "href", "srcset")]
-        self.texts.setdefault(tag, []).append("")
-        self._open.append((tag, ("id", "data") in attrs))
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._open and self._open.pop()[0] != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if self._open:
-            tag, holds_answers = self._open[-1]
-            self.texts[tag][-1] += data
-            if holds_answers:
-                self.data += data
 
 
 def answers() -> pd.DataFrame:
