@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import pandas as pd
 
 from concept_das.errors import InputError
+from concept_das.evaluation.intervals import harmonic_mean
 
 Question = Literal["concept", "instruct", "fluency"]
 QUESTIONS: tuple[Question, ...] = ("concept", "instruct", "fluency")
@@ -63,7 +64,9 @@ class Rating:
         concept = self.concept
         if suppression and concept is not None:
             concept = HIGHEST - concept
-        return harmonic_mean([concept, self.instruct, self.fluency])
+        if concept is None or self.instruct is None or self.fluency is None:
+            return None
+        return float(harmonic_mean(concept, self.instruct, self.fluency))
 
 
 EMPTY_RESPONSE = Rating(0, 0, 0)
@@ -87,25 +90,6 @@ class Judge(Protocol):
     def rate(self, items: Sequence[Item]) -> list[Rating]:
         """One rating per item, in order."""
         ...
-
-
-def harmonic_mean(ratings: Sequence[int | None]) -> float | None:
-    """Harmonic mean, 0 if any rating is 0, None if any is missing.
-
-    Missing goes before 0: were only the zeros of incomplete ratings kept, a mean over responses
-    would be too low.
-
-    Raises:
-        InputError: if there is no rating.
-    """
-    if not ratings:
-        raise InputError("a score needs at least one rating")
-    known = [rating for rating in ratings if rating is not None]
-    if len(known) < len(ratings):
-        return None
-    if 0 in known:
-        return 0.0
-    return len(known) / sum(1 / rating for rating in known)
 
 
 def ratings_table(

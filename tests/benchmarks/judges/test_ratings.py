@@ -11,7 +11,6 @@ from benchmarks.judges.ratings import (
     Item,
     Kind,
     Rating,
-    harmonic_mean,
     one_judge,
     ratings_table,
 )
@@ -37,8 +36,7 @@ def table(name: str = "api a", kind: Kind = "api", count: int = 2) -> pd.DataFra
 
 def test_the_score_is_the_harmonic_mean_for_every_combination() -> None:
     for values in product(range(3), repeat=3):
-        assert harmonic_mean(values) == pytest.approx(reference(values))
-        assert Rating(*values).score() == harmonic_mean(values)
+        assert Rating(*values).score() == pytest.approx(reference(values))
         concept, instruct, fluency = values
         suppressed = Rating(*values).score(suppression=True)
         assert suppressed == pytest.approx(reference([2 - concept, instruct, fluency]))
@@ -50,11 +48,6 @@ def test_a_missing_rating_makes_the_score_missing_and_not_zero(
     values: Any, suppression: bool
 ) -> None:
     assert Rating(*values).score(suppression=suppression) is None
-
-
-def test_no_ratings_have_no_score() -> None:
-    with pytest.raises(InputError, match="at least one"):
-        harmonic_mean([])
 
 
 @pytest.mark.parametrize("value", [-1, 3, 1.5, "2", float("nan")])
