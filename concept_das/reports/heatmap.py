@@ -16,7 +16,9 @@ from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.evaluation.recovery import RECOVERY
 from concept_das.reports.figures import LEAST_KL
 
+# The colour of a cell without a value, and the weights of red, green and blue in brightness.
 MISSING = np.array([0.91, 0.91, 0.93])
+BRIGHTNESS = (0.299, 0.587, 0.114)
 
 
 def heatmap(averages: pd.DataFrame) -> Figure:
@@ -31,23 +33,23 @@ def heatmap(averages: pd.DataFrame) -> Figure:
     size = (2 * max(0.72 * layers, 3.0) + 2.2, 2 * (0.55 * ranks + 1.0) + 0.3)
     figure = Figure(figsize=size, layout="constrained", dpi=150)
     grid = figure.subplots(2, len(DIRECTIONS), squeeze=False)
+    recoveries = [_by_cell(averages, RECOVERY[direction]) for direction in DIRECTIONS]
+    effects = [_by_cell(averages, f"kl_side_effect_{direction}") for direction in DIRECTIONS]
+    blues = ScalarMappable(Normalize(0, 1, clip=True), colormaps["YlGnBu"])
+    reds = ScalarMappable(_log_range(effects), colormaps["OrRd"])
     for column, direction in enumerate(DIRECTIONS):
-        for axes in grid[:, column]:
-            axes.set(xlabel="layer", ylabel="rank")
-            _frame_best(axes, averages, direction)
-        grid[0, column].set_title(f"{direction}: best recovery, at its multiplier")
-        grid[1, column].set_title(f"{direction}: KL side effect there")
-    shades = ScalarMappable(Normalize(0, 1, clip=True), colormaps["YlGnBu"])
-    for axes, direction in zip(grid[0], DIRECTIONS, strict=True):
+        above, below = grid[:, column]
         multipliers = _by_cell(averages, f"multiplier_{direction}").to_numpy().ravel()
         notes = [f"\nat {multiplier:g}" for multiplier in multipliers]
-        _draw(axes, _by_cell(averages, RECOVERY[direction]), shades, notes, ".2f")
-    figure.colorbar(shades, ax=grid[0].tolist(), label="recovery", extend="both")
-    effects = [_by_cell(averages, f"kl_side_effect_{direction}") for direction in DIRECTIONS]
-    shades = ScalarMappable(_log_range(effects), colormaps["OrRd"])
-    for axes, effect in zip(grid[1], effects, strict=True):
-        _draw(axes, effect, shades, [""] * effect.size, ".2g")
-    figure.colorbar(shades, ax=grid[1].tolist(), label="nats per token")
+        _draw(above, recoveries[column], blues, notes, ".2f")
+        _draw(below, effects[column], reds, [""] * len(notes), ".2g")
+        above.set_title(f"{direction}: best recovery, at its multiplier")
+        below.set_title(f"{direction}: KL side effect there")
+        for axes in (above, below):
+            axes.set(xlabel="layer", ylabel="rank")
+            _frame_best(axes, averages, direction)
+    figure.colorbar(blues, ax=grid[0].tolist(), label="recovery", extend="both")
+    figure.colorbar(reds, ax=grid[1].tolist(), label="nats per token")
     return figure
 
 
@@ -85,25 +87,22 @@ def _draw(
         notes: row by row.
         form: of the values.
     """
+    numbers = values.to_numpy(dtype=float)
+    colours = np.where(np.isfinite(numbers)[..., None], shades.to_rgba(numbers)[..., :3], MISSING)
+    axes.imshow(colours, origin="lower", aspect="auto")
     axes.set_xticks(range(values.shape[1]), [str(layer) for layer in values.columns])
     axes.set_yticks(range(values.shape[0]), [str(rank) for rank in values.index])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlim(-0.5, values.shape[1] - 0.5)
-    axes.set_ylim(-0.5, values.shape[0] - 0.5)
-    for ((row, column), value), note in zip(np.ndenumerate(values.to_numpy()), notes, strict=True):
-        known = bool(np.isfinite(value))
-        face = np.asarray(shades.to_rgba(value))[:3] if known else MISSING
-        corner = (column - 0.5, row - 0.5)
-        axes.add_patch(Rectangle(corner, 1, 1, facecolor=tuple(face), edgecolor="white"))
+    for ((row, column), value), note in zip(np.ndenumerate(numbers), notes, strict=True):
         axes.text(
             column,
             row,
-            f"{value:{form}}{note}" if known else "\N{EN DASH}",
+            f"{value:{form}}{note}" if np.isfinite(value) else "\N{EN DASH}",
             ha="center",
             va="center",
             fontsize=8,
-            color="white" if np.dot(face, (0.299, 0.587, 0.114)) < 0.5 else "black",
+            color="white" if np.dot(colours[row, column], BRIGHTNESS) < 0.5 else "black",
         )
 
 

@@ -317,25 +317,6 @@ def test_the_partial_file_of_another_evaluation(
     pd.testing.assert_frame_equal(result.table, expected.table, check_exact=True)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"batches": []}'])
-def test_a_damaged_partial_file(tmp_path: Path, content: str) -> None:
-    partial = tmp_path / "partial.json"
-    partial.write_text(content)
-    with pytest.raises(InputError, match=r"partial.json is damaged .*; delete it to start again"):
-        measured(tiny_model(), random_vector(tiny_model()), partial=partial)
-
-
-def test_the_partial_file_grows_batch_by_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    partial = tmp_path / "deep" / "partial.json"
-    counting(monkeypatch, stop_after=2)
-    with pytest.raises(_Stop):
-        measured(tiny_model(), random_vector(tiny_model()), partial=partial)
-    _, *finished = partial.read_text().splitlines()
-    assert len(finished) == 2
-
-
 def test_unusable_evaluations() -> None:
     model = tiny_model()
     vector = random_vector(model)

@@ -1,4 +1,3 @@
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -153,23 +152,6 @@ def test_the_partial_file_of_another_run(tmp_path: Path, changes: dict[str, Any]
         made(partial=partial, **changes)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"answers": {}}'])
-def test_a_damaged_partial_file(tmp_path: Path, content: str) -> None:
-    partial = tmp_path / "partial.json"
-    partial.write_text(content)
-    with pytest.raises(InputError, match=r"partial.json is damaged .*; delete it to start again"):
-        made(partial=partial)
-
-
-def test_a_partial_file_of_the_first_release(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    partial = tmp_path / "partial.json"
-    partial.write_text('{"settings": {}, "answers": {"Hi": "old"}}')
-    assert made(partial=partial) == made()
-    assert "unfinished work of an older version; starting again" in caplog.text
-
-
 def test_empty_and_repetitive_answers_are_dropped(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -307,12 +289,3 @@ def test_a_missing_cell_in_an_axbench_file(tmp_path: Path, column: str) -> None:
     with pytest.raises(InputError, match=f"{path}, row 1, column '{column}'.*is not text"):
         read_axbench(path, 3)
     assert read_axbench(path, 5).outputs == ["sorted(x)"]
-
-
-def test_what_is_kept_while_it_runs(tmp_path: Path) -> None:
-    partial = tmp_path / "partial.json"
-    rows = made(partial=partial)
-    entries = [json.loads(line) for line in partial.read_text().splitlines()[1:]]
-    kept = {entry["key"]: entry["row"]["answer"] for entry in entries}
-    assert kept[rows[0].negative_input] == rows[0].negative_output
-    assert kept[rows[0].positive_input] == rows[0].positive_output
