@@ -22,7 +22,7 @@ from concept_das.runs.stages import Job
 from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import NoTracker, Tracker
 from concept_das.training.vectors import ConceptRows, train_vectors
 

@@ -19,16 +19,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pyvene.models.interventions import (
-    DistributedRepresentationIntervention,
-    TrainableIntervention,
-)
 from torch import Tensor
 
+from interventions.backend import pyvene as pv
 from interventions.subspace import orthonormal_rows
 
 
-class PartitionedSubspace(TrainableIntervention, DistributedRepresentationIntervention):
+class PartitionedSubspace(pv.TrainableIntervention, pv.DistributedRepresentationIntervention):
     """Base class: a weight `[low_rank_dimension, embed_dim]` of directions, always in float32.
 
     pyvene passes `embed_dim=None` for sites addressed by a string path

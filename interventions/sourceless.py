@@ -4,13 +4,13 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pyvene.models.interventions import SourcelessIntervention
 from torch import Tensor
 
+from interventions.backend import pyvene as pv
 from interventions.partition import PartitionedSubspace
 
 
-class SourcelessDirections(SourcelessIntervention, PartitionedSubspace):
+class SourcelessDirections(pv.SourcelessIntervention, PartitionedSubspace):
     """A stack of directions that may be given.
 
     Args:

@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from objectives.divergences import log_probabilities
-from objectives.reduction import Reduction, reduce_tokens
+from objectives.names import Reduction
+from objectives.reduction import reduce_tokens
 
 
 def token_cross_entropy(

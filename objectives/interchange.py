@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from objectives.divergences import jensen_shannon
-from objectives.reduction import Reduction, reduce_tokens
+from objectives.names import Reduction
+from objectives.reduction import reduce_tokens
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 

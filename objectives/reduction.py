@@ -1,14 +1,11 @@
 """From one value per response token to one scalar."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Reduction = Literal["sequence", "token"]
-
-REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+from objectives.names import REDUCTIONS, Reduction
 
 
 def reduce_tokens(

@@ -22,13 +22,13 @@ from benchmarks.judges.options import JudgeOptions
 from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.methods.settings import check_changes, with_changes
 from concept_das.runs.processes import device_of, parse_range, shard_of_environment
 from concept_das.runs.stages import run_stages, stage_names
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker
+from concept_das.words import DIRECTIONS
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.axbench.scores import summarise
 from benchmarks.judges.ratings import HIGHEST
-from concept_das.data.quadruples import DIRECTIONS
-from concept_das.methods import METHODS
+from concept_das.methods.registry import METHODS
 from concept_das.reports.figures import SUBJECT, method_legend, method_styles, plain_panel
+from concept_das.words import DIRECTIONS
 
 BASELINE_STYLE: dict[str, Any] = {"color": "#555555", "linewidth": 1.5, "linestyle": "--"}
 

@@ -26,9 +26,9 @@ from benchmarks.judges.prices import CHARACTERS_PER_TOKEN, Price, approximate_to
 from benchmarks.judges.questions import question_text
 from benchmarks.judges.ratings import QUESTIONS, Item
 from benchmarks.shapes import ModelShape, find_shape
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
-from concept_das.methods import find_method
+from concept_das.methods.registry import find_method
+from concept_das.words import Direction
 
 Neutral = Literal["given", "model", "api"]
 

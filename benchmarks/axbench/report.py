@@ -29,12 +29,12 @@ from benchmarks.axbench.scores import (
     winners,
 )
 from benchmarks.judges.ratings import Kind
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.reports.figures import SUBJECT, figure_png
 from concept_das.reports.page import write_page
 from concept_das.reports.tables import to_markdown, with_interval
 from concept_das.runs.files import write_atomically
+from concept_das.words import DIRECTIONS
 
 TEXTS = ("concept_text", "instruction_text", "text")
 

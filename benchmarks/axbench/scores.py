@@ -21,7 +21,6 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.judges.ratings import HIGHEST
-from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.errors import InputError
 from concept_das.evaluation.intervals import (
     bootstrap,
@@ -29,6 +28,7 @@ from concept_das.evaluation.intervals import (
     mean_of_rows,
     mean_with_interval,
 )
+from concept_das.words import DIRECTIONS, Direction
 
 RATINGS = ("concept", "instruction", "fluency")
 LABELS = ("negative", "positive")

@@ -40,14 +40,15 @@ from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Item
 from benchmarks.steps import Answering, Asked, Subject, answer, train_method, trained_vector
 from concept_das.data.batches import batches
-from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
+from concept_das.data.quadruples import Quadruple
 from concept_das.experiments.making import TOPIC_PROMPT, concept_input, make_quadruples
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Piece, Stage
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import NoTracker, PrefixedTracker, Tracker
+from concept_das.words import DIRECTIONS, Direction
 
 UNSTEERED = "unsteered"
 """The baseline: the model's own answers; the concept is asked for where it is to be suppressed."""

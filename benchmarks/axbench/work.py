@@ -14,10 +14,10 @@ from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
-from concept_das.methods import find_method
 from concept_das.methods.base import DirectionMethod, Method, TrainedMethod
 from concept_das.methods.diffmean import DiffMean
 from concept_das.methods.lora import LoRA
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 
 

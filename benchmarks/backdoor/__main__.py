@@ -22,7 +22,7 @@ from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
 from concept_das.runs.stages import Stage
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode
 
 

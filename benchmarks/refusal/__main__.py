@@ -24,7 +24,7 @@ from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
 from concept_das.data.quadruples import data_hash
 from concept_das.runs.stages import Job, Stage
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from concept_das.data.quadruples import Direction
+from concept_das.words import Direction
 
 # (an answer, the untouched model's answer to the same prompt) -> whether it counts
 Counts = Callable[[str, str], bool]

@@ -28,14 +28,14 @@ from benchmarks.safety.data import PromptSets
 from benchmarks.steps import Subject
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.chat_format import Prompt, Turn
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.evaluation.by_strength import SteeredLogits, WholeModelLogits, steered_logits
 from concept_das.evaluation.intervals import Rate, mean_with_interval, rate_of
 from concept_das.runs.rows import RowLog
-from concept_das.steering.artifact import Artifact, Rule
+from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
 from concept_das.steering.vector import SteeringVector
+from concept_das.words import Direction, Rule
 from objectives import kl_teacher_student
 
 

@@ -18,7 +18,7 @@ from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
 from concept_das.runs.processes import Shard, device_of, shard_of_environment
 from concept_das.runs.stages import Stage, run_stages, stage_names
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,12 @@ from benchmarks.axbench.presets import to_multipliers
 from benchmarks.capabilities.scores import EVERYDAY, Framing
 from benchmarks.steps import Answering, Subject
 from concept_das.errors import InputError
-from concept_das.methods import TrainedMethod, find_method
+from concept_das.methods import TrainedMethod
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig, check_changes, with_changes
 from concept_das.runs.stages import Piece
-from concept_das.steering.artifact import Rule
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
+from concept_das.words import Rule
 
 
 @dataclass(frozen=True)

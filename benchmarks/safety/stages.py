@@ -23,14 +23,14 @@ from benchmarks.safety.measures import measure_answers, measure_divergences, mer
 from benchmarks.safety.settings import Plan
 from benchmarks.steps import Asked, answer, train_method, trained_vector
 from concept_das.data.batches import batches
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
-from concept_das.methods import find_method
+from concept_das.methods.registry import find_method
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Stage
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
 from concept_das.training.tracking import PrefixedTracker, Tracker
+from concept_das.words import Direction
 
 UNSTEERED = "unsteered"
 ANSWERS_FILE = "answers.parquet"

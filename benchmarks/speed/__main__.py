@@ -34,9 +34,9 @@ from concept_das.models.blocks import find_site
 from concept_das.models.loading import DTYPES, LoadedModel, load_model
 from concept_das.runs.files import write_atomically
 from concept_das.steering.vector import ModelIdentity, SteeringVector
-from concept_das.training.batch_loss import EngineOptions
 from concept_das.training.concept import TrainingTask
 from concept_das.training.loop import train_directions
+from concept_das.training.options import EngineOptions
 from concept_das.training.vectors import versions
 
 

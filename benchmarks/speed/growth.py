@@ -21,11 +21,12 @@ from benchmarks.speed.steps import (
 from benchmarks.speed.timing import peak_bytes_of, seconds_of
 from concept_das.data.batches import pad_id_of
 from concept_das.data.encoding import EncodedQuadruple, Interchange
-from concept_das.methods import trained_method
+from concept_das.methods.registry import trained_method
 from concept_das.models.blocks import find_site
 from concept_das.models.loading import LoadedModel
-from concept_das.training.batch_loss import EngineOptions, sum_losses
+from concept_das.training.batch_loss import sum_losses
 from concept_das.training.loop import build_losses
+from concept_das.training.options import EngineOptions
 
 TOKENS = (16, 32, 64, 128)
 ROWS = (2, 4, 8, 16)

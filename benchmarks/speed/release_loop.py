@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.data.encoding import EncodedQuadruple, Interchange
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.models.blocks import Site
 from concept_das.models.logits import collate_for
+from concept_das.words import DIRECTIONS
 from interventions import DistributedInterchangeIntervention
 from objectives import elicit_loss
 

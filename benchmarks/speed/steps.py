@@ -13,11 +13,13 @@ from benchmarks.speed.release_loop import ReleaseLoop
 from benchmarks.speed.timing import peak_bytes_of, seconds_of
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.encoding import EditName, EncodedQuadruple
-from concept_das.methods import Term, trained_method
+from concept_das.methods import Term
+from concept_das.methods.registry import trained_method
 from concept_das.models.blocks import Site, find_site
 from concept_das.models.loading import LoadedModel
-from concept_das.training.batch_loss import EngineOptions, sum_losses
+from concept_das.training.batch_loss import sum_losses
 from concept_das.training.loop import build_losses
+from concept_das.training.options import EngineOptions
 from interventions import DistributedInterchangeIntervention
 from interventions.partition import PartitionedSubspace
 

@@ -12,10 +12,10 @@ from concept_das.data.files import read_concepts
 from concept_das.errors import InputError
 from concept_das.experiments.comparison import ComparisonPlan, read_answers
 from concept_das.experiments.comparison import compare as compare_methods
-from concept_das.methods import all_methods, find_method
+from concept_das.methods.registry import all_methods, find_method
 from concept_das.methods.settings import check_changes, with_changes
 from concept_das.reports.results import write_comparison
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,13 @@ from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.axbench_file import read_axbench
 from concept_das.data.files import check_writable, finish_rows, read_instructions
 from concept_das.data.inspection import format_marks
-from concept_das.data.quadruples import Direction, read_quadruples
+from concept_das.data.quadruples import read_quadruples
 from concept_das.data.shipped import shipped_instructions
 from concept_das.errors import InputError
 from concept_das.experiments.making import CONCEPT_PROMPT, TOPIC_PROMPT, make_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.training.vectors import encode_for
+from concept_das.words import Direction
 
 
 def data_make(

@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from concept_das.cli import compare, data, sweep, train, vectors
 from concept_das.errors import InputError, TrainingError
-from concept_das.methods import find_method
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.files import write_atomically
 

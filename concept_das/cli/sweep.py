@@ -10,7 +10,7 @@ from concept_das.experiments.sweep import SweepPlan
 from concept_das.experiments.sweep import sweep as sweep_cells
 from concept_das.methods.settings import TrainingConfig
 from concept_das.reports.results import write_sweep
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import concept_das.experiments.demo
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.files import by_concept, write_rows
 from concept_das.data.quadruples import read_quadruples, split_quadruples
-from concept_das.methods import all_methods, find_method
+from concept_das.methods.registry import all_methods, find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.files import write_atomically
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import PrefixedTracker, TrackingMode, open_tracker
 from concept_das.training.vectors import ConceptRows, train_vectors
 

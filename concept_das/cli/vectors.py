@@ -16,7 +16,7 @@ from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.files import read_instructions
-from concept_das.data.quadruples import Direction, read_quadruples
+from concept_das.data.quadruples import read_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import Evaluation
 from concept_das.evaluation.recovery import evaluate as evaluate_vector
@@ -24,13 +24,13 @@ from concept_das.methods.lora import Adapter
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
-from concept_das.steering.artifact import Artifact, Rule, load_vector
+from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering
 from concept_das.steering.context import steer as steering
 from concept_das.steering.generation import decoding, generate_responses, row_seed
-from concept_das.steering.positions import Positions
 from concept_das.steering.vector import SteeringVector
 from concept_das.training.vectors import encode_for
+from concept_das.words import Direction, Positions, Rule
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Training files of AxBench."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -10,20 +10,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import pandas as pd
 
 from concept_das.errors import InputError
-
-# D+ and D- of the paper.
-Direction = Literal["elicit", "suppress"]
-
-
-DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
-
 
 TEXT_COLUMNS = ("negative_input", "negative_output", "positive_input", "positive_output")
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Instructions and unrelated texts that come with the package."""
 
 import json
 from importlib import resources

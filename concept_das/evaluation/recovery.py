@@ -26,7 +26,6 @@ from transformers import PreTrainedModel
 from concept_das.data.batches import batches, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.data.encoding import EncodedQuadruple, Interchange
-from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError
 from concept_das.evaluation.by_strength import SteeredLogits, steered_logits
@@ -34,8 +33,9 @@ from concept_das.evaluation.intervals import bootstrap_interval, mean_with_inter
 from concept_das.models.logits import mean_log_likelihood
 from concept_das.runs.files import fingerprint_of
 from concept_das.runs.rows import RowLog
-from concept_das.steering.artifact import Artifact, Rule
+from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
+from concept_das.words import DIRECTIONS, Direction, Rule
 from objectives import jensen_shannon, kl_teacher_student
 
 RECOVERY: dict[Direction, str] = {

@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 
 from concept_das.data.chat_format import ChatFormat
-from concept_das.data.quadruples import DIRECTIONS, Quadruple, data_hash
+from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.evaluation.fluency import distinct_pairs, log_likelihoods
 from concept_das.evaluation.intervals import mean_with_interval
 from concept_das.experiments.grid import Cell, GridPlan, run_cells
-from concept_das.methods import TrainedMethod, find_method
+from concept_das.methods import TrainedMethod
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
@@ -22,7 +23,8 @@ from concept_das.runs.files import fingerprint_of, write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
-from concept_das.training.batch_loss import DEFAULT_ENGINE, EngineOptions
+from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
+from concept_das.words import DIRECTIONS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, split_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
-from concept_das.methods import find_method
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from concept_das.training.vectors import ConceptRows, encode_for, train_vectors, with_metrics
 
 log = logging.getLogger(__name__)

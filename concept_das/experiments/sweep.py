@@ -10,13 +10,14 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.experiments.grid import Cell, GridPlan, run_cells
-from concept_das.methods import Method, TrainedMethod, find_method
+from concept_das.methods import Method, TrainedMethod
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import fingerprint_of
-from concept_das.training.batch_loss import DEFAULT_ENGINE, EngineOptions
+from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
 
 
 @dataclass(frozen=True, kw_only=True)

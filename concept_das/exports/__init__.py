@@ -10,20 +10,7 @@ peft takes what the method lora trained and pyreft what loreft trained, exactly.
 cannot say is refused with an `InputError`; nothing is approximated.
 """
 
-from concept_das.exports.gguf import from_gguf, to_gguf
-from concept_das.exports.lm_eval import to_lm_eval
-from concept_das.exports.peft import to_peft
-from concept_das.exports.pyreft import from_pyreft, to_pyreft
-from concept_das.exports.pyvene import from_pyvene, save_pyvene, to_pyvene
+import lazy_loader
 
-__all__ = [
-    "from_gguf",
-    "from_pyreft",
-    "from_pyvene",
-    "save_pyvene",
-    "to_gguf",
-    "to_lm_eval",
-    "to_peft",
-    "to_pyreft",
-    "to_pyvene",
-]
+# Names are listed in __init__.pyi; each is loaded when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.models.blocks import find_site
 from concept_das.runs.files import write_atomically
 from concept_das.steering.vector import ModelIdentity, Rule, SteeringVector
+from concept_das.words import Direction
 
 _ARCHITECTURE = "controlvector"
 

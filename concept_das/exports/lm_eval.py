@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
 from concept_das.steering.vector import Rule, SteeringVector
+from concept_das.words import Direction
 
 
 def to_lm_eval(

@@ -7,12 +7,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.exports.pyvene import layer_of, read_config, read_tensors
 from concept_das.methods.loreft import LearnedEdit, LoreftTensors, loreft_intervention
 from concept_das.models.blocks import find_site
 from concept_das.models.identity import ModelIdentity
+from concept_das.words import Direction
 
 
 def to_pyreft(edit: LearnedEdit, model: PreTrainedModel, direction: Direction = "elicit") -> Any:

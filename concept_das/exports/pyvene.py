@@ -13,22 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyvene as pv
 import torch
 from jaxtyping import Float
 from pyvene.models.intervenable_modelcard import type_to_dimension_mapping
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.models.blocks import find_site
 from concept_das.steering.vector import ModelIdentity, Rule, SteeringVector
+from concept_das.words import Direction
 from interventions import (
     AdditiveIntervention,
     ClampIntervention,
     DistributedInterchangeIntervention,
 )
+from interventions.backend import pyvene as pv
 
 # What steers by each operation: built of directions and a target.
 _STEERING = {"clamp": ClampIntervention, "add": AdditiveIntervention}

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
-from concept_das.data.quadruples import Direction
 from concept_das.methods.base import (
     LIKELIHOOD,
     DirectionMethod,
@@ -25,10 +24,11 @@ from concept_das.methods.base import (
     weighted_terms,
 )
 from concept_das.steering.factors import Latents
+from concept_das.words import Direction
 from interventions import AdditiveIntervention, NullOutIntervention
 from interventions.partition import PartitionedSubspace
 from objectives import bipo_loss, reps_steer_loss, reps_suppress_loss
-from objectives.reduction import Reduction
+from objectives.names import Reduction
 
 # What Lang. and RePS draw their factors from (AxBench's configurations).
 TRAINING_FACTORS = tuple(range(2, 21, 2))

@@ -16,17 +16,18 @@ from transformers import PreTrainedModel
 from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
-from concept_das.data.quadruples import DIRECTIONS, Direction, Quadruple
+from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.vector import Operation, SteeringVector
+from concept_das.words import DIRECTIONS, Direction
 from interventions.partition import PartitionedSubspace
 from objectives import token_cross_entropy, token_weights
+from objectives.names import Reduction
 from objectives.projected import TokenLoss, cross_entropy_with_gradient
-from objectives.reduction import Reduction
 
 # (student logits `[tokens, vocab]`, teacher logits, labels `[tokens]`) -> one loss per token
 PlainTokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]

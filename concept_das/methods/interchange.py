@@ -8,7 +8,6 @@ from torch import Tensor
 
 import objectives
 from concept_das.data.encoding import EditName, EncodedQuadruple, Interchange
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.methods.base import (
     LIKELIHOOD,
     DirectionMethod,
@@ -18,10 +17,11 @@ from concept_das.methods.base import (
     weighted_terms,
 )
 from concept_das.steering.factors import Latents
+from concept_das.words import DIRECTIONS
 from interventions import DistributedInterchangeIntervention
 from interventions.partition import PartitionedSubspace
 from objectives import pdas_loss, projected
-from objectives.reduction import Reduction
+from objectives.names import Reduction
 
 
 class InterchangeMethod(DirectionMethod):

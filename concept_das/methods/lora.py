@@ -8,13 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from pyvene.models.interventions import SourcelessIntervention, TrainableIntervention
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.methods.base import (
     AXBENCH_AT_SEVERAL_BLOCKS,
@@ -28,7 +26,9 @@ from concept_das.methods.base import (
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.steering.artifact import Artifact, ModuleEdit, readable
-from objectives.reduction import Reduction
+from concept_das.words import Direction
+from interventions.backend import pyvene as pv
+from objectives.names import Reduction
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ ALPHA = 32
 _NAME = "default"  # under which peft keeps the adapter
 
 
-class PassThrough(SourcelessIntervention, TrainableIntervention):
+class PassThrough(pv.SourcelessIntervention, pv.TrainableIntervention):
     """Leaves the hidden states below the adapted layers as they are, and holds the adapter.
 
     Training starts from the hidden states of a site; this marks the block below the adapter.

@@ -39,14 +39,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from pyvene.models.interventions import SourcelessIntervention, TrainableIntervention
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import objectives
 from concept_das.data.chat_format import Prompt
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.methods.base import (
     AXBENCH_AT_SEVERAL_BLOCKS,
@@ -61,9 +59,11 @@ from concept_das.methods.base import (
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.steering.artifact import Artifact, ModuleEdit, readable
+from concept_das.words import Direction
+from interventions.backend import pyvene as pv
 from interventions.positions import edit_where
 from objectives import projected
-from objectives.reduction import Reduction
+from objectives.names import Reduction
 
 # What a float32 R may be off by after training; far below what pyreft's loading does to it.
 _ORTHONORMAL_WITHIN = 1e-4
@@ -305,7 +305,7 @@ def _move(_inputs: Tensor, hidden: Tensor, tensors: LoreftTensors, multiplier: f
 ENDS = (5, 5)
 
 
-class MaskedLoreft(SourcelessIntervention, TrainableIntervention):
+class MaskedLoreft(pv.SourcelessIntervention, pv.TrainableIntervention):
     """pyreft's LoReFT at chosen positions, in the model's own precision.
 
     pyreft's forward takes neither a mask nor hidden states of another precision; the parameters

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from concept_das.data.chat_format import Prompt
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.methods.base import FittedMethod, Job
 from concept_das.steering.artifact import Artifact, readable
+from concept_das.words import Direction
 
 
 @readable

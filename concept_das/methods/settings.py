@@ -6,7 +6,7 @@ from typing import Any
 
 from concept_das.errors import InputError
 from objectives import REDUCTIONS
-from objectives.reduction import Reduction
+from objectives.names import Reduction
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""A model's identity: names, sizes and a fingerprint of its weights."""
 
 import hashlib
 from dataclasses import dataclass

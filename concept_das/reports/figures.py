@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.evaluation.recovery import RECOVERY
-from concept_das.methods import METHODS
+from concept_das.methods.registry import METHODS
 from concept_das.steering.factors import Latents
+from concept_das.words import DIRECTIONS, Direction
 from interventions import orthonormal_rows
 
 # CDAS is the project's own method: drawn over the others, and the only one in red. The rest are

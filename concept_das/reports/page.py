@@ -12,11 +12,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.reports.figures import SUBJECT, figure_address, figure_png
 from concept_das.reports.tables import text_cells
 from concept_das.runs.files import write_atomically
+from concept_das.words import Direction
 
 
 @dataclass(frozen=True)

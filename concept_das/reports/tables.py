@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.evaluation.intervals import mean_with_interval
 from concept_das.evaluation.recovery import RECOVERY
+from concept_das.words import DIRECTIONS
 
 # The multiplier that is reported: the one with the best mean recovery, or 1.
 Strength = Literal["tuned", "unit"]

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -20,19 +20,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Prompt
-from concept_das.data.quadruples import DIRECTIONS, Direction
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
+from concept_das.words import DIRECTIONS, Direction
 
 FORMAT_VERSION = 1
 
 
 TENSORS_FILE, DESCRIPTION_FILE = "vector.safetensors", "vector.json"
-
-
-Rule = Literal["paper", "interpolate"]
 
 
 Known = TypeVar("Known", bound="type[Artifact]")

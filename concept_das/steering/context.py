@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Prompt
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.models.blocks import Site, find_site, hidden_of, replace_hidden
-from concept_das.steering.artifact import Artifact, ModuleEdit, Rule
-from concept_das.steering.positions import Positions, _per_row, _PositionSelection
+from concept_das.steering.artifact import Artifact, ModuleEdit
+from concept_das.steering.positions import _per_row, _PositionSelection
 from concept_das.steering.vector import SteeringVector
+from concept_das.words import Direction, Positions, Rule
 from interventions import set_coordinates
 
 

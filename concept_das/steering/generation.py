@@ -21,7 +21,7 @@ from concept_das.data.batches import by_token_budget, collate, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.steering.context import Steering, check_steering, steer
-from concept_das.steering.positions import Positions
+from concept_das.words import Positions
 
 
 @torch.no_grad()

@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyvene as pv
 from pyvene.models.modeling_utils import do_intervention
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.models.blocks import find_site
 from concept_das.models.identity import ModelIdentity
 from concept_das.steering.artifact import Artifact, ModuleEdit
+from concept_das.words import Direction
+from interventions.backend import pyvene as pv
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""TODO."""
+"""The tokens of a forward pass that are steered."""
 
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 
 from concept_das.errors import InputError
 from concept_das.models.blocks import decoder_of
-
-Positions = Literal["all", "prompt", "generated"]
+from concept_das.words import Positions
 
 
 def _per_row(values: Tensor, batch: int) -> Tensor:

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError
 from concept_das.models.blocks import Site, find_site
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
-from concept_das.steering.artifact import Artifact, Rule, load_vector, readable
+from concept_das.steering.artifact import Artifact, load_vector, readable
+from concept_das.words import Direction, Rule
 
 __all__ = ["ModelIdentity", "Operation", "Rule", "SteeringVector"]
 

@@ -8,58 +8,21 @@ whatever their direction and concept.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
-from pyvene.models.interventions import SourcelessIntervention
 from torch import Tensor, nn
 
 from concept_das.data.batches import by_token_budget
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass
-from concept_das.data.quadruples import DIRECTIONS, Direction
-from concept_das.errors import InputError
 from concept_das.methods.base import Term, TrainedMethod
+from concept_das.words import DIRECTIONS, Direction
+from interventions.backend import pyvene as pv
 
 Key = TypeVar("Key")
-
-
-Engine = Literal["auto", "pyvene"]
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How training is computed; changes its speed and memory, not its result.
-
-    Args:
-        engine: auto (replay cached hidden states where the model allows it) or pyvene (run the
-            whole model every step).
-        batch_tokens: tokens of one forward and backward pass, padding included.
-        together: concepts trained at once; a step then holds a batch of rows of each.
-        cache_gb: memory for cached hidden states, in gigabytes; half of what is free if not given.
-            What does not fit goes to a file.
-        cache_folder: folder for that file; the system's temporary folder if not given.
-    """
-
-    engine: Engine = "auto"
-    batch_tokens: int = 2048
-    together: int = 8
-    cache_gb: float | None = None
-    cache_folder: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.engine not in get_args(Engine):
-            raise InputError(f"unknown engine {self.engine!r}; choose auto or pyvene")
-        for name in ("batch_tokens", "together"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-
-
-DEFAULT_ENGINE = EngineOptions()
 
 
 @runtime_checkable
@@ -81,7 +44,7 @@ class Losses(Protocol):
 
 def needs_no_source(intervention: nn.Module) -> bool:
     """Whether an intervention makes do with the base's hidden states; pyvene's own mark."""
-    return isinstance(intervention, SourcelessIntervention)
+    return isinstance(intervention, pv.SourcelessIntervention)
 
 
 def edit_mask(

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.data.encoding import EditName, EncodedQuadruple
-from concept_das.data.quadruples import Direction
 from concept_das.errors import TrainingError
-from concept_das.methods import Term, trained_method
+from concept_das.methods import Term
 from concept_das.methods.base import directions_of
+from concept_das.methods.registry import trained_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site
 from concept_das.training.checkpoint import Progress, resume, run_identity, save
 from concept_das.training.tracking import NoTracker, Tracker
+from concept_das.words import Direction
 from interventions import orthonormal_rows
 from interventions.partition import PartitionedSubspace
 

@@ -12,24 +12,20 @@ from transformers import PreTrainedModel
 
 from concept_das.data.batches import batches
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
-from concept_das.data.quadruples import Direction
 from concept_das.errors import InputError, TrainingError
-from concept_das.methods import Term, trained_method
+from concept_das.methods import Term
+from concept_das.methods.registry import trained_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site
 from concept_das.models.replay import ReplayError
-from concept_das.training.batch_loss import (
-    DEFAULT_ENGINE,
-    EngineOptions,
-    Losses,
-    NotFiniteError,
-    sum_losses,
-)
+from concept_das.training.batch_loss import Losses, NotFiniteError, sum_losses
 from concept_das.training.concept import ConceptRun, TrainingResult, TrainingTask
+from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
 from concept_das.training.pyvene_engine import PyveneLosses
 from concept_das.training.replay_engine import ReplayLosses
 from concept_das.training.state_cache import CacheBudget
 from concept_das.training.tracking import NoTracker, Tracker
+from concept_das.words import Direction
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ pyvene can hook.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-import pyvene as pv
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.training.batch_loss import edit_mask, needs_no_source, spans
+from interventions.backend import pyvene as pv
 from objectives import token_cross_entropy
 
 

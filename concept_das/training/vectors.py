@@ -10,14 +10,15 @@ from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple, encode_quadruples
 from concept_das.data.quadruples import Quadruple, data_hash
-from concept_das.methods import FittedMethod, Job, TrainedMethod, find_method
+from concept_das.methods import FittedMethod, Job, TrainedMethod
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact
-from concept_das.training.batch_loss import DEFAULT_ENGINE, EngineOptions
 from concept_das.training.concept import TrainingResult, TrainingTask
 from concept_das.training.loop import train_directions
+from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
 from concept_das.training.tracking import NoTracker, Tracker
 
 _VERSIONED = ("torch", "transformers", "pyvene", "datasets", "safetensors", "numpy")

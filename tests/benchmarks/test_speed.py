@@ -12,7 +12,7 @@ from benchmarks.speed.growth import AXES, plot_growth
 from benchmarks.speed.rows import axbench_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from benchmarks.speed.timing import attainable_gemm, peak_bytes_of, seconds_of
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from tests.concept_das.helpers import encoded_rows, random_vector, tiny_chat, tiny_loaded
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job, Piece
 from concept_das.steering.context import Steering
-from concept_das.training.batch_loss import DEFAULT_ENGINE
+from concept_das.training.options import DEFAULT_ENGINE
 from tests.concept_das.helpers import ROWS, random_vector
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -13,15 +13,17 @@ from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple, encode_quadruples
-from concept_das.data.quadruples import Direction, Quadruple
-from concept_das.methods import METHODS, Term, TrainedMethod, find_method, trained_method
+from concept_das.data.quadruples import Quadruple
+from concept_das.methods import Term, TrainedMethod
+from concept_das.methods.registry import METHODS, find_method, trained_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.vector import ModelIdentity, SteeringVector
 from concept_das.training.batch_loss import Losses
+from concept_das.words import Direction
 from interventions import orthonormal_rows
-from objectives.reduction import Reduction
+from objectives.names import Reduction
 from tests.tiny import TINY_ARCHITECTURES, WIDTH, tiny_model, tiny_tokenizer
 
 PAD = 2

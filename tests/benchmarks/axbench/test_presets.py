@@ -9,7 +9,7 @@ import concept_das
 from benchmarks.axbench.presets import PRESETS, Preset, find_preset, to_multipliers
 from benchmarks.axbench.published import CELLS
 from concept_das.errors import InputError
-from concept_das.methods import METHODS
+from concept_das.methods.registry import METHODS
 
 RECIPES = Path(concept_das.__file__).parent / "recipes"
 ALL = list(PRESETS.values())

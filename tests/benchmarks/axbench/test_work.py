@@ -14,7 +14,7 @@ from benchmarks.hardware import SPEED_FILE
 from benchmarks.shapes import SHAPES, shape_of_config
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
-from concept_das.methods import find_method, trained_method
+from concept_das.methods.registry import find_method, trained_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.packaged import PACKAGED_MODEL
 from concept_das.training.batch_loss import sum_losses

@@ -16,9 +16,9 @@ from benchmarks.axbench import presets
 from benchmarks.axbench.presets import find_preset
 from benchmarks.judges.options import JudgeOptions
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.methods import find_method
+from concept_das.methods.registry import find_method
 from concept_das.runs.stages import Jobs, Slot
-from concept_das.training.batch_loss import EngineOptions
+from concept_das.training.options import EngineOptions
 from tests.benchmarks.processes import forked
 from tests.tiny import tiny_model, tiny_tokenizer
 

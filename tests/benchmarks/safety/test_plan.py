@@ -9,7 +9,7 @@ from benchmarks.safety.settings import Choices, Plan, plan_of, sources_of
 from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
-from concept_das.training.batch_loss import DEFAULT_ENGINE
+from concept_das.training.options import DEFAULT_ENGINE
 
 PRESET = PRESETS["organism"]
 SUBJECT = Subject(ModelOptions(model="nowhere"), ChatOptions())

@@ -11,7 +11,7 @@ from benchmarks.refusal.presets import PRESETS as REFUSAL
 from benchmarks.refusal.published import PUBLISHED, published
 from benchmarks.safety.settings import Preset, find_preset
 from concept_das.errors import InputError
-from concept_das.methods import METHODS
+from concept_das.methods.registry import METHODS
 
 RECIPES = Path(concept_das.__file__).parent / "recipes"
 ALL = [*REFUSAL.values(), *BACKDOOR.values()]

@@ -18,7 +18,7 @@ from concept_das.cli import parser as cli
 from concept_das.cli.parser import COMMANDS, _groups, build_parser, main
 from concept_das.data.quadruples import read_quadruples, to_frame
 from concept_das.errors import TrainingError
-from concept_das.methods import METHODS
+from concept_das.methods.registry import METHODS
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
 from tests.concept_das.helpers import ROWS

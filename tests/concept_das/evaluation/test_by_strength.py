@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from concept_das.data.chat_format import Turn
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.evaluation.by_strength import ReplayedLogits, WholeModelLogits, steered_logits
 from concept_das.steering.context import Steering
+from concept_das.words import DIRECTIONS
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, PAD, encoded_rows, random_vector
 from tests.tiny import LAYERS, tiny_model
 

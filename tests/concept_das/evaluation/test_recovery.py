@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Turn
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation import recovery as evaluation
@@ -20,6 +19,7 @@ from concept_das.evaluation.recovery import Evaluation, evaluate, recovery, unre
 from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import ModelIdentity, SteeringVector
+from concept_das.words import DIRECTIONS
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,
     PAD,

@@ -12,7 +12,7 @@ from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.experiments import grid as cells
 from concept_das.experiments.comparison import ComparisonPlan, compare, read_answers
 from concept_das.experiments.grid import GridPlan
-from concept_das.methods import find_method
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.training.tracking import open_tracker
 from concept_das.training.vectors import encode_for, train_vector

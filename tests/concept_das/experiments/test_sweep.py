@@ -14,7 +14,7 @@ from concept_das.data.quadruples import Quadruple, split_quadruples, to_frame
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.experiments.sweep import SweepPlan, sweep
-from concept_das.methods import find_method
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.reports.heatmap import heatmap
 from concept_das.reports.results import write_sweep

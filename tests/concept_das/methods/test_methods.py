@@ -8,14 +8,14 @@ from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass, EncodedQuadruple
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
-from concept_das.methods import METHODS, find_method
+from concept_das.methods.registry import METHODS, find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.training.batch_loss import sum_losses
 from concept_das.training.loop import build_losses
 from concept_das.training.vectors import train_vector
+from concept_das.words import DIRECTIONS
 from objectives import (
     REDUCTIONS,
     das_loss,

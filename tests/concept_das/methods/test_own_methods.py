@@ -12,12 +12,13 @@ import torch
 from concept_das import methods
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate
-from concept_das.methods import METHODS, FittedMethod, Job, find_method, matching, register
+from concept_das.methods import FittedMethod, Job, matching
+from concept_das.methods.registry import METHODS, find_method, register
 from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import SteeringVector
-from concept_das.training.batch_loss import EngineOptions
 from concept_das.training.loop import train_direction
+from concept_das.training.options import EngineOptions
 from concept_das.training.vectors import train_vector
 from objectives import jensen_shannon
 from objectives.projected import jensen_shannon_with_gradient

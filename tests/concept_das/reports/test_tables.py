@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import RECOVERY
 from concept_das.reports.figures import (
@@ -19,6 +18,7 @@ from concept_das.reports.figures import (
 )
 from concept_das.reports.results import write_comparison
 from concept_das.reports.tables import average, summarise, to_markdown
+from concept_das.words import DIRECTIONS
 from tests.concept_das.reports.pages import Page
 
 METHODS = {  # best recovery, best multiplier, side effect at 1

@@ -11,18 +11,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Turn
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation.recovery import evaluate
-from concept_das.methods import METHODS, find_method
 from concept_das.methods.lora import Adapter
 from concept_das.methods.loreft import LearnedEdit
 from concept_das.methods.prompt import SteeringPrompt
+from concept_das.methods.registry import METHODS, find_method
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.generation import generate_responses
 from concept_das.training.vectors import train_vector
+from concept_das.words import DIRECTIONS
 from tests.concept_das.helpers import (
     PAD,
     ROWS,

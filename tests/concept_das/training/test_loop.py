@@ -11,16 +11,17 @@ from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass, EncodedQuadruple
-from concept_das.data.quadruples import DIRECTIONS
 from concept_das.errors import InputError, TrainingError
-from concept_das.methods import find_method, trained_method
+from concept_das.methods.registry import find_method, trained_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.training import loop as training
-from concept_das.training.batch_loss import EngineOptions, Losses
+from concept_das.training.batch_loss import Losses
 from concept_das.training.concept import TrainingResult, TrainingTask, subspace_distance
 from concept_das.training.loop import build_losses, heldout_loss, train_direction, train_directions
+from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import NoTracker
+from concept_das.words import DIRECTIONS
 from interventions import DistributedInterchangeIntervention, orthonormal_rows
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,

@@ -32,14 +32,14 @@ from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.data.encoding import EditName, EncodedQuadruple
 from concept_das.data.quadruples import Quadruple
-from concept_das.methods import find_method, trained_method
 from concept_das.methods.loreft import LearnedEdit
+from concept_das.methods.registry import find_method, trained_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site
 from concept_das.models.loading import LoadedModel, load_model
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.steering.context import Steering, steer
-from concept_das.training.batch_loss import Engine, EngineOptions
+from concept_das.training.options import Engine, EngineOptions
 from concept_das.training.vectors import encode_for, train_vector
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
 

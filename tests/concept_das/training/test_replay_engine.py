@@ -9,12 +9,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple, encode_quadruples
 from concept_das.data.quadruples import Quadruple
-from concept_das.methods import METHODS
+from concept_das.methods.registry import METHODS
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.replay import ReplayError, projection_of
-from concept_das.training.batch_loss import EngineOptions, sum_losses
+from concept_das.training.batch_loss import sum_losses
 from concept_das.training.loop import build_losses, train_direction
+from concept_das.training.options import EngineOptions
 from concept_das.training.pyvene_engine import PyveneLosses
 from concept_das.training.replay_engine import ReplayLosses
 from concept_das.training.state_cache import CacheBudget

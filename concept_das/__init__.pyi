@@ -1,0 +1,34 @@
+__version__: str
+
+from .data.chat_format import ChatFormat as ChatFormat
+from .data.quadruples import Quadruple as Quadruple
+from .data.quadruples import read_quadruples as read_quadruples
+from .data.quadruples import split_quadruples as split_quadruples
+from .data.shipped import shipped_instructions as shipped_instructions
+from .errors import InputError as InputError
+from .errors import TrainingError as TrainingError
+from .errors import VectorMismatchError as VectorMismatchError
+from .evaluation.recovery import Evaluation as Evaluation
+from .evaluation.recovery import evaluate as evaluate
+from .experiments.making import make_quadruples as make_quadruples
+from .methods.registry import METHODS as METHODS
+from .methods.registry import find_method as find_method
+from .methods.registry import register as register
+from .methods.settings import TrainingConfig as TrainingConfig
+from .models.blocks import Site as Site
+from .models.blocks import find_site as find_site
+from .models.loading import LoadedModel as LoadedModel
+from .models.loading import load_model as load_model
+from .steering.artifact import Artifact as Artifact
+from .steering.artifact import load_vector as load_vector
+from .steering.context import Steering as Steering
+from .steering.context import steer as steer
+from .steering.generation import generate_responses as generate_responses
+from .steering.intervenable import from_intervenable as from_intervenable
+from .steering.vector import SteeringVector as SteeringVector
+from .training.loop import train_direction as train_direction
+from .training.loop import train_directions as train_directions
+from .training.options import EngineOptions as EngineOptions
+from .training.vectors import ConceptRows as ConceptRows
+from .training.vectors import train_vector as train_vector
+from .training.vectors import train_vectors as train_vectors

@@ -1,0 +1,9 @@
+from .gguf import from_gguf as from_gguf
+from .gguf import to_gguf as to_gguf
+from .lm_eval import to_lm_eval as to_lm_eval
+from .peft import to_peft as to_peft
+from .pyreft import from_pyreft as from_pyreft
+from .pyreft import to_pyreft as to_pyreft
+from .pyvene import from_pyvene as from_pyvene
+from .pyvene import save_pyvene as save_pyvene
+from .pyvene import to_pyvene as to_pyvene

@@ -1,0 +1,14 @@
+from .base import FittedMethod as FittedMethod
+from .base import Job as Job
+from .base import Method as Method
+from .base import SiteMethod as SiteMethod
+from .base import Term as Term
+from .base import TrainedMethod as TrainedMethod
+from .base import matching as matching
+from .interchange import InterchangeMethod as InterchangeMethod
+from .registry import ENTRY_POINTS as ENTRY_POINTS
+from .registry import METHODS as METHODS
+from .registry import all_methods as all_methods
+from .registry import find_method as find_method
+from .registry import register as register
+from .registry import trained_method as trained_method

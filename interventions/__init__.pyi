@@ -1,0 +1,9 @@
+from .additive import AdditiveIntervention as AdditiveIntervention
+from .additive import NullOutIntervention as NullOutIntervention
+from .additive import add_direction as add_direction
+from .additive import null_out as null_out
+from .clamp import ClampIntervention as ClampIntervention
+from .interchange import DistributedInterchangeIntervention as DistributedInterchangeIntervention
+from .subspace import coordinates as coordinates
+from .subspace import orthonormal_rows as orthonormal_rows
+from .subspace import set_coordinates as set_coordinates
