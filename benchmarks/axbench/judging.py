@@ -10,7 +10,7 @@ from benchmarks.judges.endpoint import EndpointJudge
 from benchmarks.judges.local import LocalJudge
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.proxy import ConceptProbe, Fluency, ProxyJudge, Relatedness, fit_probe
-from benchmarks.judges.ratings import Judge, Kind
+from benchmarks.judges.ratings import Kind, Rater
 from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.shipped import shipped_instructions
 from concept_das.runs.files import write_atomically
@@ -69,7 +69,7 @@ class Judging:
         )
         write_atomically(job.folder / FLUENCY_FILE, json.dumps(asdict(fluency)).encode())
 
-    def of_concept(self, texts: Path, calibration: Path | None) -> Judge:
+    def of_concept(self, texts: Path, calibration: Path | None) -> Rater:
         """The judge of one concept's answers.
 
         Args:

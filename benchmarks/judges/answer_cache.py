@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS answers (
 
 @dataclass(frozen=True)
 class Answer:
-    """What an endpoint answered.
+    """An endpoint's answer.
 
     Attributes:
         complete: false if the answer was cut off at the token limit.

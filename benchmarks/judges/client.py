@@ -1,4 +1,7 @@
-"""A limit on requests per minute."""
+"""Questions to an OpenAI-compatible endpoint: cached, in parallel, paced, and tried again.
+
+`Endpoint` is the door; one call of `Endpoint.answers` is one `_Connection`.
+"""
 
 import logging
 import os
@@ -21,53 +24,16 @@ if TYPE_CHECKING:
     import openai
 
 
-class Pace:
-    """Lets callers through one after another, evenly spaced, whichever thread they are in.
-
-    Args:
-        per_minute: None for no limit.
-        clock: seconds, never going back.
-        sleep: waits for seconds.
-    """
-
-    def __init__(
-        self,
-        per_minute: float | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._spacing = 60 / per_minute if per_minute else 0.0
-        self._clock = clock
-        self._sleep = sleep
-        self._lock = threading.Lock()
-        self._next = clock()
-
-    def wait(self) -> None:
-        """Return when it is the caller's turn."""
-        with self._lock:
-            now = self._clock()
-            turn = max(now, self._next)
-            self._next = turn + self._spacing
-        if turn > now:
-            self._sleep(turn - now)
-
-
 OPENAI_URL = "https://api.openai.com/v1"
 
-
+# The endpoint counts as down after so many failed requests with no answer between them.
 _FAILURES_IN_A_ROW = 3
-"""Requests that fail for good, with no answer between them, before the endpoint counts as down."""
-
-
+# One request is sent at most so often while the reply is not a completion.
 _BROKEN_ANSWERS = 3
-"""How often one request may be answered with something that is not a completion."""
-
 
 AskAgain = Callable[[str, int, Answer], str | None]
-"""Looks at an answer: given the first text, how often it was asked so far, and the answer, it
-returns the text to ask next, or None if the answer will do."""
-
+"""Takes the first text, the number of attempts so far and the last answer; returns the text to ask
+next, or None if the answer will do."""
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +47,7 @@ class Endpoint:
     """A model to be asked, each question as one user message.
 
     Attributes:
-        cache: sqlite file of answers; may be shared by endpoints, runs and processes.
+        cache: sqlite file of answers; endpoints and processes may share one.
         model: as the endpoint names it.
         base_url: the environment's OPENAI_BASE_URL if None, else OpenAI's.
         api_key: the environment's OPENAI_API_KEY if None; a local server takes any word.
@@ -90,7 +56,7 @@ class Endpoint:
         concurrency: requests at the same time.
         requests_per_minute: also counts what is tried again; None for no limit.
         max_retries: of one request, by the client.
-        price: of the model; from `costs.PRICES` if None.
+        price: of the model; from `prices.PRICES` if None.
         usage: what was spent so far; a copy by `dataclasses.replace` goes on counting in it.
 
     Raises:
@@ -121,11 +87,11 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Where requests go."""
+        """Address that requests go to."""
         return (self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
 
     def estimate(self, texts: Collection[str], expected_tokens: int) -> Estimate:
-        """What `answers` will ask and cost; needs no key and no connection.
+        """Requests and cost of `answers`; needs no key and no connection.
 
         Args:
             texts: equal ones count once.
@@ -165,11 +131,11 @@ class Endpoint:
         different = dict.fromkeys(texts)
         found: dict[str, Answer | None] = {}
         with (
-            _connected(self) as run,
+            _connected(self) as connection,
             tqdm(total=len(different), desc=label or self.model, unit="question") as bar,
             ThreadPoolExecutor(self.concurrency) as pool,
         ):
-            futures = {pool.submit(run.ask, text, again): text for text in different}
+            futures = {pool.submit(connection.ask, text, again): text for text in different}
             try:
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
@@ -195,8 +161,40 @@ class Endpoint:
         return canonical_request(self.url, self._request(text))
 
 
+class Pace:
+    """Lets callers through one after another, evenly spaced, whichever thread they are in.
+
+    Args:
+        per_minute: None for no limit.
+        clock: seconds, never going back.
+        sleep: waits for seconds.
+    """
+
+    def __init__(
+        self,
+        per_minute: float | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._spacing = 60 / per_minute if per_minute else 0.0
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._next = clock()
+
+    def wait(self) -> None:
+        """Return when it is the caller's turn."""
+        with self._lock:
+            now = self._clock()
+            turn = max(now, self._next)
+            self._next = turn + self._spacing
+        if turn > now:
+            self._sleep(turn - now)
+
+
 @contextmanager
-def _connected(endpoint: Endpoint) -> Iterator["_Run"]:
+def _connected(endpoint: Endpoint) -> Iterator["_Connection"]:
     try:
         import openai
     except ImportError as error:
@@ -222,11 +220,11 @@ def _connected(endpoint: Endpoint) -> Iterator["_Run"]:
                 f"no API key for {endpoint.url}: set OPENAI_API_KEY or pass api_key (any word for "
                 "a server that wants none)"
             ) from error
-        yield _Run(endpoint, client, cache)
+        yield _Connection(endpoint, client, cache)
 
 
-class _Run:
-    """One call of `answers`: its connection, and whether the endpoint is still there."""
+class _Connection:
+    """The connection of one call of `answers`; it notices when the endpoint is down."""
 
     def __init__(self, endpoint: Endpoint, client: "openai.OpenAI", cache: AnswerCache) -> None:
         self._endpoint = endpoint

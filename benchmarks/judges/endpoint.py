@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible endpoint as judge: `gpt-4o-mini`, or one served by yourself.
 
-How it is asked, and what that costs, is the endpoint's (`benchmarks.endpoint`).
+`client` sends the questions and counts what they cost.
 """
 
 import logging
@@ -31,7 +31,7 @@ class EndpointJudge:
 
     Attributes:
         endpoint: the model.
-        attempts: how often a question is asked until its answer can be read.
+        attempts: a question is asked at most so often until its answer can be read.
     """
 
     endpoint: Endpoint
@@ -49,7 +49,7 @@ class EndpointJudge:
         return f"api {self.endpoint.model}"
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
-        """What `rate` will ask and cost; needs no key and no connection."""
+        """Requests and cost of `rate`; needs no key and no connection."""
         return self.endpoint.estimate(_questions(items), EXPECTED_TOKENS)
 
     def rate(self, items: Sequence[Item]) -> list[Rating]:
@@ -94,5 +94,5 @@ def _questions(items: Sequence[Item]) -> dict[str, tuple[Question, Item]]:
 
 
 def _rating(answer: Answer | None) -> int | None:
-    """What an answer says, if there is one and it was not cut off."""
+    """The rating in an answer; None if there is no answer, or it was cut off."""
     return parse_rating(answer.text) if answer is not None and answer.complete else None

@@ -24,7 +24,7 @@ class LocalJudge:
     Attributes:
         loaded: the judge, unsteered; not inside a `steer` block.
         max_new_tokens: length of an answer.
-        attempts: how often a question is asked until its answer can be read.
+        attempts: a question is asked at most so often until its answer can be read.
     """
 
     loaded: LoadedModel

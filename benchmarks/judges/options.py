@@ -1,4 +1,4 @@
-"""Which model judges, as both kinds of benchmark take it from the command line."""
+"""The judge of a benchmark, as the command line names it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,7 +48,7 @@ class JudgeOptions:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the words of an endpoint or a local model depend on, as JSON can hold it."""
+        """All that the answers of an endpoint or a local model depend on, as JSON can hold it."""
         if self.judge == "api":
             return {"kind": "api", "model": self.endpoint.model, "url": self.endpoint.url}
         return {"kind": self.judge, "model": self.judge_model}

@@ -1,4 +1,4 @@
-"""What an endpoint's answers cost, before and after."""
+"""The cost of an endpoint's answers: estimated before, counted after."""
 
 import threading
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will ask and cost, before it starts. Questions asked again are not in it.
+    """Requests and cost of a run before it starts, without questions asked again.
 
     Attributes:
         requests: answers that are not in the cache yet.

@@ -1,4 +1,11 @@
-"""Whether a text shows a concept, by a classifier of its characters: the proxy's first rating."""
+"""The proxy: a judge that needs no other model than the one whose responses it rates.
+
+It has one rule for each of the three ratings, in this order below:
+
+- concept: a classifier of characters, trained on texts with and without the concept;
+- relatedness: the response's likelihood under its own instruction, ranked among other instructions;
+- fluency: the response's perplexity and repetition, beside those of unsteered responses.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -20,20 +27,24 @@ from concept_das.evaluation.fluency import distinct_pairs, log_likelihoods
 from concept_das.experiments.making import is_repetitive
 from concept_das.models.loading import LoadedModel
 
+# A text shows the concept if it scores above this share of the texts without it.
 _NEGATIVES_BELOW = 0.95
+# Fewer unsteered responses than this are not enough to take quantiles of.
+_FEWEST = 8
+NEUTRAL_INSTRUCTION = "Write a text."
+"""Fluency is read under this instruction for every response, so that its topic does not count."""
 
 
 @dataclass(frozen=True)
 class ConceptProbe:
-    """A trained classifier and how good it is on texts it has not seen.
+    """A trained classifier of one concept, and its quality on texts it has not seen.
 
     Attributes:
-        auroc: mean over the folds of the held-out area under the ROC curve.
-        some: score above which the rating is 1: the 95% quantile of held-out negative texts. What
-            does not exceed it, looks like a text without the concept.
-        clear: score from which on it is 2: the median of held-out positive texts, or `some` if
-            that is higher. What reaches it, looks like the usual text with the concept.
-        texts: how many it was trained on.
+        auroc: area under the ROC curve on held-out texts, mean over the folds.
+        some: a score above this is rated 1: the 95% quantile of held-out texts without the concept.
+        clear: a score of at least this is rated 2: the median of held-out texts with the concept,
+            or `some` if that is higher.
+        texts: number of texts it was trained on.
     """
 
     auroc: float
@@ -101,30 +112,22 @@ def _classifier() -> Any:
 
 
 def _different(texts: Sequence[str]) -> list[str]:
-    """Without copies, which would be in training and test folds at once, and empty texts."""
+    """The texts without empty ones, and without copies, which could be in both parts of a fold."""
     return list(dict.fromkeys(text for text in texts if text.strip()))
-
-
-NEUTRAL_INSTRUCTION = "Write a text."
-"""What every response is read under for its fluency: what it is about then counts for none."""
-
-
-_FEWEST = 8
-"""Unsteered responses to take quantiles of."""
 
 
 @dataclass(frozen=True)
 class Relatedness:
     """Ranks a response's own instruction among others, by the likelihood of the response.
 
-    2 if the response is likelier under its own instruction than under all of the others; 1 if it
-    is under all but a fifth of them, or all but one of fewer than ten; 0 otherwise. Of responses
-    that have nothing to do with their instruction, 1 in `others + 1` gets a 2.
+    The rating is 2 if the response is likelier under its own instruction than under all of the
+    others; 1 if a fifth of them do as well or better, or one of fewer than ten; 0 otherwise. A
+    response that has nothing to do with its instruction gets a 2 once in `others + 1` times.
 
     Attributes:
         pool: instructions that the others are drawn from.
-        others: how many; drawn anew for each instruction, but always the same for the same one.
-        max_tokens: how much of a response is read.
+        others: number of other instructions; the same instruction always gets the same ones.
+        max_tokens: number of tokens of a response that are read.
     """
 
     pool: tuple[str, ...]
@@ -178,11 +181,11 @@ class Relatedness:
 class Fluency:
     """Rates a text by its perplexity and its repetition, against unsteered responses.
 
-    By perplexity, as mean negative log-likelihood per token: 2 up to `usual`, the 95% quantile of
-    unsteered responses; 1 up to `limit`, as far above that again as it is above their median; 0
-    beyond. By repetition, as the share of different ones among the pairs of neighbouring tokens:
-    at most 1 below `varied`, the 5% quantile of unsteered responses; 0 below half of it, or where
-    words run in a loop. The lower of the two counts.
+    The rating is the lower of two. By mean negative log-likelihood per token: 2 up to `usual`, the
+    95% quantile of unsteered responses; 1 up to `limit`, which is as far above `usual` as `usual`
+    is above the median; else 0. By the share of different pairs among neighbouring tokens: 2 from
+    `varied` on, the 5% quantile of unsteered responses; 1 from half of it on; else 0, as where
+    words run in a loop.
     """
 
     usual: float
@@ -203,8 +206,8 @@ class Fluency:
         """Thresholds from the unsteered model's own responses.
 
         Args:
-            unsteered: as long, and sampled in the same way, as those to be rated.
-            max_tokens: how much of a response is read.
+            unsteered: responses of the same length and sampling as those to be rated.
+            max_tokens: number of tokens of a response that are read.
 
         Raises:
             InputError: if fewer than 8 of them have text.
@@ -267,7 +270,7 @@ class ProxyJudge:
     Attributes:
         loaded: the model whose steered responses are rated; not inside a `steer` block.
         probes: by concept.
-        relatedness: against which other instructions.
+        relatedness: ranks an instruction among others.
         fluency: calibrated on this model's unsteered responses.
     """
 
@@ -285,7 +288,7 @@ class ProxyJudge:
         return f"proxy by {self.loaded.name}"
 
     def rate(self, items: Sequence[Item]) -> list[Rating]:
-        """One rating per item, in order; but for rounding, other items have no say in it.
+        """One rating per item, in order. An item's rating does not depend on the others.
 
         Raises:
             InputError: if there is no probe for a concept.
@@ -305,7 +308,7 @@ class ProxyJudge:
         return [ratings.get(item, EMPTY_RESPONSE) for item in items]
 
     def description(self) -> dict[str, Any]:
-        """What the ratings rest on, to be kept beside them: AUROC per concept, thresholds."""
+        """AUROC and thresholds of the rules, to be kept beside the ratings."""
         return {
             "judge_kind": self.kind,
             "judge": self.name,
