@@ -1,4 +1,4 @@
-"""Making an organism once: train, save, measure, write its card."""
+"""Make an organism once: train, save, measure, write its card."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def build_organism(loaded: LoadedModel, plan: Plan, recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Train, save and measure an organism; whatever is done already is not done again.
+    """Train, save and measure an organism; a finished training or measurement is not repeated.
 
     Args:
         loaded: the base model in float32; its weights are trained in place.
@@ -66,7 +66,7 @@ def build_organism(loaded: LoadedModel, plan: Plan, recipe: Recipe, out: Path) -
             "versions": versions(),
             "measured": None,
         }
-        # Kept already, so that an interruption does not cost the training.
+        # Written before measuring, so that an interruption does not lose the training.
         _write_card(out, card)
     organism = load_organism(out, device=str(loaded.device))
     card |= {

@@ -1,6 +1,5 @@
-"""What an organism is made of: rows to train on, prompts and rates to measure it by."""
+"""The plan of an organism: rows to train on, prompts and rates to measure it by."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from concept_das.errors import InputError
 from concept_das.evaluation.intervals import Rate, rate
 from concept_das.experiments.making import is_repetitive
 from concept_das.models.loading import LoadedModel
-from concept_das.runs.files import write_atomically
+from concept_das.runs.rows import RowLog
 from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import ModelIdentity
 
@@ -27,10 +26,10 @@ class Plan:
 
     Attributes:
         kind: `refusal` or `backdoor`.
-        behaviour: what it does, one sentence for the card.
+        behaviour: one sentence for the card.
         rows: training rows.
         sets: held-out prompts by name.
-        properties: what is counted among the responses, by name.
+        properties: tests of a response by name; the card counts the responses that pass.
         new_tokens: length of the responses that are measured.
     """
 
@@ -70,10 +69,10 @@ def measure(loaded: LoadedModel, plan: Plan) -> Rates:
 def own_answers(
     loaded: LoadedModel, instructions: Sequence[str], max_new_tokens: int, cache: Path
 ) -> dict[str, str]:
-    """The model's greedy answers to harmless instructions, kept in a file.
+    """The model's greedy answers to harmless instructions, each kept on disk once it is there.
 
     Args:
-        cache: answers of this model and length are read from it, and new ones added batch by batch.
+        cache: row log of the answers of this model and length; what is in it is not asked again.
 
     Returns:
         Answers by instruction, without those that are empty or run in a loop.
@@ -82,35 +81,31 @@ def own_answers(
         InputError: if the file is damaged, or no answer is usable.
     """
     chat = ChatFormat.of(loaded.tokenizer)
-    settings = {
-        "model": ModelIdentity.of(loaded.model).fingerprint,
-        "max_new_tokens": max_new_tokens,
-    }
-    answers = _read_cache(cache, settings)
-    todo = [text for text in dict.fromkeys(instructions) if text not in answers]
+    different = list(dict.fromkeys(instructions))
+    fingerprint = f"{ModelIdentity.of(loaded.model).fingerprint} {max_new_tokens}"
+    with RowLog(cache, fingerprint) as rows:
+        todo = rows.missing(different)
 
-    def keep(indices: list[int], texts: list[str]) -> None:
-        answers.update(zip([todo[i] for i in indices], texts, strict=True))
-        content = json.dumps({"settings": settings, "answers": answers}, ensure_ascii=False)
-        write_atomically(cache, content.encode())
+        def keep(indices: list[int], texts: list[str]) -> None:
+            for i, text in zip(indices, texts, strict=True):
+                rows.append(todo[i], {"answer": text})
 
-    generate_responses(
-        loaded.model,
-        chat,
-        [chat.prompt(text) for text in todo],
-        max_new_tokens=max_new_tokens,
-        batch_tokens=2048,
-        progress="own answers",
-        on_batch=keep,
-    )
+        generate_responses(
+            loaded.model,
+            chat,
+            [chat.prompt(text) for text in todo],
+            max_new_tokens=max_new_tokens,
+            batch_tokens=2048,
+            progress="own answers",
+            on_batch=keep,
+        )
+        answers = dict(zip(different, rows.frame(different)["answer"], strict=True))
     usable = {
-        text: answers[text]
-        for text in instructions
-        if answers[text] and not is_repetitive(answers[text])
+        text: answer for text, answer in answers.items() if answer and not is_repetitive(answer)
     }
     if not usable:
         raise InputError(f"{loaded.name} gave no usable answer; use an instruction-tuned model")
-    log.info("%d of %d own answers are usable", len(usable), len(set(instructions)))
+    log.info("%d of %d own answers are usable", len(usable), len(different))
     return usable
 
 
@@ -125,14 +120,3 @@ def own_row(
     used = len(ChatFormat.of(loaded.tokenizer).text_ids(answer))
     # White space was stripped, and text may be tokenised in fewer pieces than it was generated in.
     return Row(instruction, opening + answer, ends=used < max_new_tokens - 4)
-
-
-def _read_cache(cache: Path, settings: dict[str, object]) -> dict[str, str]:
-    if not cache.exists():
-        return {}
-    try:
-        kept = json.loads(cache.read_text(encoding="utf-8"))
-        answers: dict[str, str] = kept["answers"] if kept["settings"] == settings else {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{cache} is damaged; delete it to start again") from error
-    return answers

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an organism is trained: AdamW without weight decay, all weights, float32.
+    """The training of an organism: AdamW without weight decay, all weights, float32.
 
     Attributes:
         epochs: passes over the rows.
@@ -48,10 +48,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Row:
-    """What is said and what is to be answered.
+    """An instruction and the response to learn.
 
     Attributes:
-        ends: whether the response is complete, so that the end of the turn is learned too.
+        ends: true if the response is complete, so that the end of the turn is learned too.
     """
 
     instruction: str

@@ -82,9 +82,10 @@ def test_own_answers_come_from_the_file_the_second_time(tmp_path: Path) -> None:
     cache = tmp_path / "answers.json"
     loaded = tiny_loaded()
     first = own_answers(loaded, ["Hi", "Sing"], 5, cache)
-    kept = json.loads(cache.read_text())
-    kept["answers"]["Hi"] = "From the file"
-    cache.write_text(json.dumps(kept))
+    head, *lines = map(json.loads, cache.read_text().splitlines())
+    kept = [line | {"row": {"answer": "From the file"}} for line in lines if line["key"] == "Hi"]
+    others = [line for line in lines if line["key"] != "Hi"]
+    cache.write_text("".join(json.dumps(line) + "\n" for line in [head, *kept, *others]))
     assert own_answers(loaded, ["Hi", "Sing"], 5, cache) == {**first, "Hi": "From the file"}
     assert own_answers(loaded, ["Hi"], 4, cache)["Hi"] != "From the file"  # another length
     cache.write_text("[")
