@@ -28,9 +28,9 @@ METADATA = setup.cfg setup.py
 
 help:
 	@echo "make demo         train, evaluate and show a steering vector; writes runs/demo/report.html"
-	@echo "make test         ruff, mypy and the quick tests"
+	@echo "make test         what make lint checks, and the quick tests"
 	@echo "make test-all     the slow tests too, and all tests with transformers 4.45.1"
-	@echo "make lint         ruff and mypy only"
+	@echo "make lint         ruff, mypy and the order of imports"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make constraints  write the installed versions to the constraints files"
 	@echo "make clean        remove the environments, caches and builds"
@@ -52,6 +52,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 format: $(VENV)/.test
 	$(VENV)/bin/ruff check --fix
