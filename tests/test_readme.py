@@ -1,4 +1,4 @@
-"""The README's code runs, and its commands exist."""
+"""The code of the README and of docs/ runs, and their commands exist."""
 
 import re
 import shlex
@@ -13,14 +13,35 @@ from concept_das.cli.parser import _underscored, build_parser
 from concept_das.steering.vector import ModelIdentity
 from tests.tiny import tiny_model, tiny_tokenizer
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [
     line.split("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
     for line in block.splitlines()
     if line.startswith("concept-das ")
 ]
+
+
+def test_every_block_is_run_by_a_test():
+    """Blocks that need a model of the reader's own are marked `notest`."""
+    known = ("import pyvene", "load_model", "# my_method.py")  # the last: test_own_methods.py
+    assert all(sum(word in block for word in known) == 1 for block in PYTHON)
+    languages = re.findall(r"^```(.+)$", TEXT, flags=re.MULTILINE)
+    assert set(languages) == {"python", "python notest", "bash"}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_and_paths_lead_to_files(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert all((page.parent / link).exists() for link in links)
+    paths = re.findall(
+        r"`((?:concept_das|benchmarks|objectives|interventions|tests|scripts)/[\w./-]*)`", text
+    )
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 @pytest.fixture
@@ -77,7 +98,7 @@ def parser():
 def test_commands_parse(command, parser, tmp_path):
     arguments = [_underscored(word) for word in shlex.split(command)[1:]]
     if "--config" in arguments:  # a run's own file, which does not exist here
-        recipe = next((Path(__file__).parent.parent / "concept_das/recipes").glob("*.yaml"))
+        recipe = next((ROOT / "concept_das/recipes").glob("*.yaml"))
         shutil.copy(recipe, tmp_path / "config.yaml")
         arguments[arguments.index("--config") + 1] = str(tmp_path / "config.yaml")
         arguments.append("--data=rows.parquet")

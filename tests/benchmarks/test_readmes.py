@@ -22,7 +22,12 @@ FUNCTIONS: Mapping[str, tuple[Callable[..., None], Mapping[str, object]]] = {
     "benchmarks.backdoor": (backdoor, backdoor_presets.PRESETS),
     "benchmarks.refusal": (refusal, refusal_presets.PRESETS),
 }
-FILES = [ROOT / "README.md", ROOT / "results/README.md", *(ROOT / "benchmarks").rglob("README.md")]
+FILES = [
+    ROOT / "README.md",
+    ROOT / "results/README.md",
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "benchmarks").rglob("README.md"),
+]
 # Flags that the text names of lm-eval, pip and srun, and of benchmarks.launching.
 OTHERS = {"--model_args", "--no_deps", "--ntasks", "--cluster", "--folder", "--gpus_per_task"}
 

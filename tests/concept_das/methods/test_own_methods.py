@@ -71,16 +71,16 @@ def test_a_registered_method_trains_saves_and_is_measured(tmp_path: Any) -> None
     assert table["elicitation_recovery"].notna().all()
 
 
-def readme_method() -> str:
-    """The README's method of one's own."""
-    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+def documented_method() -> str:
+    """The method of one's own in docs/methods.md."""
+    text = (Path(__file__).parents[3] / "docs/methods.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(# my_method\.py\n.*?)```", text, flags=re.DOTALL)
     return block
 
 
 @pytest.mark.parametrize("engine", ["auto", "pyvene"])
-def test_the_readmes_method_matches_distributions(engine: Any) -> None:
-    block = readme_method()
+def test_the_documented_method_matches_distributions(engine: Any) -> None:
+    block = documented_method()
     assert len(block.splitlines()) <= 20
     exec(compile(block, "my_method.py", "exec"), {"__name__": "my_method"})
     model, rows = planted_model(), encoded_rows(rows=PLANTED_ROWS)
