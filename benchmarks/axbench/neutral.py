@@ -13,8 +13,9 @@ from dataclasses import replace
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.prices import Estimate
 from concept_das.data.axbench_file import AxBenchConcept
+from concept_das.data.concept_prompts import TOPIC_PROMPT
 from concept_das.data.quadruples import Quadruple
-from concept_das.experiments.making import TOPIC_PROMPT, quadruples_of_answers
+from concept_das.experiments.making import quadruples_of_answers
 
 TEMPERATURE = 0.3
 

@@ -40,8 +40,9 @@ from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Item
 from benchmarks.steps import Answering, Asked, Subject, answer, train_method, trained_vector
 from concept_das.data.batches import batches
+from concept_das.data.concept_prompts import TOPIC_PROMPT, concept_input
 from concept_das.data.quadruples import Quadruple
-from concept_das.experiments.making import TOPIC_PROMPT, concept_input, make_quadruples
+from concept_das.experiments.making import make_quadruples
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Piece, Stage
 from concept_das.steering.artifact import Artifact

@@ -3,20 +3,16 @@
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.data.files import read_concepts
 from concept_das.errors import InputError
-from concept_das.experiments.comparison import ComparisonPlan, read_answers
-from concept_das.experiments.comparison import compare as compare_methods
-from concept_das.methods.registry import all_methods, find_method
 from concept_das.methods.settings import check_changes, with_changes
-from concept_das.reports.results import write_comparison
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker
+
+if TYPE_CHECKING:
+    import pandas
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +54,12 @@ def compare(
         new_tokens: length of these answers.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
+    from concept_das import find_method
+    from concept_das.data.files import read_concepts
+    from concept_das.experiments.comparison import ComparisonPlan
+    from concept_das.experiments.comparison import compare as compare_methods
+    from concept_das.reports.results import write_comparison
+
     configs = [with_changes(find_method(name).config(), changes) for name in _names(methods)]
     check_changes(changes, [config.method for config in configs])
     concepts = read_concepts(data.split(","))
@@ -86,6 +88,8 @@ def compare(
 
 
 def _names(methods: str) -> list[str]:
+    from concept_das.methods import all_methods
+
     if methods == "all":
         return list(all_methods())
     names = [name.strip() for name in methods.split(",")]
@@ -94,8 +98,10 @@ def _names(methods: str) -> list[str]:
     return names
 
 
-def _samples(out: Path) -> pd.DataFrame | None:
+def _samples(out: Path) -> "pandas.DataFrame | None":
     """The answers at multiplier 1, of the first seed."""
+    from concept_das.experiments.comparison import read_answers
+
     answers = read_answers(out)
     if answers.empty:
         return None

@@ -1,21 +1,11 @@
-"""`concept-das data make`, `data axbench`, `data check` and `inspect`."""
+"""`concept-das data make`, `data axbench` and `data check`."""
 
 from collections import Counter
 from pathlib import Path
 
-import pandas as pd
-
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.data.axbench_file import read_axbench
-from concept_das.data.files import check_writable, finish_rows, read_instructions
-from concept_das.data.inspection import format_marks
-from concept_das.data.quadruples import read_quadruples
-from concept_das.data.shipped import shipped_instructions
-from concept_das.errors import InputError
-from concept_das.experiments.making import CONCEPT_PROMPT, TOPIC_PROMPT, make_quadruples
+from concept_das.data.concept_prompts import CONCEPT_PROMPT, TOPIC_PROMPT
 from concept_das.methods.settings import TrainingConfig
-from concept_das.training.vectors import encode_for
-from concept_das.words import Direction
 
 
 def data_make(
@@ -50,6 +40,9 @@ def data_make(
         seed: of the choice of instructions and the sampling.
         concept_id: written into the column of that name.
     """
+    from concept_das import make_quadruples, shipped_instructions
+    from concept_das.data.files import check_writable, finish_rows, read_instructions
+
     check_writable(out)
     chosen = (
         shipped_instructions(count, seed, genre)
@@ -95,6 +88,10 @@ def data_axbench(
         batch_tokens: tokens per batch, rows times (longest prompt + max_new_tokens); more is faster
             and takes more memory.
     """
+    from concept_das import make_quadruples
+    from concept_das.data.axbench_file import read_axbench
+    from concept_das.data.files import check_writable, finish_rows
+
     check_writable(out)
     source = read_axbench(axbench, concept_id)
     loaded = loading.load()
@@ -128,6 +125,11 @@ def data_check(
         concept_id: check only this concept's rows.
         max_response_tokens: where training would cut responses, in tokens.
     """
+    import pandas as pd
+
+    from concept_das import read_quadruples
+    from concept_das.training.vectors import encode_for
+
     rows = read_quadruples(data, concept_id=concept_id)
     loaded = loading.load()
     config = TrainingConfig(max_response_tokens=max_response_tokens)
@@ -144,32 +146,3 @@ def data_check(
     print(lengths.describe().loc[["min", "mean", "max"]].round(1).to_string())
     for concept, number in Counter(row.concept for row in rows).items():
         print(f"{number:>6} rows of concept {concept!r}")
-
-
-def inspect_row(
-    data: str,
-    loading: ModelOptions,
-    chat: ChatOptions,
-    row: int = 0,
-    direction: Direction = "elicit",
-    max_response_tokens: int = 128,
-) -> None:
-    """Print a row's tokens: prefix, source token, intervened and scored positions.
-
-    Args:
-        data: .parquet, .csv, .jsonl or .json file, or hub id of a data set.
-        row: which row, 0-based.
-        direction: elicit or suppress.
-        max_response_tokens: where training would cut responses, in tokens.
-    """
-    rows = read_quadruples(data)
-    if not 0 <= row < len(rows):
-        raise InputError(f"row {row} is out of range: {data} has rows 0 to {len(rows) - 1}")
-    loaded = loading.load()
-    chat_format = chat.of(loaded)
-    config = TrainingConfig(max_response_tokens=max_response_tokens)
-    encoded = encode_for(loaded, chat_format, [rows[row]], config)[0]
-    pair = getattr(encoded, direction)
-    print(f"base ({direction}): the intervened run\n{format_marks(chat_format, pair.base)}\n")
-    print("source: the untouched run; its latent is read at the token marked source")
-    print(format_marks(chat_format, pair.source))

@@ -1,10 +1,12 @@
 """Groups of options that several commands share; each field is a command-line flag."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from concept_das.data.chat_format import ChatFormat
-from concept_das.models.loading import LoadedModel, load_model
-from concept_das.models.packaged import PACKAGED_MODEL
+if TYPE_CHECKING:  # torch and transformers load with the model, not with the command line
+    import concept_das.data.chat_format
+    import concept_das.models.loading
+    import concept_das.steering.artifact
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,13 @@ class ModelOptions:
     revision: str | None = None
     trust_remote_code: bool = False
 
-    def load(self, default: str = PACKAGED_MODEL) -> LoadedModel:
-        """Load the model, `default` if none was named."""
+    def load(self, default: str | None = None) -> "concept_das.models.loading.LoadedModel":
+        """Load the model; if none was named, `default`, or else the packaged one."""
+        from concept_das.models.loading import load_model
+        from concept_das.models.packaged import PACKAGED_MODEL
+
         return load_model(
-            self.model or default,
+            self.model or default or PACKAGED_MODEL,
             dtype=self.dtype,
             device=self.device,
             device_map=self.device_map,
@@ -41,6 +46,18 @@ class ModelOptions:
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
         )
+
+    def load_for(
+        self, vector: "concept_das.steering.artifact.Artifact"
+    ) -> "concept_das.models.loading.LoadedModel":
+        """Load the model that a vector was trained on, if none was named.
+
+        Raises:
+            VectorMismatchError: if the vector belongs to another model.
+        """
+        loaded = self.load(default=vector.model.name)
+        vector.check_model(loaded.model)
+        return loaded
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,15 @@ class ChatOptions:
     system: str | None = None
     source_token: int = -1
 
-    def of(self, loaded: LoadedModel) -> ChatFormat:
+    @classmethod
+    def of_vector(cls, vector: "concept_das.steering.artifact.Artifact") -> "ChatOptions":
+        """The options that a vector was trained under."""
+        return cls(system=vector.system, source_token=vector.source_token)
+
+    def of(
+        self, loaded: "concept_das.models.loading.LoadedModel"
+    ) -> "concept_das.data.chat_format.ChatFormat":
         """The model's chat format."""
+        from concept_das.data.chat_format import ChatFormat
+
         return ChatFormat.of(loaded.tokenizer, system=self.system, source_token=self.source_token)

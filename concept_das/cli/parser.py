@@ -1,7 +1,8 @@
 """The command line: `concept-das train --help`.
 
-A command is a plain function in `concept_das.commands`; its signature and docstring are its flags
-and its help, and the schema of the yaml it can be run from.
+A command is a plain function in this package. Its signature and docstring are its flags and its
+help, and the schema of the yaml file that it can be run from. The modules of the commands load
+torch and everything else that is slow inside the function, so that help comes at once.
 """
 
 import inspect
@@ -9,7 +10,7 @@ import logging
 import os
 import sys
 import typing
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +19,19 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from concept_das.cli import compare, data, sweep, train, vectors
+from concept_das.cli import (
+    compare,
+    data,
+    demo,
+    evaluate,
+    export,
+    methods,
+    steer,
+    sweep,
+    train,
+)
+from concept_das.cli import inspect as inspect_command
 from concept_das.errors import InputError, TrainingError
-from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.files import write_atomically
 
@@ -32,14 +43,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "data axbench": data.data_axbench,
     "data check": data.data_check,
     "train": train.train,
-    "evaluate": vectors.evaluate,
-    "steer": vectors.steer,
-    "export": vectors.export,
-    "inspect": data.inspect_row,
-    "methods": train.methods,
+    "evaluate": evaluate.evaluate_vector,
+    "steer": steer.steer_prompts,
+    "export": export.export,
+    "inspect": inspect_command.inspect_row,
+    "methods": methods.methods,
     "compare": compare.compare,
     "sweep": sweep.sweep,
-    "demo": train.demo,
+    "demo": demo.demo,
 }
 
 
@@ -63,7 +74,7 @@ def _parser_of(command: Callable[..., None], without: Set[str] = frozenset()) ->
     Args:
         without: fields of the groups that are no flags.
     """
-    parser = ArgumentParser(description=(inspect.getdoc(command) or "").split("\n")[0])
+    parser = ArgumentParser(description=_summary(command))
     parser.add_argument(
         "--config",
         action="config",
@@ -78,14 +89,17 @@ def _parser_of(command: Callable[..., None], without: Set[str] = frozenset()) ->
     for action in parser._actions:
         if isinstance(action.default, bool):  # `--compare` alone means `--compare=true`
             action.nargs, action.const = "?", True
+        # Help shows hyphens; what is typed is read with underscores, see `_underscored`.
+        action.option_strings = [option.replace("_", "-") for option in action.option_strings]
     return parser
 
 
-def build_parser(method: str = "cdas") -> ArgumentParser:
-    """The whole parser, one subcommand a function.
+def build_parser(method: str = "cdas", only: str | None = None) -> ArgumentParser:
+    """Build the parser, one subcommand a function.
 
     Args:
         method: whose hyper-parameters are the defaults of `train` and `sweep`.
+        only: the command whose flags are needed; the others are listed without theirs. All if None.
     """
     parser = ArgumentParser(prog="concept-das", description="Concept DAS model steering.")
     subcommands = parser.add_subcommands(required=True, dest="command")
@@ -95,12 +109,28 @@ def build_parser(method: str = "cdas") -> ArgumentParser:
     for name, command in COMMANDS.items():
         group, word = (data_commands, name[5:]) if name.startswith("data ") else (subcommands, name)
         replaced = REPLACED.get(command, frozenset())
-        sub = _parser_of(command, replaced)
-        if TrainingConfig in _groups(command).values():
-            own = {"method": method, **find_method(method).defaults}
-            sub.set_defaults({key: own[key] for key in own.keys() - replaced})
+        if only not in (None, name):
+            sub = ArgumentParser(description=_summary(command))
+        else:
+            sub = _parser_of(command, replaced)
+            if TrainingConfig in _groups(command).values():
+                own = {"method": method, **_defaults_of(method)}
+                sub.set_defaults({key: own[key] for key in own.keys() - replaced})
         group.add_subcommand(word, sub, help=sub.description)
     return parser
+
+
+def _summary(command: Callable[..., None]) -> str:
+    return (inspect.getdoc(command) or "").split("\n")[0]
+
+
+def _defaults_of(method: str) -> Mapping[str, Any]:
+    """A method's hyper-parameters that differ from those of `TrainingConfig`, which are CDAS's."""
+    if method == "cdas":  # no need to load the methods
+        return {}
+    from concept_das.methods import find_method
+
+    return find_method(method).defaults
 
 
 def _call(command: Callable[..., None], options: Namespace, without: Set[str]) -> None:
@@ -129,6 +159,11 @@ def _with_recipe_paths(arguments: Sequence[str]) -> list[str]:
         if option == "--config" and not Path(value).exists() and recipe.exists():
             changed[i + 1] = str(recipe)
     return changed
+
+
+def _command_of(arguments: Sequence[str]) -> str:
+    """The command that is asked for, with its second word; not always one that there is."""
+    return " ".join(arguments[: 2 if arguments[:1] == ["data"] else 1])
 
 
 def _method_of(arguments: Sequence[str]) -> str:
@@ -198,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _with_recipe_paths(sys.argv[1:] if argv is None else list(argv))
     arguments = [_underscored(argument) for argument in given]
     try:
-        parser = build_parser(_method_of(arguments))
+        parser = build_parser(_method_of(arguments), only=_command_of(arguments))
     except InputError as error:
         print(f"concept-das: {error}", file=sys.stderr)
         return 2

@@ -5,11 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.data.quadruples import read_quadruples
-from concept_das.experiments.sweep import SweepPlan
-from concept_das.experiments.sweep import sweep as sweep_cells
 from concept_das.methods.settings import TrainingConfig
-from concept_das.reports.results import write_sweep
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker
 
@@ -49,6 +45,11 @@ def sweep(
         concept_id: use only this concept's rows.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
+    from concept_das import read_quadruples
+    from concept_das.experiments.sweep import SweepPlan
+    from concept_das.experiments.sweep import sweep as sweep_cells
+    from concept_das.reports.results import write_sweep
+
     plan = SweepPlan(
         layers=tuple(layers),
         ranks=tuple(ranks),

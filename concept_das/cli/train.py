@@ -1,21 +1,14 @@
-"""`concept-das train`, `methods` and `demo`."""
+"""`concept-das train`."""
 
 import json
 import logging
-import time
 from dataclasses import asdict
 from pathlib import Path
 
-import concept_das.experiments.demo
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.data.files import by_concept, write_rows
-from concept_das.data.quadruples import read_quadruples, split_quadruples
-from concept_das.methods.registry import all_methods, find_method
 from concept_das.methods.settings import TrainingConfig
-from concept_das.runs.files import write_atomically
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import PrefixedTracker, TrackingMode, open_tracker
-from concept_das.training.vectors import ConceptRows, train_vectors
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +37,16 @@ def train(
         concept_id: use only this concept's rows.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
+    from concept_das import (
+        ConceptRows,
+        find_method,
+        read_quadruples,
+        split_quadruples,
+        train_vectors,
+    )
+    from concept_das.data.files import by_concept, write_rows
+    from concept_das.runs.files import write_atomically
+
     find_method(training.method)
     rows = read_quadruples(data, concept_id=concept_id)
     concepts_rows = by_concept(rows)
@@ -75,35 +78,3 @@ def train(
         write_atomically(folder / "history.jsonl", f"{history}\n".encode())
         log.info("vector saved in %s", folder / "vector")
     log.info("now: concept-das evaluate --vector %s", next(iter(folders.values())) / "vector")
-
-
-def methods() -> None:
-    """List the methods: what they are, how they steer and in which directions."""
-    verbs = {"elicit": "elicits", "suppress": "suppresses"}
-    for method in all_methods().values():
-        print(f"{method.name:<20} {method.summary}")
-        can = " and ".join(verbs[direction] for direction in method.directions)
-        print(f"{'':<20} {can}: {method.steering}; needs {', '.join(method.columns)}")
-
-
-def demo(
-    out: Path,
-    loading: ModelOptions,
-    concept: str = "Talk like a pirate",
-    layer: int = 15,
-    wandb: TrackingMode = "off",
-) -> None:
-    """Make data, train, evaluate and write a report, end to end.
-
-    Args:
-        out: folder of the run; report.html and metrics.json are written there.
-        concept: the concept as an imperative in plain words.
-        layer: decoder block to steer at, 0-based.
-        wandb: auto, online, offline or off.
-    """
-    start = time.monotonic()
-    loaded = loading.load()
-    report = concept_das.experiments.demo.run(
-        loaded, out, concept=concept, layer=layer, wandb=wandb
-    )
-    log.info("%.0f seconds; open %s", time.monotonic() - start, report.resolve())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from concept_das.data.chat_format import ChatFormat
+from concept_das.data.concept_prompts import CONCEPT_PROMPT, concept_input
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.models.loading import LoadedModel
@@ -17,26 +18,7 @@ from concept_das.runs.files import fingerprint_of
 from concept_das.runs.rows import RowLog
 from concept_das.steering.generation import generate_responses
 
-CONCEPT_PROMPT = "{instruction}\n\n{concept}."
-
-
-# For concepts that are topics instead of ways of speaking, such as AxBench's.
-TOPIC_PROMPT = (
-    "Please incorporate the concept below into your response to the instruction.\n\n"
-    "Concept: {concept}\n\nInstruction: {instruction}"
-)
-
-
 log = logging.getLogger(__name__)
-
-
-def concept_input(instruction: str, concept: str, template: str = CONCEPT_PROMPT) -> str:
-    """The concept-eliciting form of an instruction.
-
-    Args:
-        template: text with `{instruction}` and `{concept}`.
-    """
-    return template.replace("{concept}", concept.rstrip(". ")).replace("{instruction}", instruction)
 
 
 def make_quadruples(

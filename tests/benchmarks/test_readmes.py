@@ -70,7 +70,8 @@ def flags_in_passing() -> list[str]:
 def test_a_flag_named_in_passing_exists() -> None:
     parsers = [_parser_of(function, UNUSED_OPTIONS) for function, _presets in FUNCTIONS.values()]
     parsers += [_parser_of(one, REPLACED.get(one, frozenset())) for one in COMMANDS.values()]
-    known = {flag for parser in parsers for one in parser._actions for flag in one.option_strings}
+    actions = [action for parser in parsers for action in parser._actions]
+    known = {_underscored(flag) for action in actions for flag in action.option_strings}
     named = flags_in_passing()
     assert "--before_question" in named
     assert {_underscored(flag) for flag in named} - known == OTHERS

@@ -15,7 +15,7 @@ import yaml
 from transformers import LlamaForCausalLM
 
 from concept_das.cli import parser as cli
-from concept_das.cli.parser import COMMANDS, _groups, build_parser, main
+from concept_das.cli.parser import COMMANDS, _groups, _underscored, build_parser, main
 from concept_das.data.quadruples import read_quadruples, to_frame
 from concept_das.errors import TrainingError
 from concept_das.methods.registry import METHODS
@@ -210,12 +210,12 @@ def test_switches_need_no_value(words: str) -> None:
     }
     assert {a.dest for a in parser._actions if a.nargs == "?"} == set(annotated)
     required = [
-        f"{action.option_strings[-1]}={'gguf' if action.dest == 'format' else 1}"
+        f"{_underscored(action.option_strings[-1])}={'gguf' if action.dest == 'format' else 1}"
         for action in parser._actions
         if action.required
     ]
     for action in (action for action in parser._actions if action.dest in annotated):
-        option = action.option_strings[-1]
+        option = _underscored(action.option_strings[-1])
         for given, expected in (
             ([option], True),
             ([f"{option}=true"], True),

@@ -7,17 +7,12 @@ import pytest
 
 from concept_das.data.axbench_file import read_axbench
 from concept_das.data.batches import batches
+from concept_das.data.concept_prompts import CONCEPT_PROMPT, TOPIC_PROMPT, concept_input
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.shipped import read_resource, shipped_instructions
 from concept_das.errors import InputError
 from concept_das.experiments import making
-from concept_das.experiments.making import (
-    CONCEPT_PROMPT,
-    TOPIC_PROMPT,
-    concept_input,
-    is_repetitive,
-    make_quadruples,
-)
+from concept_das.experiments.making import is_repetitive, make_quadruples
 from concept_das.steering.generation import generate_responses
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 

@@ -1,0 +1,39 @@
+"""`concept-das inspect`."""
+
+from concept_das.cli.options import ChatOptions, ModelOptions
+from concept_das.errors import InputError
+from concept_das.methods.settings import TrainingConfig
+from concept_das.words import Direction
+
+
+def inspect_row(
+    data: str,
+    loading: ModelOptions,
+    chat: ChatOptions,
+    row: int = 0,
+    direction: Direction = "elicit",
+    max_response_tokens: int = 128,
+) -> None:
+    """Print a row's tokens: prefix, source token, intervened and scored positions.
+
+    Args:
+        data: .parquet, .csv, .jsonl or .json file, or hub id of a data set.
+        row: which row, 0-based.
+        direction: elicit or suppress.
+        max_response_tokens: where training would cut responses, in tokens.
+    """
+    from concept_das import read_quadruples
+    from concept_das.data.inspection import format_marks
+    from concept_das.training.vectors import encode_for
+
+    rows = read_quadruples(data)
+    if not 0 <= row < len(rows):
+        raise InputError(f"row {row} is out of range: {data} has rows 0 to {len(rows) - 1}")
+    loaded = loading.load()
+    chat_format = chat.of(loaded)
+    config = TrainingConfig(max_response_tokens=max_response_tokens)
+    encoded = encode_for(loaded, chat_format, [rows[row]], config)[0]
+    pair = getattr(encoded, direction)
+    print(f"base ({direction}): the intervened run\n{format_marks(chat_format, pair.base)}\n")
+    print("source: the untouched run; its latent is read at the token marked source")
+    print(format_marks(chat_format, pair.source))

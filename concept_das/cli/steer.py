@@ -1,0 +1,135 @@
+"""`concept-das steer`."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from concept_das.cli.options import ChatOptions, ModelOptions
+from concept_das.errors import InputError
+from concept_das.words import Direction, Positions, Rule
+
+if TYPE_CHECKING:
+    import concept_das.data.chat_format
+    import concept_das.models.loading
+    import concept_das.steering.context
+
+log = logging.getLogger(__name__)
+
+
+def steer_prompts(
+    vector: Path,
+    loading: ModelOptions,
+    prompt: str | None = None,
+    file: Path | None = None,
+    direction: Direction = "elicit",
+    multiplier: float = 1.0,
+    rule: Rule = "paper",
+    positions: Positions = "all",
+    compare: bool = False,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_tokens: int = 8192,
+    out: Path | None = None,
+) -> None:
+    """Answer one prompt, a file of prompts, or interactively, steered.
+
+    Args:
+        vector: folder of a saved vector.
+        prompt: one instruction. Without prompt and file, instructions are read from the terminal.
+        file: instructions, one a line (.txt) or {"instruction": ...} (.jsonl).
+        direction: elicit (towards the concept) or suppress (away from it).
+        multiplier: strength, without unit; 1 is the measured factor.
+        rule: paper or interpolate; see evaluate.
+        positions: all, prompt (only the prompt's tokens) or generated (only new tokens).
+        compare: also show the unsteered answer.
+        max_new_tokens: length of an answer, in tokens.
+        temperature: of the sampling; 0 decodes greedily.
+        seed: of the sampling.
+        batch_tokens: tokens per batch, rows times (longest prompt + max_new_tokens); more is faster
+            and takes more memory.
+        out: .jsonl file for the answers to a file.
+    """
+    import pandas as pd
+
+    from concept_das import Steering, generate_responses, load_vector
+    from concept_das.data.files import read_instructions
+    from concept_das.runs.files import write_atomically
+
+    if prompt is not None and file is not None:
+        raise InputError("give either a prompt or a file, not both")
+    saved = load_vector(vector)
+    loaded = loading.load_for(saved)
+    chat = ChatOptions.of_vector(saved).of(loaded)
+    entry = Steering(saved, direction, multiplier, rule)
+
+    if prompt is None and file is None:
+        _converse(loaded, chat, entry, positions, max_new_tokens, temperature, seed)
+        return
+    texts = [prompt] if prompt is not None else read_instructions(file)  # type: ignore[arg-type]
+    ways = {"steered": entry, "unsteered": None} if compare else {"steered": entry}
+    answers = generate_responses(
+        loaded.model,
+        chat,
+        [chat.prompt(text) for text in texts] * len(ways),
+        steering=[way for way in ways.values() for _ in texts],
+        positions=positions,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        keys=[*range(len(texts))] * len(ways),  # both answers sampled with the same noise
+        batch_tokens=batch_tokens,
+        progress="steer" if file is not None else None,
+    )
+    columns = {name: answers[i * len(texts) :][: len(texts)] for i, name in enumerate(ways)}
+    frame = pd.DataFrame({"instruction": texts, **columns})
+    if out is not None:
+        content = frame.to_json(orient="records", lines=True, force_ascii=False)
+        write_atomically(out, content.encode())
+        log.info("%d answers in %s", len(frame), out)
+        return
+    for record in frame.to_dict("records"):
+        for name, text in record.items():
+            print(f"{name:>11}: {text}")
+
+
+def _converse(
+    loaded: "concept_das.models.loading.LoadedModel",
+    chat: "concept_das.data.chat_format.ChatFormat",
+    entry: "concept_das.steering.context.Steering",
+    positions: Positions,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> None:
+    """Read instructions from the terminal and stream steered answers."""
+    from transformers import TextStreamer
+
+    from concept_das import steer
+    from concept_das.data.batches import pad_id_of
+    from concept_das.steering.generation import decoding, row_seed
+
+    print("An empty line ends.", file=sys.stderr)
+    pad = pad_id_of(loaded.tokenizer)
+    streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    for number, line in enumerate(_typed_lines()):
+        prompt = entry.prompt(chat.prompt(line)).tensors(loaded.device)
+        with (
+            nullcontext()
+            if entry.vector.is_text
+            else steer(loaded.model, entry, positions=positions)
+        ):
+            loaded.model.generate(
+                **prompt,
+                **decoding(pad, max_new_tokens, temperature, [row_seed(seed, number)]),
+                streamer=streamer,
+            )
+
+
+def _typed_lines() -> Iterator[str]:
+    """What is typed, up to an empty line or the end of the input."""
+    with suppress(EOFError):
+        yield from iter(lambda: input("> ").strip(), "")

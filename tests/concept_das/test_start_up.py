@@ -1,0 +1,56 @@
+"""The door: help and `import concept_das` come at once, and steering loads what it needs only."""
+
+import subprocess
+import sys
+
+import pytest
+
+from concept_das.cli.parser import COMMANDS
+
+SLOW = ("torch", "transformers", "pyvene", "datasets", "pandas", "matplotlib", "scipy", "wandb")
+
+
+def loaded_by(program: str, modules: tuple[str, ...] = SLOW) -> set[str]:
+    """Those of the modules that a fresh interpreter has loaded after a program."""
+    report = f"print('loaded', *[m for m in {modules!r} if m in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{program}\n{report}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return set(found.stdout.splitlines()[-1].split()[1:])
+
+
+def test_the_package_loads_nothing_slow() -> None:
+    assert loaded_by("import concept_das, concept_das.methods, interventions, objectives") == set()
+
+
+@pytest.mark.parametrize("words", ["", *COMMANDS])
+def test_help_loads_nothing_slow(words: str) -> None:
+    arguments = [*words.split(), "--help"]
+    program = f"""
+from concept_das.cli import main
+try:
+    main({arguments!r})
+except SystemExit as end:
+    assert end.code == 0
+"""
+    assert loaded_by(program) == set()
+
+
+def test_steering_loads_what_transformers_loads_and_no_more() -> None:
+    beyond = ("pyvene", "datasets", "pandas", "matplotlib", "wandb", "scipy", "sklearn")
+    transformers = "import torch, transformers.modeling_utils"
+    assert loaded_by("from concept_das import steer", beyond) <= loaded_by(transformers, beyond)
+
+
+def test_every_public_name_is_there() -> None:
+    program = """
+import concept_das, concept_das.exports, concept_das.methods, interventions, objectives
+for package in (concept_das, concept_das.exports, concept_das.methods, interventions, objectives):
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+"""
+    assert "pyvene" in loaded_by(program)
