@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,7 @@ def canonical_request(base_url: str, request: Mapping[str, Any]) -> str:
     return json.dumps(whole, sort_keys=True, ensure_ascii=False)
 
 
-def key_of(canonical: str) -> str:
-    """SHA-256 of a canonical request."""
+def _key_of(canonical: str) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -79,13 +78,13 @@ class AnswerCache:
                 f"{path} cannot be read as a cache of answers ({error}); delete it, or name another"
             ) from error
 
-    def get(self, key: str) -> Answer | None:
-        """The answer to a request, if there is one."""
+    def get(self, canonical: str) -> Answer | None:
+        """The answer to a canonical request, if there is one."""
         with self._lock, closing(self._connection.cursor()) as cursor:
             row = cursor.execute(
                 "SELECT text, complete, prompt_tokens, completion_tokens FROM answers "
                 "WHERE key = ?",
-                (key,),
+                (_key_of(canonical),),
             ).fetchone()
         return None if row is None else Answer(row[0], bool(row[1]), row[2], row[3])
 
@@ -95,13 +94,10 @@ class AnswerCache:
         Returns:
             The answer to go by: another process's, if it was first.
         """
-        key = key_of(canonical)
-        values = (answer.text, answer.complete, answer.prompt_tokens, answer.completion_tokens)
+        row = (_key_of(canonical), canonical, *astuple(answer))
         with self._lock, self._connection:
-            self._connection.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)", (key, canonical, *values)
-            )
-        kept = self.get(key)
+            self._connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)", row)
+        kept = self.get(canonical)
         assert kept is not None
         return kept
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from benchmarks.judges.answer_cache import Answer, AnswerCache, canonical_request, key_of
+from benchmarks.judges.answer_cache import Answer, AnswerCache, canonical_request
 from benchmarks.judges.prices import PRICES, Estimate, Price, Usage, approximate_tokens
 from concept_das.errors import InputError
 
@@ -99,7 +99,7 @@ class Endpoint:
         """
         different = dict.fromkeys(texts)
         with AnswerCache(self.cache) as cache:
-            todo = [t for t in different if cache.get(key_of(self._canonical(t))) is None]
+            todo = [t for t in different if cache.get(self._canonical(t)) is None]
         return Estimate(
             requests=len(todo),
             cached=len(different) - len(todo),
@@ -258,7 +258,7 @@ class _Connection:
     def _answer(self, text: str) -> Answer | None:
         """From the cache, else from the endpoint; None if that fails."""
         canonical = self._endpoint._canonical(text)
-        known = self._cache.get(key_of(canonical))
+        known = self._cache.get(canonical)
         if known is not None:
             return known
         try:

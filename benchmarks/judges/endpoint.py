@@ -11,8 +11,8 @@ from typing import Literal
 from benchmarks.judges.answer_cache import Answer
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.prices import Estimate
-from benchmarks.judges.questions import parse_rating, question_text
-from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Question, Rating
+from benchmarks.judges.questions import parse_rating, question_text, questions_about, ratings_of
+from benchmarks.judges.ratings import Item, Rating
 from concept_das.errors import InputError
 
 EXPECTED_TOKENS = 80
@@ -50,7 +50,7 @@ class EndpointJudge:
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
         """Requests and cost of `rate`; needs no key and no connection."""
-        return self.endpoint.estimate(_questions(items), EXPECTED_TOKENS)
+        return self.endpoint.estimate(questions_about(items), EXPECTED_TOKENS)
 
     def rate(self, items: Sequence[Item]) -> list[Rating]:
         """One rating per item, in order; equal questions are asked once.
@@ -58,7 +58,7 @@ class EndpointJudge:
         Raises:
             InputError, EndpointError: see `Endpoint.answers`.
         """
-        questions = _questions(items)
+        questions = questions_about(items)
         log.info("%s: %s", self.name, self.estimate(items))
 
         def again(text: str, asked: int, answer: Answer) -> str | None:
@@ -72,25 +72,7 @@ class EndpointJudge:
 
         answers = self.endpoint.answers(list(questions), again=again, label=self.name)
         values = dict(zip(questions, map(_rating, answers), strict=True))
-        missing = sum(value is None for value in values.values())
-        if missing:
-            log.warning("%s: %d of %d ratings are missing", self.name, missing, len(values))
-        return [
-            Rating(*(values[question_text(question, item)] for question in QUESTIONS))
-            if item.response.strip()
-            else EMPTY_RESPONSE
-            for item in items
-        ]
-
-
-def _questions(items: Sequence[Item]) -> dict[str, tuple[Question, Item]]:
-    """Every different question about the responses that have text, by its wording."""
-    return {
-        question_text(question, item): (question, item)
-        for item in items
-        if item.response.strip()
-        for question in QUESTIONS
-    }
+        return ratings_of(items, values, self.name)
 
 
 def _rating(answer: Answer | None) -> int | None:

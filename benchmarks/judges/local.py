@@ -1,17 +1,14 @@
 """A chat model on this machine as judge."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from benchmarks.judges.questions import parse_rating, question_text
-from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Question, Rating
+from benchmarks.judges.questions import parse_rating, question_text, questions_about, ratings_of
+from benchmarks.judges.ratings import Item, Rating
 from concept_das.data.chat_format import ChatFormat
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.generation import generate_responses
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,15 +38,10 @@ class LocalJudge:
     def rate(self, items: Sequence[Item]) -> list[Rating]:
         """One rating per item, in order; equal questions are asked once."""
         chat = ChatFormat.of(self.loaded.tokenizer)
-        asked: dict[str, tuple[Question, Item]] = {
-            question_text(question, item): (question, item)
-            for item in items
-            if item.response.strip()
-            for question in QUESTIONS
-        }
-        values: dict[str, int] = {}
+        asked = questions_about(items)
+        values: dict[str, int | None] = dict.fromkeys(asked)
         for reminders in range(self.attempts):
-            todo = [text for text in asked if text not in values]
+            todo = [text for text in asked if values[text] is None]
             if not todo:
                 break
             texts = [question_text(*asked[text], reminders=reminders) for text in todo]
@@ -59,16 +51,5 @@ class LocalJudge:
                 [chat.prompt(text) for text in texts],
                 max_new_tokens=self.max_new_tokens,
             )
-            for text, answer in zip(todo, answers, strict=True):
-                rating = parse_rating(answer)
-                if rating is not None:
-                    values[text] = rating
-        if len(values) < len(asked):
-            missing = len(asked) - len(values)
-            log.warning("%s: %d of %d ratings are missing", self.name, missing, len(asked))
-        return [
-            Rating(*(values.get(question_text(question, item)) for question in QUESTIONS))
-            if item.response.strip()
-            else EMPTY_RESPONSE
-            for item in items
-        ]
+            values |= dict(zip(todo, map(parse_rating, answers), strict=True))
+        return ratings_of(items, values, self.name)

@@ -4,9 +4,13 @@ AxBench asks the same three, one at a time, each answered by an explanation and 
 2 (arXiv 2501.17148); the wording here is this project's own.
 """
 
+import logging
 import re
+from collections.abc import Mapping, Sequence
 
-from benchmarks.judges.ratings import HIGHEST, Item, Question
+from benchmarks.judges.ratings import EMPTY_RESPONSE, HIGHEST, QUESTIONS, Item, Question, Rating
+
+log = logging.getLogger(__name__)
 
 _FORM = (
     "First explain your choice in one or two sentences. Then end with one line that holds only "
@@ -87,3 +91,30 @@ def parse_rating(answer: str) -> int | None:
         return None
     value = int(next(group for group in found.groups() if group is not None))
     return value if value <= HIGHEST else None
+
+
+def questions_about(items: Sequence[Item]) -> dict[str, tuple[Question, Item]]:
+    """Every different question about the responses that have text, by its wording."""
+    return {
+        question_text(question, item): (question, item)
+        for item in items
+        if item.response.strip()
+        for question in QUESTIONS
+    }
+
+
+def ratings_of(items: Sequence[Item], values: Mapping[str, int | None], judge: str) -> list[Rating]:
+    """One rating per item, in order, from the values of `questions_about(items)`.
+
+    Args:
+        judge: the judge's name, for a warning of missing values.
+    """
+    missing = sum(value is None for value in values.values())
+    if missing:
+        log.warning("%s: %d of %d ratings are missing", judge, missing, len(values))
+    return [
+        Rating(*(values[question_text(question, item)] for question in QUESTIONS))
+        if item.response.strip()
+        else EMPTY_RESPONSE
+        for item in items
+    ]

@@ -5,8 +5,8 @@ import pytest
 from benchmarks.judges.proxy import Fluency, ProxyJudge, Relatedness, fit_probe
 from benchmarks.judges.ratings import EMPTY_RESPONSE, Item, Rater
 from concept_das.errors import InputError
-from tests.benchmarks.judges.test_likelihood import POOL
-from tests.benchmarks.judges.test_probe import NEGATIVE, POSITIVE
+from tests.benchmarks.judges.test_proxy_likelihoods import POOL
+from tests.benchmarks.judges.test_proxy_probe import NEGATIVE, POSITIVE
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
 
 CHAT = tiny_chat()
