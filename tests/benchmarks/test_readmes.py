@@ -1,5 +1,7 @@
 """The commands that the READMEs give exist, with the flags that they give them."""
 
+import ast
+import importlib
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -28,6 +30,7 @@ FILES = [
     *(ROOT / "docs").glob("*.md"),
     *(ROOT / "benchmarks").rglob("README.md"),
 ]
+OURS = {"objectives", "interventions", "concept_das", "benchmarks"}
 # Flags that the text names of lm-eval, pip and srun, and of benchmarks.launching.
 OTHERS = {"--model_args", "--no_deps", "--ntasks", "--cluster", "--folder", "--gpus_per_task"}
 
@@ -52,6 +55,15 @@ def test_a_command_is_understood(line: str) -> None:
     function, presets = FUNCTIONS[words[place]]
     flags = [_underscored(word) for word in words[place + 1 :]]
     assert _parser_of(function).parse_args(flags).preset in presets
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_code_imports_what_exists(file: Path) -> None:
+    for block in re.findall(r"```python.*?\n(.*?)```", file.read_text(), flags=re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in OURS:
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names)
 
 
 def test_every_benchmark_is_there() -> None:
