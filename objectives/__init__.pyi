@@ -8,6 +8,7 @@ from .interchange import elicit_loss as elicit_loss
 from .interchange import interchange_loss as interchange_loss
 from .interchange import suppress_loss as suppress_loss
 from .names import REDUCTIONS as REDUCTIONS
+from .preference import Response as Response
 from .preference import bipo_loss as bipo_loss
 from .preference import dpo_loss as dpo_loss
 from .preference import pdas_loss as pdas_loss

@@ -1,49 +1,58 @@
 """Preference losses: make one response likelier than another.
 
-Every function takes the log-probability of whole responses, `log p(response | prompt)` summed over
-the response tokens, in nats, one value per pair, `[batch]`. Where a paper divides by the length it
-is divided here, so no caller has to know which paper does. "reference" is the untouched model on
-the same prompt; no gradient is taken through it. Each function returns one loss per pair; all the
-papers take the mean.
+Every function takes pairs of responses and returns one loss for each pair, `[batch]`; all the
+papers take the mean. Where a paper divides by the length, the function divides, so a caller need
+not know which paper does. No gradient is taken through the reference.
 
 What the papers leave open, or their code contradicts, is noted where it is decided. The formulas of
 RePS and BiPO are read from public summaries of the papers and from released code, not from the
 papers' own text.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Response:
+    """One response for each pair of a batch.
+
+    Attributes:
+        log_p: `log p(response | prompt)` under the intervened model, summed over the response
+            tokens, in nats.
+        reference: the same under the untouched model.
+        length: number of response tokens.
+    """
+
+    log_p: Float[Tensor, "batch"]
+    reference: Float[Tensor, "batch"]
+    length: Int[Tensor, "batch"]
+
+
 def preference_scale(
-    reference_winner: Float[Tensor, "batch"],
-    reference_loser: Float[Tensor, "batch"],
-    scaler: float = 1.0,
+    winner: Response, loser: Response, scaler: float = 1.0
 ) -> Float[Tensor, "batch"]:
     """max(scaler * (log p_ref(loser) - log p_ref(winner)), 1): weight of the winner's likelihood.
 
     The RePS paper (arXiv 2505.20809): the less likely the untouched model finds the winner, the
     more it weighs. The logarithms are sums over the response and not means, in the paper and in
     AxBench's code. The CDAS authors' code for PDAS has the difference the other way round, which
-    weighs up what the model says anyhow; to repeat that, swap the two arguments.
+    gives more weight to what the model says anyway; to repeat that, swap the two arguments.
 
     Args:
-        reference_winner: log-probability of the preferred response, untouched model.
-        reference_loser: that of the other response.
+        winner: the preferred response; only the reference is used.
+        loser: the other response; only the reference is used.
         scaler: factor on the difference; 1 in all published settings.
     """
-    difference = _wide(reference_loser.detach()) - _wide(reference_winner.detach())
+    difference = _wide(loser.reference.detach()) - _wide(winner.reference.detach())
     return (scaler * difference).clamp_min(1.0)
 
 
 def scaled_simpo_loss(
-    winner: Float[Tensor, "batch"],
-    loser: Float[Tensor, "batch"],
-    winner_length: Int[Tensor, "batch"],
-    loser_length: Int[Tensor, "batch"],
-    scale: Float[Tensor, "batch"],
-    gamma: float = 0.0,
+    winner: Response, loser: Response, scale: Float[Tensor, "batch"], gamma: float = 0.0
 ) -> Float[Tensor, "batch"]:
     """-log sigmoid(scale * log p(winner) / |winner| - log p(loser) / |loser| - gamma).
 
@@ -51,29 +60,20 @@ def scaled_simpo_loss(
     write |y|; AxBench's code for RePS divides by the length of prompt and response together.
 
     Args:
-        winner: log-probability of the preferred response, intervened model.
-        loser: that of the other response.
-        winner_length: number of tokens of the preferred response.
-        loser_length: number of tokens of the other response.
+        winner: the preferred response.
+        loser: the other response.
         scale: factor on the winner's mean log-probability, see `preference_scale`.
         gamma: the margin by which the winner should be ahead, in nats per token.
 
     Raises:
         ValueError: if a response has no tokens.
     """
-    margin = scale.detach() * _per_token(winner, winner_length) - _per_token(loser, loser_length)
+    margin = scale.detach() * _per_token(winner) - _per_token(loser)
     return -torch.nn.functional.logsigmoid(margin - gamma)
 
 
 def pdas_loss(
-    winner: Float[Tensor, "batch"],
-    loser: Float[Tensor, "batch"],
-    reference_winner: Float[Tensor, "batch"],
-    reference_loser: Float[Tensor, "batch"],
-    winner_length: Int[Tensor, "batch"],
-    loser_length: Int[Tensor, "batch"],
-    gamma: float = 0.0,
-    scaler: float = 1.0,
+    winner: Response, loser: Response, gamma: float = 0.0, scaler: float = 1.0
 ) -> Float[Tensor, "batch"]:
     """Preference on an interchange: PDAS of the CDAS paper, its `scaled_simpo` form.
 
@@ -85,21 +85,15 @@ def pdas_loss(
     `dpo_loss`, with the references on the *source* prompt (authors' code).
 
     Args:
-        winner, loser, winner_length, loser_length, gamma: see `scaled_simpo_loss`.
-        reference_winner, reference_loser, scaler: see `preference_scale`.
+        winner: the source's response.
+        loser: the base's response.
+        gamma: see `scaled_simpo_loss`.
+        scaler: see `preference_scale`.
     """
-    scale = preference_scale(reference_winner, reference_loser, scaler)
-    return scaled_simpo_loss(winner, loser, winner_length, loser_length, scale, gamma)
+    return scaled_simpo_loss(winner, loser, preference_scale(winner, loser, scaler), gamma)
 
 
-def reps_steer_loss(
-    concept: Float[Tensor, "batch"],
-    neutral: Float[Tensor, "batch"],
-    reference_concept: Float[Tensor, "batch"],
-    reference_neutral: Float[Tensor, "batch"],
-    concept_length: Int[Tensor, "batch"],
-    neutral_length: Int[Tensor, "batch"],
-) -> Float[Tensor, "batch"]:
+def reps_steer_loss(concept: Response, neutral: Response) -> Float[Tensor, "batch"]:
     """RePS with a positive factor: -log sigmoid(Delta+), the concept's response wins.
 
     Delta+ = beta+ log p(y^c | x) / |y^c| - log p(y | x) / |y|, both under h + factor * w, with
@@ -110,23 +104,13 @@ def reps_steer_loss(
     two. They differ by the learning rate only, and under Adam hardly by that.
 
     Args:
-        concept: log-probability of y^c after the neutral prompt x, steered model.
-        neutral: that of y.
-        reference_concept, reference_neutral: the same of the untouched model.
-        concept_length, neutral_length: number of tokens of y^c and of y.
+        concept: y^c after the neutral prompt x, steered.
+        neutral: y after the same prompt, steered.
     """
-    scale = preference_scale(reference_concept, reference_neutral)
-    return scaled_simpo_loss(concept, neutral, concept_length, neutral_length, scale)
+    return scaled_simpo_loss(concept, neutral, preference_scale(concept, neutral))
 
 
-def reps_suppress_loss(
-    concept: Float[Tensor, "batch"],
-    neutral: Float[Tensor, "batch"],
-    reference_concept: Float[Tensor, "batch"],
-    reference_neutral: Float[Tensor, "batch"],
-    concept_length: Int[Tensor, "batch"],
-    neutral_length: Int[Tensor, "batch"],
-) -> Float[Tensor, "batch"]:
+def reps_suppress_loss(concept: Response, neutral: Response) -> Float[Tensor, "batch"]:
     """RePS with the direction nulled out: -log sigmoid(Delta-), the neutral response wins.
 
     Delta- = beta- log p(y | x) / |y| - log p(y^c | x) / |y^c|, both under
@@ -135,43 +119,29 @@ def reps_suppress_loss(
     it, so x is the concept prompt here; the summaries of the paper only say x.
 
     Args:
-        concept: log-probability of y^c after the concept prompt, direction nulled out.
-        neutral: that of y.
-        reference_concept, reference_neutral: the same of the untouched model.
-        concept_length, neutral_length: number of tokens of y^c and of y.
+        concept: y^c after the concept prompt, with the direction nulled out.
+        neutral: y after the same prompt, with the direction nulled out.
     """
-    scale = preference_scale(reference_neutral, reference_concept)
-    return scaled_simpo_loss(neutral, concept, neutral_length, concept_length, scale)
+    return scaled_simpo_loss(neutral, concept, preference_scale(neutral, concept))
 
 
-def dpo_loss(
-    winner: Float[Tensor, "batch"],
-    loser: Float[Tensor, "batch"],
-    reference_winner: Float[Tensor, "batch"],
-    reference_loser: Float[Tensor, "batch"],
-    beta: float = 1.0,
-) -> Float[Tensor, "batch"]:
+def dpo_loss(winner: Response, loser: Response, beta: float = 1.0) -> Float[Tensor, "batch"]:
     """-log sigmoid(beta [(log p - log p_ref)(winner) - (log p - log p_ref)(loser)]).
 
     Direct preference optimisation (arXiv 2305.18290, equation 7), no length normalisation and no
     label smoothing.
 
     Args:
-        winner: log-probability of the preferred response, intervened model.
-        loser: that of the other response.
-        reference_winner, reference_loser: the same of the untouched model.
+        winner: the preferred response.
+        loser: the other response.
         beta: 1 in PDAS and in AxBench's BiPO; 0.1 to 0.5 is usual for whole models.
     """
-    won = _wide(winner) - _wide(reference_winner.detach())
-    lost = _wide(loser) - _wide(reference_loser.detach())
-    return -torch.nn.functional.logsigmoid(beta * (won - lost))
+    return -torch.nn.functional.logsigmoid(beta * (_gain(winner) - _gain(loser)))
 
 
 def bipo_loss(
-    concept: Float[Tensor, "batch"],
-    neutral: Float[Tensor, "batch"],
-    reference_concept: Float[Tensor, "batch"],
-    reference_neutral: Float[Tensor, "batch"],
+    concept: Response,
+    neutral: Response,
     sign: Float[Tensor, "batch"] | int,
     beta: float = 1.0,
 ) -> Float[Tensor, "batch"]:
@@ -181,21 +151,19 @@ def bipo_loss(
     where the roles are swapped. The paper draws one d per batch, uniformly; AxBench runs both.
 
     Args:
-        concept: log-probability of the concept's response under h + d * w.
-        neutral: that of the neutral response under the same.
-        reference_concept, reference_neutral: the same of the untouched model.
-        sign: d, +1 or -1, one for all pairs or one each.
+        concept: the concept's response under h + d * w.
+        neutral: the neutral response under the same.
+        sign: d, +1 or -1, one for all pairs or one for each.
         beta: 1 in AxBench, 0.1 in the BiPO paper.
 
     Raises:
         ValueError: if a sign is neither +1 nor -1.
     """
-    d = torch.as_tensor(sign, dtype=_wide(concept).dtype, device=concept.device)
+    margin = _gain(concept) - _gain(neutral)
+    d = torch.as_tensor(sign, dtype=margin.dtype, device=margin.device)
     if not bool((d.abs() == 1).all()):
         raise ValueError(f"sign must be +1 or -1 for every pair, not {d.tolist()}")
-    gained = _wide(concept) - _wide(reference_concept.detach())
-    lost = _wide(neutral) - _wide(reference_neutral.detach())
-    return -torch.nn.functional.logsigmoid(d * beta * (gained - lost))
+    return -torch.nn.functional.logsigmoid(d * beta * margin)
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -203,10 +171,13 @@ def _wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _per_token(
-    total: Float[Tensor, "batch"], length: Int[Tensor, "batch"]
-) -> Float[Tensor, "batch"]:
-    if not bool((length > 0).all()):
-        row = int((length <= 0).nonzero()[0])
+def _gain(response: Response) -> Float[Tensor, "batch"]:
+    """The log-probability gained over the untouched model."""
+    return _wide(response.log_p) - _wide(response.reference.detach())
+
+
+def _per_token(response: Response) -> Float[Tensor, "batch"]:
+    if not bool((response.length > 0).all()):
+        row = int((response.length <= 0).nonzero()[0])
         raise ValueError(f"row {row} of the batch has an empty response; drop it from the data")
-    return _wide(total) / length
+    return _wide(response.log_p) / response.length

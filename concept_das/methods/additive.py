@@ -30,7 +30,7 @@ from interventions.partition import PartitionedSubspace
 from objectives import bipo_loss, reps_steer_loss, reps_suppress_loss
 from objectives.names import Reduction
 
-# What Lang. and RePS draw their factors from (AxBench's configurations).
+# Lang. and RePS draw their factors from these (AxBench's configurations).
 TRAINING_FACTORS = tuple(range(2, 21, 2))
 
 
@@ -95,32 +95,14 @@ class BiPO(AdditiveMethod):
         signs: list[tuple[int, Direction]] = [(1, "elicit"), (-1, "suppress")]
         terms = []
         for sign, direction in signs:
+            loss = partial(bipo_loss, sign=sign)
             for number, row in enumerate(rows):
-                concept, neutral = _both_responses(row, "elicit")
-                terms.append(
-                    preference_term(
-                        (
-                            EditedPass(concept, None, "add", float(sign)),
-                            EditedPass(neutral, None, "add", float(sign)),
-                        ),
-                        (concept, neutral),
-                        partial(_bipo, sign=sign),
-                        direction,
-                        number,
-                        len(rows),
-                    )
+                concept, neutral = (
+                    EditedPass(turn, None, "add", float(sign))
+                    for turn in _both_responses(row, "elicit")
                 )
+                terms.append(preference_term(concept, neutral, loss, direction, number, len(rows)))
         return terms
-
-
-def _bipo(
-    likelihoods: Sequence[Tensor],
-    references: Sequence[Tensor],
-    _lengths: Sequence[Tensor],
-    sign: int,
-) -> Tensor:
-    concept, neutral = likelihoods
-    return bipo_loss(concept, neutral, references[0], references[1], sign)
 
 
 class RePS(AdditiveMethod):
@@ -147,38 +129,21 @@ class RePS(AdditiveMethod):
         """Two preferences per row."""
         terms = []
         for number, row in enumerate(rows):
-            concept, neutral = _both_responses(row, "elicit")
-            won, lost = (float(factor) for factor in rng.choice(TRAINING_FACTORS, 2))
-            added = (EditedPass(concept, None, "add", won), EditedPass(neutral, None, "add", lost))
-            terms.append(
-                preference_term(added, (concept, neutral), _reps_steer, "elicit", number, len(rows))
+            factors = rng.choice(TRAINING_FACTORS, 2)
+            concept, neutral = (
+                EditedPass(turn, None, "add", float(factor))
+                for turn, factor in zip(_both_responses(row, "elicit"), factors, strict=True)
             )
-            concept, neutral = _both_responses(row, "suppress")
-            nulled = (EditedPass(concept, None, "null_out"), EditedPass(neutral, None, "null_out"))
             terms.append(
-                preference_term(
-                    nulled, (concept, neutral), _reps_suppress, "suppress", number, len(rows)
-                )
+                preference_term(concept, neutral, reps_steer_loss, "elicit", number, len(rows))
+            )
+            concept, neutral = (
+                EditedPass(turn, None, "null_out") for turn in _both_responses(row, "suppress")
+            )
+            terms.append(
+                preference_term(concept, neutral, reps_suppress_loss, "suppress", number, len(rows))
             )
         return terms
-
-
-def _reps_steer(
-    likelihoods: Sequence[Tensor], references: Sequence[Tensor], lengths: Sequence[Tensor]
-) -> Tensor:
-    concept, neutral = likelihoods
-    known_concept, known_neutral = references
-    return reps_steer_loss(concept, neutral, known_concept, known_neutral, lengths[0], lengths[1])
-
-
-def _reps_suppress(
-    likelihoods: Sequence[Tensor], references: Sequence[Tensor], lengths: Sequence[Tensor]
-) -> Tensor:
-    concept, neutral = likelihoods
-    known_concept, known_neutral = references
-    return reps_suppress_loss(
-        concept, neutral, known_concept, known_neutral, lengths[0], lengths[1]
-    )
 
 
 def _both_responses(row: EncodedQuadruple, direction: Direction) -> tuple[Turn, Turn]:

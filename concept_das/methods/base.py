@@ -25,7 +25,7 @@ from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.vector import Operation, SteeringVector
 from concept_das.words import DIRECTIONS, Direction
 from interventions.partition import PartitionedSubspace
-from objectives import token_cross_entropy, token_weights
+from objectives import Response, token_cross_entropy, token_weights
 from objectives.names import Reduction
 from objectives.projected import TokenLoss, cross_entropy_with_gradient
 
@@ -329,26 +329,32 @@ def _likelihood(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 LIKELIHOOD = TokenObjective(_likelihood, cross_entropy_with_gradient, has_teacher=False)
 
 
-# (log p of each run's response, log p of each reference, tokens of each run's response), each
-# `[1]` -> the row's loss, `[1]`
-RowLoss = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor]
-
-
 def preference_term(
-    runs: tuple[EditedPass, EditedPass],
-    references: tuple[Turn, ...],
-    loss: RowLoss,
+    winner: EditedPass,
+    loser: EditedPass,
+    loss: Callable[[Response, Response], Tensor],
     direction: Direction,
     row: int,
     rows: int,
 ) -> Term:
-    """A preference between two responses; losses of `rows` rows are averaged."""
-    lengths = [torch.tensor([len(run.base.response)]) for run in runs]
+    """A preference between the responses of two edited passes.
+
+    Args:
+        winner, loser: given to the loss in this order.
+        loss: one of `objectives`' preference losses; its mean is taken over `rows` rows.
+    """
+    passes = (winner, loser)
 
     def share(values: Sequence[Tensor], untouched: Sequence[float]) -> Tensor:
-        likelihoods = [-value.sum().unsqueeze(0) for value in values]
-        device = likelihoods[0].device
-        known = [torch.tensor([value], device=device) for value in untouched]
-        return loss(likelihoods, known, [n.to(device) for n in lengths]).sum() / rows
+        device = values[0].device
+        responses = [
+            Response(
+                -value.sum().unsqueeze(0),
+                torch.tensor([reference], device=device),
+                torch.tensor([len(edited.base.response)], device=device),
+            )
+            for edited, value, reference in zip(passes, values, untouched, strict=True)
+        ]
+        return loss(*responses).sum() / rows
 
-    return Term(runs, share, direction, row, references)
+    return Term(passes, share, direction, row, (winner.base, loser.base))

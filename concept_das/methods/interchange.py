@@ -1,4 +1,7 @@
-"""Methods that train an interchange, in both directions, and clamp at inference."""
+"""Methods that train an interchange, in both directions, and clamp at inference.
+
+CDAS and its KL ablations, DAS and PDAS: they differ in the loss alone.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -88,16 +91,8 @@ class DAS(InterchangeMethod):
     objective = LIKELIHOOD
 
 
-def _loss(
-    likelihoods: Sequence[Tensor], references: Sequence[Tensor], lengths: Sequence[Tensor]
-) -> Tensor:
-    winner, loser = likelihoods
-    known_winner, known_loser = references
-    return pdas_loss(winner, loser, known_winner, known_loser, lengths[0], lengths[1])
-
-
 class PDAS(InterchangeMethod):
-    """Under the interchange the source's response is to be likelier than the base's own.
+    """Preference DAS: make the source's response likelier than the base's own.
 
     Scaled SimPO with gamma 0 and scaler 1, the release's settings. The scale has the RePS paper's
     sign; see `objectives.pdas_loss` for what the release does otherwise.
@@ -120,10 +115,7 @@ class PDAS(InterchangeMethod):
                     winner.base.prompt.with_response(own),
                     winner.source.prompt.with_response(own),
                 )
-                references = (winner.base, loser.base)
                 terms.append(
-                    preference_term(
-                        (winner, loser), references, _loss, direction, number, len(rows)
-                    )
+                    preference_term(winner, loser, pdas_loss, direction, number, len(rows))
                 )
         return terms

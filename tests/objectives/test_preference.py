@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from objectives import (
+    Response,
     bipo_loss,
     dpo_loss,
     pdas_loss,
@@ -38,6 +39,22 @@ def draw(dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
     sums = [-10 * torch.rand(BATCH, dtype=dtype) - 1 for _ in range(4)]
     lengths = [torch.randint(1, 9, (BATCH,)) for _ in range(2)]
     return (*sums, *lengths)
+
+
+def pair(
+    a: Tensor, b: Tensor, ra: Tensor, rb: Tensor, n: Tensor | None = None, m: Tensor | None = None
+) -> tuple[Response, Response]:
+    """The two responses of the columns that `draw` returns; of one token if no length is given."""
+    one = torch.ones(len(a), dtype=torch.long)
+    return (
+        Response(a, ra, one if n is None else n),
+        Response(b, rb, one if m is None else m),
+    )
+
+
+def referred(winner: Tensor, loser: Tensor) -> tuple[Response, Response]:
+    """Two responses of which only the reference matters."""
+    return pair(winner, loser, winner, loser)
 
 
 def plain_scaled(a: float, b: float, n: float, m: float, scale: float, gamma: float = 0) -> float:
@@ -73,68 +90,70 @@ def test_length_normalised_losses_equal_their_plain_form(
     for _ in range(20):
         inputs = draw()
         expected = [plain(*(column[i].item() for column in inputs)) for i in range(BATCH)]
-        torch.testing.assert_close(loss(*inputs), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            loss(*pair(*inputs)), torch.tensor(expected), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7])
 def test_scaled_simpo_equals_its_plain_form(gamma: float) -> None:
-    winner, loser, _, _, n, m = draw()
+    winner, loser, *_, n, m = columns = draw()
     scale = torch.rand(BATCH) * 3 + 1
     expected = [
         plain_scaled(*(x[i].item() for x in (winner, loser, n, m, scale)), gamma=gamma)
         for i in range(BATCH)
     ]
-    found = scaled_simpo_loss(winner, loser, n, m, scale, gamma)
+    found = scaled_simpo_loss(*pair(*columns), scale, gamma)
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_dpo_and_bipo_equal_their_plain_form(beta: float) -> None:
-    a, b, ra, rb, _, _ = draw()
+    a, b, ra, rb, _, _ = columns = draw()
     margins = [(a[i] - ra[i] - (b[i] - rb[i])).item() for i in range(BATCH)]
     signs = tensor(1, -1, -1, 1, -1)
     dpo = torch.tensor([minus_log_sigmoid(beta * margin) for margin in margins])
     bipo = torch.tensor(
         [minus_log_sigmoid(d * beta * m) for d, m in zip(signs.tolist(), margins, strict=True)]
     )
-    torch.testing.assert_close(dpo_loss(a, b, ra, rb, beta), dpo, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(bipo_loss(a, b, ra, rb, signs, beta), bipo, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dpo_loss(*pair(*columns), beta), dpo, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bipo_loss(*pair(*columns), signs, beta), bipo, rtol=1e-5, atol=1e-5)
 
 
 def test_reps_by_hand() -> None:
     # A concept's response of 4 tokens, log p -8; a neutral one of 2 tokens, log p -2. The reference
     # gives them -12 and -3.
-    columns = (tensor(-8), tensor(-2), tensor(-12), tensor(-3), counts(4), counts(2))
+    responses = pair(tensor(-8), tensor(-2), tensor(-12), tensor(-3), counts(4), counts(2))
     # beta+ = max(-3 - -12, 1) = 9; Delta+ = 9 * -2 - -1 = -17.
-    assert reps_steer_loss(*columns).item() == pytest.approx(17 + math.log1p(math.exp(-17)))
+    assert reps_steer_loss(*responses).item() == pytest.approx(17 + math.log1p(math.exp(-17)))
     # beta- = max(-12 - -3, 1) = 1; Delta- = 1 * -1 - -2 = 1.
-    assert reps_suppress_loss(*columns).item() == pytest.approx(math.log1p(math.exp(-1)))
+    assert reps_suppress_loss(*responses).item() == pytest.approx(math.log1p(math.exp(-1)))
 
 
 def test_pdas_by_hand() -> None:
     # The scale is max(2 * (-3 - -4), 1) = 2; the margin 2 * -2 - -1 - 0.5 = -3.5.
-    loss = pdas_loss(
-        tensor(-8), tensor(-2), tensor(-4), tensor(-3), counts(4), counts(2), gamma=0.5, scaler=2.0
-    )
+    responses = pair(tensor(-8), tensor(-2), tensor(-4), tensor(-3), counts(4), counts(2))
+    loss = pdas_loss(*responses, gamma=0.5, scaler=2.0)
     assert loss.item() == pytest.approx(math.log1p(math.exp(3.5)))
 
 
 def test_dpo_and_bipo_by_hand() -> None:
     # Gains of 2 and of -1 nats: a margin of 3, times beta = 0.5.
-    columns = (tensor(-8), tensor(-5), tensor(-10), tensor(-4))
-    assert dpo_loss(*columns, beta=0.5).item() == pytest.approx(math.log1p(math.exp(-1.5)))
-    assert bipo_loss(*columns, 1, beta=0.5).item() == pytest.approx(math.log1p(math.exp(-1.5)))
-    assert bipo_loss(*columns, -1, beta=0.5).item() == pytest.approx(math.log1p(math.exp(1.5)))
+    responses = pair(tensor(-8), tensor(-5), tensor(-10), tensor(-4))
+    assert dpo_loss(*responses, beta=0.5).item() == pytest.approx(math.log1p(math.exp(-1.5)))
+    assert bipo_loss(*responses, 1, beta=0.5).item() == pytest.approx(math.log1p(math.exp(-1.5)))
+    assert bipo_loss(*responses, -1, beta=0.5).item() == pytest.approx(math.log1p(math.exp(1.5)))
 
 
 def test_the_scale_grows_with_how_unlikely_the_reference_finds_the_winner() -> None:
-    scale = preference_scale(tensor(-30, -20, -10, -9.5, -5), tensor(-10, -10, -10, -9, -30))
+    pairs = referred(tensor(-30, -20, -10, -9.5, -5), tensor(-10, -10, -10, -9, -30))
+    scale = preference_scale(*pairs)
     assert scale.tolist() == [20.0, 10.0, 1.0, 1.0, 1.0]
-    assert preference_scale(tensor(-13), tensor(-10), scaler=0.5).tolist() == [1.5]
+    assert preference_scale(*referred(tensor(-13), tensor(-10)), scaler=0.5).tolist() == [1.5]
 
 
 def test_one_of_the_two_reps_scales_is_always_one() -> None:
-    concept, neutral = -40 * torch.rand(50), -40 * torch.rand(50)
+    concept, neutral = referred(-40 * torch.rand(50), -40 * torch.rand(50))
     up, down = preference_scale(concept, neutral), preference_scale(neutral, concept)
     assert bool((torch.minimum(up, down) == 1).all())
     assert bool((up > 1).any())
@@ -149,9 +168,8 @@ def test_an_unlikely_winner_pulls_harder_on_its_own_likelihood_only() -> None:
         scale = max(-3.0 - reference_concept, 1.0)
         concept = torch.tensor([-1.0 / scale], requires_grad=True)
         neutral = torch.tensor([-1.0], requires_grad=True)
-        reps_steer_loss(
-            concept, neutral, tensor(reference_concept), tensor(-3), counts(1), counts(1)
-        ).backward()
+        responses = pair(concept, neutral, tensor(reference_concept), tensor(-3))
+        reps_steer_loss(*responses).backward()
         assert concept.grad is not None
         assert neutral.grad is not None
         gradients.append((concept.grad.item(), neutral.grad.item()))
@@ -163,39 +181,40 @@ def test_an_unlikely_winner_pulls_harder_on_its_own_likelihood_only() -> None:
 
 
 def test_swapping_winner_and_loser_flips_the_margin() -> None:
-    a, b, ra, rb, n, m = draw()
+    a, b = pair(*draw())
     one = torch.ones(BATCH)
     # sigmoid(margin) + sigmoid(-margin) = 1
     for forth, back in (
-        (dpo_loss(a, b, ra, rb, 0.3), dpo_loss(b, a, rb, ra, 0.3)),
-        (scaled_simpo_loss(a, b, n, m, one), scaled_simpo_loss(b, a, m, n, one)),
+        (dpo_loss(a, b, 0.3), dpo_loss(b, a, 0.3)),
+        (scaled_simpo_loss(a, b, one), scaled_simpo_loss(b, a, one)),
     ):
         torch.testing.assert_close(torch.exp(-forth) + torch.exp(-back), one)
 
 
 def test_suppression_is_steering_with_the_roles_of_the_responses_swapped() -> None:
-    c, n, rc, rn, lc, ln = draw()
+    concept, neutral = pair(*draw())
     torch.testing.assert_close(
-        reps_suppress_loss(c, n, rc, rn, lc, ln), reps_steer_loss(n, c, rn, rc, ln, lc)
+        reps_suppress_loss(concept, neutral), reps_steer_loss(neutral, concept)
     )
 
 
 def test_bipo_subtracting_is_dpo_with_the_roles_of_the_responses_swapped() -> None:
-    c, n, rc, rn, _, _ = draw()
-    torch.testing.assert_close(bipo_loss(c, n, rc, rn, -1), dpo_loss(n, c, rn, rc))
-    torch.testing.assert_close(bipo_loss(c, n, rc, rn, 1), dpo_loss(c, n, rc, rn))
+    concept, neutral = pair(*draw())
+    torch.testing.assert_close(bipo_loss(concept, neutral, -1), dpo_loss(neutral, concept))
+    torch.testing.assert_close(bipo_loss(concept, neutral, 1), dpo_loss(concept, neutral))
 
 
 def test_a_model_that_is_its_reference_costs_ln_2() -> None:
-    a, b, *_ = draw()
-    for value in (dpo_loss(a, b, a, b), bipo_loss(a, b, a, b, 1), bipo_loss(a, b, a, b, -1)):
+    a, b = referred(*draw()[:2])
+    for value in (dpo_loss(a, b), bipo_loss(a, b, 1), bipo_loss(a, b, -1)):
         torch.testing.assert_close(value, torch.full((BATCH,), LN_2))
 
 
 def test_equal_likelihoods_per_token_cost_ln_2_where_the_scale_is_one() -> None:
     lengths = counts(3, 7)
+    reference = tensor(-5, -5)
     loss = reps_steer_loss(
-        -2.0 * lengths, tensor(-2, -2), tensor(-5, -5), tensor(-5, -5), lengths, counts(1, 1)
+        *pair(-2.0 * lengths, tensor(-2, -2), reference, reference, lengths, counts(1, 1))
     )
     torch.testing.assert_close(loss, torch.full((2,), LN_2))
 
@@ -203,13 +222,14 @@ def test_equal_likelihoods_per_token_cost_ln_2_where_the_scale_is_one() -> None:
 def call(name: str, a: Tensor, b: Tensor, ra: Tensor, rb: Tensor) -> Tensor:
     """Any of the losses on log-probabilities alone."""
     n, m = counts(*range(1, len(a) + 1)), counts(*range(len(a) + 1, 1, -1))
+    winner, loser = pair(a, b, ra, rb, n, m)
     losses: dict[str, Callable[[], Any]] = {
-        "scaled_simpo": lambda: scaled_simpo_loss(a, b, n, m, preference_scale(ra, rb)),
-        "pdas": lambda: pdas_loss(a, b, ra, rb, n, m),
-        "reps_steer": lambda: reps_steer_loss(a, b, ra, rb, n, m),
-        "reps_suppress": lambda: reps_suppress_loss(a, b, ra, rb, n, m),
-        "dpo": lambda: dpo_loss(a, b, ra, rb, 0.4),
-        "bipo": lambda: bipo_loss(a, b, ra, rb, tensor(1, -1, 1, -1, 1)[: len(a)], 0.4),
+        "scaled_simpo": lambda: scaled_simpo_loss(winner, loser, preference_scale(winner, loser)),
+        "pdas": lambda: pdas_loss(winner, loser),
+        "reps_steer": lambda: reps_steer_loss(winner, loser),
+        "reps_suppress": lambda: reps_suppress_loss(winner, loser),
+        "dpo": lambda: dpo_loss(winner, loser, 0.4),
+        "bipo": lambda: bipo_loss(winner, loser, tensor(1, -1, 1, -1, 1)[: len(a)], 0.4),
     }
     value: Tensor = losses[name]()
     return value
@@ -269,11 +289,11 @@ def test_low_precision_is_computed_in_float32(name: str) -> None:
 def test_an_empty_response_is_an_error(loss: Loss, plain: object) -> None:
     two = tensor(-1, -1)
     with pytest.raises(ValueError, match="row 1 of the batch has an empty response"):
-        loss(two, two, two, two, counts(3, 0), counts(2, 2))
+        loss(*pair(two, two, two, two, counts(3, 0), counts(2, 2)))
 
 
 @pytest.mark.parametrize("sign", [0, 2, tensor(1, 0.5)])
 def test_a_sign_that_is_none_is_an_error(sign: Any) -> None:
     two = tensor(-1, -1)
     with pytest.raises(ValueError, match=r"\+1 or -1"):
-        bipo_loss(two, two, two, two, sign)
+        bipo_loss(*pair(two, two, two, two), sign)
