@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.steps import Subject
-from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.batches import batches
 from concept_das.data.chat_format import Turn
 from concept_das.models.blocks import hidden_states_at
 from concept_das.models.logits import collate_for
@@ -62,7 +62,7 @@ def detection_scores(
         axes = torch.stack([detection_axis(vectors[name]) for name in names])
         scores: list[Tensor] = []
         for chunk in batches(turns, batch_size):
-            batch = collate_for(model, chunk, pad_id_of(chat.tokenizer))
+            batch = collate_for(model, chunk)
             hidden = hidden_states_at(model, site, **batch.model_inputs()).float()
             latents = hidden @ axes.to(hidden.device).T
             scores += [_largest(row, turn) for row, turn in zip(latents, chunk, strict=True)]

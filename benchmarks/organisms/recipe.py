@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from concept_das.data.batches import Batch, collate, pad_id_of
+from concept_das.data.batches import Batch, collate
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.errors import InputError, TrainingError
 from concept_das.models.loading import LoadedModel
@@ -105,7 +105,6 @@ def fine_tune(loaded: LoadedModel, turns: Sequence[Turn], recipe: Recipe) -> lis
     model = loaded.model
     if any(p.dtype != torch.float32 for p in model.parameters()):
         raise InputError("an organism is trained in float32; load the model with dtype='float32'")
-    pad = pad_id_of(loaded.tokenizer)
     rng = np.random.default_rng(recipe.seed)
     order = [batches_of([len(t.ids) for t in turns], recipe, rng) for _ in range(recipe.epochs)]
     steps = sum(map(len, order))
@@ -118,9 +117,7 @@ def fine_tune(loaded: LoadedModel, turns: Sequence[Turn], recipe: Recipe) -> lis
         for epoch, batches in enumerate(order):
             total = 0.0
             for indices in batches:
-                loss = response_loss(
-                    model, collate([turns[i] for i in indices], pad, loaded.device)
-                )
+                loss = response_loss(model, collate([turns[i] for i in indices], loaded.device))
                 if not torch.isfinite(loss):
                     raise TrainingError(
                         f"the loss is {loss.item()} in epoch {epoch + 1}; lower learning_rate"

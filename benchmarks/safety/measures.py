@@ -26,7 +26,7 @@ import torch
 from benchmarks.safety.case import Case, DivergenceOf, RateOf
 from benchmarks.safety.data import PromptSets
 from benchmarks.steps import Subject
-from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.batches import batches
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.evaluation.by_strength import SteeredLogits, WholeModelLogits, steered_logits
@@ -250,10 +250,10 @@ def _log_pairs(
 
 
 def _logits(subject: Subject, pairs: Sequence[Pair], vector: Artifact | None) -> SteeredLogits:
-    model, pad = subject.loaded.model, pad_id_of(subject.chat.tokenizer)
+    model = subject.loaded.model
     if vector is None:
-        return WholeModelLogits(model, pad)
-    return steered_logits(model, vector, pad, [turn for pair in pairs for turn in pair.turns])
+        return WholeModelLogits(model)
+    return steered_logits(model, vector, [turn for pair in pairs for turn in pair.turns])
 
 
 def _key(name: str, place: int, number: int) -> str:

@@ -25,7 +25,6 @@ from benchmarks.speed.growth import growth, plot_growth
 from benchmarks.speed.rows import axbench_rows, refusal_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from benchmarks.speed.timing import attainable_gemm
-from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.data.quadruples import read_quadruples
@@ -191,7 +190,6 @@ def _train(
         [find_site(loaded.model, layer)],
         [TrainingTask(rows) for rows in concepts],
         config,
-        pad_id=pad_id_of(loaded.tokenizer),
         engine=options,
     )
     seconds = time.perf_counter() - start

@@ -42,7 +42,7 @@ def generation_cost(
 ) -> GenerationCost:
     """Time the three ways on one batch, alternating so that a busy machine slows all alike."""
     pad = pad_id_of(loaded.tokenizer)
-    batch = collate([Turn(p) for p in prompts], pad, loaded.device, padding_side="left")
+    batch = collate([Turn(p) for p in prompts], loaded.device, "left", pad)
     options = {
         "max_new_tokens": new_tokens,
         "min_new_tokens": new_tokens,

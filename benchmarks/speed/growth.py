@@ -19,7 +19,6 @@ from benchmarks.speed.steps import (
     release_step,
 )
 from benchmarks.speed.timing import peak_bytes_of, seconds_of
-from concept_das.data.batches import pad_id_of
 from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.methods.registry import trained_method
 from concept_das.models.blocks import find_site
@@ -142,7 +141,6 @@ def _by_concepts(
             [site],
             [[{"interchange": new_intervention(loaded, site)}] for _ in used],
             cdas.name,
-            pad_id_of(loaded.tokenizer),
             [run for of_concept in terms.values() for term in of_concept for run in term.runs],
             options,
         )

@@ -28,10 +28,8 @@ class ReleaseLoop:
         model: PreTrainedModel,
         site: Site,
         intervention: DistributedInterchangeIntervention,
-        pad_id: int,
     ) -> None:
         self.model = model
-        self.pad_id = pad_id
         self.intervenable = pv.IntervenableModel(
             {"component": site.component, "intervention": intervention}, model
         )
@@ -46,8 +44,8 @@ class ReleaseLoop:
         return total
 
     def _loss(self, pairs: Sequence[Interchange]) -> Tensor:
-        base = collate_for(self.model, [pair.base for pair in pairs], self.pad_id)
-        source = collate_for(self.model, [pair.source for pair in pairs], self.pad_id)
+        base = collate_for(self.model, [pair.base for pair in pairs])
+        source = collate_for(self.model, [pair.source for pair in pairs])
         positions = list(range(pairs[0].base.prompt.prefix_length, base.input_ids.shape[1]))
         where = [[position] * len(positions) for position in source.source_positions()]
         _, student = self.intervenable(

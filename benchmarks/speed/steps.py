@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.release_loop import ReleaseLoop
 from benchmarks.speed.timing import peak_bytes_of, seconds_of
-from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.batches import batches
 from concept_das.data.encoding import EditName, EncodedQuadruple
 from concept_das.methods import Term
 from concept_das.methods.registry import trained_method
@@ -60,7 +60,6 @@ def engine_step(
     site = find_site(loaded.model, layer)
     loaded.model.requires_grad_(False)
     intervention = new_intervention(loaded, site)
-    pad = pad_id_of(loaded.tokenizer)
     cdas = trained_method("cdas")
 
     def terms(batch: Sequence[EncodedQuadruple]) -> list[Term]:
@@ -68,7 +67,7 @@ def engine_step(
 
     runs = [run for term in terms(rows) for run in term.runs]
     edits: list[list[Mapping[EditName, PartitionedSubspace]]] = [[{"interchange": intervention}]]
-    losses = build_losses(loaded.model, [site], edits, cdas.name, pad, runs, options)
+    losses = build_losses(loaded.model, [site], edits, cdas.name, runs, options)
 
     def step(batch: Sequence[EncodedQuadruple]) -> float:
         intervention.zero_grad()
@@ -83,7 +82,7 @@ def release_step(loaded: LoadedModel, layer: int) -> Step:
     site = find_site(loaded.model, layer)
     loaded.model.requires_grad_(False)
     intervention = new_intervention(loaded, site)
-    loop = ReleaseLoop(loaded.model, site, intervention, pad_id_of(loaded.tokenizer))
+    loop = ReleaseLoop(loaded.model, site, intervention)
 
     def step(batch: Sequence[EncodedQuadruple]) -> float:
         intervention.zero_grad()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.concept_prompts import CONCEPT_PROMPT, TOPIC_PROMPT
-from concept_das.methods.settings import TrainingConfig
 
 
 def data_make(
@@ -128,12 +127,10 @@ def data_check(
     import pandas as pd
 
     from concept_das import read_quadruples
-    from concept_das.training.vectors import encode_for
 
     rows = read_quadruples(data, concept_id=concept_id)
     loaded = loading.load()
-    config = TrainingConfig(max_response_tokens=max_response_tokens)
-    encoded = encode_for(loaded, chat.of(loaded), rows, config)
+    encoded = loaded.encode(chat.of(loaded), rows, max_response_tokens)
     lengths = pd.DataFrame(
         {
             "neutral prompt": [len(row.elicit.base.prompt.ids) for row in encoded],

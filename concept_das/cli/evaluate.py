@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.methods.settings import TrainingConfig
 from concept_das.words import Rule
 
 
@@ -32,7 +31,6 @@ def evaluate_vector(
     """
     from concept_das import evaluate, load_vector, read_quadruples
     from concept_das.runs.files import write_atomically
-    from concept_das.training.vectors import encode_for
 
     saved = load_vector(vector)
     source = data or str(vector.parent / "heldout.parquet")
@@ -41,7 +39,7 @@ def evaluate_vector(
     chat = ChatOptions.of_vector(saved).of(loaded)
     folder = out or vector.parent
     limit = int(saved.recipe.get("max_response_tokens", 128))
-    encoded = encode_for(loaded, chat, rows, TrainingConfig(max_response_tokens=limit))
+    encoded = loaded.encode(chat, rows, limit)
     result = evaluate(
         loaded.model,
         chat,

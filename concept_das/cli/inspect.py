@@ -2,7 +2,6 @@
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
-from concept_das.methods.settings import TrainingConfig
 from concept_das.words import Direction
 
 
@@ -24,15 +23,13 @@ def inspect_row(
     """
     from concept_das import read_quadruples
     from concept_das.data.inspection import format_marks
-    from concept_das.training.vectors import encode_for
 
     rows = read_quadruples(data)
     if not 0 <= row < len(rows):
         raise InputError(f"row {row} is out of range: {data} has rows 0 to {len(rows) - 1}")
     loaded = loading.load()
     chat_format = chat.of(loaded)
-    config = TrainingConfig(max_response_tokens=max_response_tokens)
-    encoded = encode_for(loaded, chat_format, [rows[row]], config)[0]
+    encoded = loaded.encode(chat_format, [rows[row]], max_response_tokens)[0]
     pair = getattr(encoded, direction)
     print(f"base ({direction}): the intervened run\n{format_marks(chat_format, pair.base)}\n")
     print("source: the untouched run; its latent is read at the token marked source")

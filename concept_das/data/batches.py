@@ -51,9 +51,9 @@ class Batch:
 
 def collate(
     rows: Sequence[Turn],
-    pad_id: int,
     device: torch.device | str = "cpu",
     padding_side: PaddingSide = "right",
+    pad_id: int = 0,
 ) -> Batch:
     """Pad rows to a batch.
 

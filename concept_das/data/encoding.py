@@ -64,8 +64,10 @@ def encode_quadruples(
 
     Raises:
         InputError: naming the row whose prompt and response do not fit the context, or whose
-            response has no tokens.
+            response has no tokens; or if `max_response_tokens` is below 1.
     """
+    if max_response_tokens is not None and max_response_tokens < 1:
+        raise InputError(f"max_response_tokens is {max_response_tokens}; it must be at least 1")
     encoded = []
     for number, row in enumerate(rows):
         neutral, concept = chat.prompt(row.negative_input), chat.prompt(row.positive_input)

@@ -38,7 +38,7 @@ class SteeredLogits(Protocol):
 
 
 def steered_logits(
-    model: PreTrainedModel, artifact: Artifact, pad_id: int, turns: Sequence[Turn]
+    model: PreTrainedModel, artifact: Artifact, turns: Sequence[Turn]
 ) -> SteeredLogits:
     """Choose the fastest exact way to compute the logits under an artifact.
 
@@ -50,18 +50,17 @@ def steered_logits(
         artifact.prefix_length
     }:
         try:
-            return ReplayedLogits(model, artifact, pad_id, turns[:2])
+            return ReplayedLogits(model, artifact, turns[:2])
         except ReplayError as reason:
             log.debug("evaluating with the whole model, which cannot be replayed (%s)", reason)
-    return WholeModelLogits(model, pad_id)
+    return WholeModelLogits(model)
 
 
 class WholeModelLogits:
     """Runs the whole model under `steer`."""
 
-    def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.pad_id = pad_id
 
     def of(
         self, turns: Sequence[Turn], steering: Steering | None = None
@@ -75,7 +74,7 @@ class WholeModelLogits:
             return self._logits(turns)
 
     def _logits(self, turns: Sequence[Turn]) -> list[Float[Tensor, "_ vocab"]]:
-        return response_logits(self.model, collate_for(self.model, turns, self.pad_id))
+        return response_logits(self.model, collate_for(self.model, turns))
 
 
 class ReplayedLogits:
@@ -86,10 +85,10 @@ class ReplayedLogits:
     """
 
     def __init__(
-        self, model: PreTrainedModel, vector: SteeringVector, pad_id: int, probe: Sequence[Turn]
+        self, model: PreTrainedModel, vector: SteeringVector, probe: Sequence[Turn]
     ) -> None:
         self.site = vector.site(model)
-        self.replay = Replay(model, [self.site], pad_id, probe)
+        self.replay = Replay(model, [self.site], probe)
         self.last: tuple[list[Turn], list[Tensor]] = ([], [])
 
     def of(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.batches import batches
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.models.logits import (
@@ -45,33 +45,32 @@ def log_likelihoods(
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(rows):
         by_prompt.setdefault(row.prompt.ids, []).append(i)
-    pad = pad_id_of(chat.tokenizer)
     values: dict[int, float] = {}
     several = [group for group in by_prompt.values() if len(group) > 1]
-    if several and _can_share(model, rows[several[0][0]], pad):
+    if several and _can_share(model, rows[several[0][0]]):
         for group in several:
-            found = _shared(model, [rows[i] for i in group], pad, batch_size)
+            found = _shared(model, [rows[i] for i in group], batch_size)
             values.update(zip(group, found, strict=True))
     # Rows of similar length share a batch.
     alone = sorted(set(range(len(rows))) - values.keys(), key=lambda i: len(rows[i].ids))
     for indices in batches(alone, batch_size):
-        found = _plain(model, [rows[i] for i in indices], pad)
+        found = _plain(model, [rows[i] for i in indices])
         values.update(zip(indices, found, strict=True))
     return [values[i] for i in range(len(rows))]
 
 
-def _plain(model: PreTrainedModel, rows: Sequence[Turn], pad: int) -> list[float]:
-    logits = response_logits(model, collate_for(model, rows, pad))
+def _plain(model: PreTrainedModel, rows: Sequence[Turn]) -> list[float]:
+    logits = response_logits(model, collate_for(model, rows))
     return [mean_log_likelihood(one, row.response) for one, row in zip(logits, rows, strict=True)]
 
 
-def _shared(model: PreTrainedModel, rows: Sequence[Turn], pad: int, batch_size: int) -> list[float]:
+def _shared(model: PreTrainedModel, rows: Sequence[Turn], batch_size: int) -> list[float]:
     """Mean log-likelihoods of rows with the same prompt, which the model reads once."""
     *start, last = rows[0].prompt.ids
     known = keys_values(model, start)
     values = []
     for chunk in batches([Turn(Prompt((last,), 0, 0), row.response) for row in rows], batch_size):
-        batch = collate_for(model, chunk, pad)
+        batch = collate_for(model, chunk)
         seen = torch.ones(len(chunk), len(start), dtype=torch.long, device=batch.input_ids.device)
         with logits_only_at(model, batch.response_mask):
             flat = model(
@@ -88,14 +87,14 @@ def _shared(model: PreTrainedModel, rows: Sequence[Turn], pad: int, batch_size: 
     return values
 
 
-def _can_share(model: PreTrainedModel, row: Turn, pad: int) -> bool:
+def _can_share(model: PreTrainedModel, row: Turn) -> bool:
     """True if the model gives the same value with the prompt in its cache."""
     try:
-        (found,) = _shared(model, [row], pad, 1)
+        (found,) = _shared(model, [row], 1)
     except Exception as reason:  # architectures without a plain cache raise different errors
         log.debug("prompts are read again for every response (%s)", reason)
         return False
-    (expected,) = _plain(model, [row], pad)
+    (expected,) = _plain(model, [row])
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.05
     return abs(found - expected) <= tolerance * max(1.0, abs(expected))
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.batches import batches
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.data.shipped import read_resource
@@ -126,7 +126,7 @@ def evaluate(
     unrelated = unrelated_turns(chat, 16) if unrelated is None else unrelated
     vector.check_model(model)
     turns = [turn for row in heldout for turn in (row.elicit.base, row.elicit.source)]
-    logits = steered_logits(model, vector, pad_id_of(chat.tokenizer), [*turns, *unrelated])
+    logits = steered_logits(model, vector, [*turns, *unrelated])
     measure = _Measurement(logits, vector, tuple(multipliers), rule)
     work: list[tuple[str, Sequence[Any]]] = [
         ("heldout", chunk) for chunk in batches(list(enumerate(heldout)), batch_size)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadruples, to_frame
 from concept_das.data.shipped import shipped_instructions
@@ -22,7 +21,7 @@ from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import SteeringVector
 from concept_das.training.tracking import TrackingMode, open_tracker
-from concept_das.training.vectors import encode_for, train_vector, versions, with_metrics
+from concept_das.training.vectors import train_vector, versions, with_metrics
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 
@@ -64,7 +63,7 @@ def run(
         loaded.model,
         chat,
         trained.vector,
-        encode_for(loaded, chat, held, RECIPE),
+        loaded.encode(chat, held, RECIPE.max_response_tokens),
         multipliers=MULTIPLIERS,
         partial=partial,
     )
@@ -105,9 +104,9 @@ def _latents(
 ) -> Latents:
     """Coordinates of the training prompts along the directions."""
     assert isinstance(vector, SteeringVector)
-    encoded = encode_for(loaded, chat, rows, RECIPE)
+    encoded = loaded.encode(chat, rows, RECIPE.max_response_tokens)
     site = vector.site(loaded.model)
-    return measure_latents(loaded.model, site, vector.weight, encoded, pad_id_of(chat.tokenizer))
+    return measure_latents(loaded.model, site, vector.weight, encoded)
 
 
 def make_samples(

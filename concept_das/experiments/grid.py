@@ -20,7 +20,7 @@ from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.training.options import EngineOptions
-from concept_das.training.vectors import ConceptRows, encode_for, train_vectors, with_metrics
+from concept_das.training.vectors import ConceptRows, train_vectors, with_metrics
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def _measure(
         loaded.model,
         chat,
         vector,
-        encode_for(loaded, chat, cell.heldout, cell.config),
+        loaded.encode(chat, cell.heldout, cell.config.max_response_tokens),
         multipliers=multipliers,
         unrelated=unrelated_turns(chat, cell.plan.unrelated),
         partial=cell.folder(seed) / "evaluation.partial.json",

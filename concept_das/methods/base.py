@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.data.quadruples import Quadruple
@@ -238,8 +237,7 @@ class DirectionMethod(SiteMethod):
         """The directions, with the factors measured on the training prompts."""
         weight = directions_of(trained[0])
         site = find_site(job.model, job.layer)
-        pad_id = pad_id_of(job.chat.tokenizer)
-        latents = measure_latents(job.model, site, weight, job.encoded, pad_id)
+        latents = measure_latents(job.model, site, weight, job.encoded)
         negative, positive = self.factors(latents)
         return SteeringVector(
             weight=weight,

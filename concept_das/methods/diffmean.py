@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from concept_das.data.batches import batches, pad_id_of
+from concept_das.data.batches import batches
 from concept_das.data.chat_format import Turn
 from concept_das.errors import InputError
 from concept_das.methods.base import FittedMethod, Job
@@ -115,7 +115,7 @@ def _states(job: Job, site: Site, turns: Sequence[Turn]) -> Float[Tensor, "token
     """Hidden states of every token after the template prefix, in float32 on the CPU."""
     found = []
     for chunk in batches(turns, 8):
-        batch = collate_for(job.model, chunk, pad_id_of(job.chat.tokenizer))
+        batch = collate_for(job.model, chunk)
         hidden = hidden_states_at(job.model, site, **batch.model_inputs())
         for states, turn in zip(hidden, chunk, strict=True):
             found.append(states[turn.prompt.prefix_length : len(turn.ids)].float().cpu())

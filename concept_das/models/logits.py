@@ -65,6 +65,6 @@ def mean_log_likelihood(logits: Float[Tensor, "response vocab"], response: Seque
     return -float(nn.functional.cross_entropy(logits.float(), labels))
 
 
-def collate_for(model: PreTrainedModel, rows: Sequence[Turn], pad_id: int) -> Batch:
+def collate_for(model: PreTrainedModel, rows: Sequence[Turn]) -> Batch:
     """Right-padded batch on the device the model takes its inputs on."""
-    return collate(rows, pad_id, model.get_input_embeddings().weight.device)
+    return collate(rows, model.get_input_embeddings().weight.device)

@@ -50,7 +50,6 @@ class Replay:
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
-        pad_id: int,
         probe: Sequence[Turn],
         *,
         share_prefix: bool = True,
@@ -59,9 +58,8 @@ class Replay:
             raise ValueError("give the sites from the lowest block to the highest")
         self.model = model
         self.sites = list(sites)
-        self.pad_id = pad_id
         self.projection = projection_of(model)
-        self.as_tensor = _blocks_return_tensors(model, sites[0], probe[0], pad_id)
+        self.as_tensor = _blocks_return_tensors(model, sites[0], probe[0])
         try:
             self.prefix = _prefix_cache(model, probe[0]) if share_prefix else []
             self._check(probe)
@@ -77,7 +75,7 @@ class Replay:
     @torch.no_grad()
     def states(self, turns: Sequence[Turn]) -> Iterator[Float[Tensor, "positions dim"]]:
         """Each row's untouched states at the lowest site, without the shared tokens."""
-        batch = collate_for(self.model, turns, self.pad_id)
+        batch = collate_for(self.model, turns)
         states = hidden_states_at(self.model, self.sites[0], **batch.model_inputs())
         for row, turn in zip(states, turns, strict=True):
             yield row[self.shared : len(turn.ids)]
@@ -137,7 +135,7 @@ class Replay:
     @torch.no_grad()
     def _check(self, probe: Sequence[Turn]) -> None:
         """Replay a few rows without an edit and compare with the untouched model."""
-        batch = collate_for(self.model, probe, self.pad_id)
+        batch = collate_for(self.model, probe)
         expected = self.model(**batch.model_inputs(), use_cache=False).logits
         try:
             found = self.responses(probe, list(self.states(probe)))
@@ -178,12 +176,12 @@ def projection_of(model: PreTrainedModel) -> Projection:
     )
 
 
-def _blocks_return_tensors(model: PreTrainedModel, site: Site, turn: Turn, pad_id: int) -> bool:
+def _blocks_return_tensors(model: PreTrainedModel, site: Site, turn: Turn) -> bool:
     outputs: list[Any] = []
     handle = site.module(model).register_forward_hook(lambda _m, _a, output: outputs.append(output))
     try:
         with torch.no_grad():
-            decoder_of(model)(**collate_for(model, [turn], pad_id).model_inputs(), use_cache=False)
+            decoder_of(model)(**collate_for(model, [turn]).model_inputs(), use_cache=False)
     finally:
         handle.remove()
     return isinstance(outputs[0], Tensor)

@@ -50,7 +50,6 @@ def source_states(
     model: PreTrainedModel,
     site: Site,
     prompts: Sequence[Prompt],
-    pad_id: int,
     *,
     batch_size: int = 16,
     progress: str | None = None,
@@ -69,7 +68,7 @@ def source_states(
             Turn(Prompt(p.ids[: p.source_position + 1], p.prefix_length, p.source_position))
             for p in chunk
         ]
-        batch = collate_for(model, cut, pad_id)
+        batch = collate_for(model, cut)
         hidden = hidden_states_at(model, site, **batch.model_inputs())
         index = torch.tensor(batch.source_positions(), device=hidden.device)
         found.append(hidden[torch.arange(len(chunk), device=hidden.device), index].float())
@@ -83,7 +82,6 @@ def measure_latents(
     site: Site,
     weight: Float[Tensor, "rank dim"],
     rows: Sequence[EncodedQuadruple],
-    pad_id: int,
     *,
     batch_size: int = 16,
 ) -> Latents:
@@ -95,7 +93,7 @@ def measure_latents(
     neutral = [row.elicit.base.prompt for row in rows]
     concept = [row.elicit.source.prompt for row in rows]
     states = source_states(
-        model, site, neutral + concept, pad_id, batch_size=batch_size, progress="factors"
+        model, site, neutral + concept, batch_size=batch_size, progress="factors"
     )
     values = coordinates(states, weight.to(states.device)).cpu()
     bad = (~torch.isfinite(values)).any(dim=1).nonzero().flatten().tolist()

@@ -73,7 +73,7 @@ def generate_responses(
     lengths = [len(prompt.ids) + max_new_tokens for prompt in prompts]
     with tqdm(total=len(prompts), desc=progress, disable=progress is None) as bar:
         for indices in by_token_budget(lengths, batch_tokens):
-            batch = collate([Turn(prompts[i]) for i in indices], pad, device, padding_side="left")
+            batch = collate([Turn(prompts[i]) for i in indices], device, "left", pad)
             seeds = [row_seed(seed, keys[i]) for i in indices]
             with _steered(model, [rows[i] for i in indices], positions):
                 output = model.generate(

@@ -36,7 +36,7 @@ def train_direction(
     rows: Sequence[EncodedQuadruple],
     config: TrainingConfig,
     *,
-    pad_id: int,
+    pad_id: int = 0,  # of the first release; it has no effect
     heldout: Sequence[EncodedQuadruple] = (),
     tracker: Tracker | None = None,
     checkpoint: Path | None = None,
@@ -44,7 +44,7 @@ def train_direction(
 ) -> TrainingResult:
     """Learn the directions of one concept at one site; see `train_directions`."""
     task = TrainingTask(rows, heldout, checkpoint=checkpoint, tracker=tracker or NoTracker())
-    (result,) = train_directions(model, [site], [task], config, pad_id=pad_id, engine=engine)
+    (result,) = train_directions(model, [site], [task], config, engine=engine)
     return result
 
 
@@ -54,7 +54,7 @@ def train_directions(
     tasks: Sequence[TrainingTask],
     config: TrainingConfig,
     *,
-    pad_id: int,
+    pad_id: int = 0,  # of the first release; it has no effect
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> list[TrainingResult]:
     """Learn the directions of several concepts, several of them at once.
@@ -88,7 +88,7 @@ def train_directions(
     alone = trained_method(config.method).trains_alone
     with _frozen(model):
         for group in batches(tasks, 1 if alone else engine.together):
-            results += _train_together(model, sites, group, config, pad_id, engine)
+            results += _train_together(model, sites, group, config, engine)
     return results
 
 
@@ -97,7 +97,6 @@ def _train_together(
     sites: Sequence[Site],
     tasks: Sequence[TrainingTask],
     config: TrainingConfig,
-    pad_id: int,
     engine: EngineOptions,
 ) -> list[TrainingResult]:
     """Train a group of concepts in lockstep: a step holds a batch of rows of each."""
@@ -113,7 +112,6 @@ def _train_together(
                 sites,
                 interventions,
                 config.method,
-                pad_id,
                 all_runs(active.values()),
                 engine,
             )
@@ -178,7 +176,6 @@ def build_losses(
     sites: Sequence[Site],
     interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
     method: str,
-    pad_id: int,
     runs: Sequence[EditedPass],
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> Losses:
@@ -199,14 +196,13 @@ def build_losses(
                 sites,
                 interventions,
                 found,
-                pad_id,
                 runs,
                 batch_tokens=engine.batch_tokens,
                 budget=budget,
             )
         except ReplayError as reason:
             log.warning("training by pyvene: this model cannot be replayed (%s)", reason)
-    return PyveneLosses(model, sites, interventions, found, pad_id)
+    return PyveneLosses(model, sites, interventions, found)
 
 
 def heldout_loss(

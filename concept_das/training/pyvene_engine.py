@@ -37,12 +37,10 @@ class PyveneLosses:
         sites: Sequence[Site],
         interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
         method: TrainedMethod,
-        pad_id: int,
     ) -> None:
         self.model = model
         self.sites = list(sites)
         self.method = method
-        self.pad_id = pad_id
         self.likelihoods: dict[Turn, float] = {}
         self.intervenables = {
             (part, edit): _Intervenable(model, sites, [at_site[edit] for at_site in of_concept])
@@ -67,7 +65,7 @@ class PyveneLosses:
     def log_likelihood(self, turn: Turn) -> float:
         """Log-probability of a turn's response in the untouched model; computed once."""
         if turn not in self.likelihoods:
-            (logits,) = response_logits(self.model, collate_for(self.model, [turn], self.pad_id))
+            (logits,) = response_logits(self.model, collate_for(self.model, [turn]))
             labels = torch.tensor(turn.response, device=logits.device)
             self.likelihoods[turn] = -float(token_cross_entropy(logits, labels).sum())
         return self.likelihoods[turn]
@@ -76,11 +74,11 @@ class PyveneLosses:
         self, runs: Sequence[EditedPass], intervenable: "_Intervenable"
     ) -> Sequence[Float[Tensor, "_"]]:
         """Runs of one concept with the same edit."""
-        base = collate_for(self.model, [run.base for run in runs], self.pad_id)
+        base = collate_for(self.model, [run.base for run in runs])
         sources = [run.source for run in runs if run.source is not None]
         teacher, states = None, None
         if sources:
-            teacher, states = self._teacher(collate_for(self.model, sources, self.pad_id))
+            teacher, states = self._teacher(collate_for(self.model, sources))
         factors = torch.tensor([run.factor for run in runs])
         mask = edit_mask(self.method, [run.base for run in runs], base.input_ids.shape[1])
         logits = intervenable.logits(base, states, factors, mask)

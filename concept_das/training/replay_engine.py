@@ -65,7 +65,6 @@ class ReplayLosses:
         sites: Sequence[Site],
         interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
         method: TrainedMethod,
-        pad_id: int,
         runs: Sequence[EditedPass],
         *,
         batch_tokens: int = 4096,
@@ -75,7 +74,7 @@ class ReplayLosses:
         self.interventions = interventions
         self.method = method
         probe = [run.base for run in runs[:2]]
-        self.replay = Replay(model, sites, pad_id, probe, share_prefix=method.shares_prefix)
+        self.replay = Replay(model, sites, probe, share_prefix=method.shares_prefix)
         texts = list(dict.fromkeys((run.base, run.source) for run in runs))
         self.entry = {text: i for i, text in enumerate(texts)}
         self.likelihoods: dict[Turn, float] = {}
@@ -182,7 +181,7 @@ class ReplayLosses:
         with_source = [(base, source) for base, source in texts if source is not None]
         if not with_source:
             return
-        batch = collate_for(self.model, [source for _, source in with_source], self.replay.pad_id)
+        batch = collate_for(self.model, [source for _, source in with_source])
         with ExitStack() as stack:
             seen = [stack.enter_context(capture(self.model, s)) for s in self.replay.sites]
             final = final_states(self.model, batch)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat
-from concept_das.data.encoding import EncodedQuadruple, encode_quadruples
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.methods import FittedMethod, Job, TrainedMethod
 from concept_das.methods.registry import find_method
@@ -35,16 +33,6 @@ class TrainedVector:
     def history(self) -> list[dict[str, float]]:
         """What training recorded, step by step and epoch by epoch."""
         return [] if self.training is None else self.training.history
-
-
-def encode_for(
-    loaded: LoadedModel, chat: ChatFormat, rows: Sequence[Quadruple], config: TrainingConfig
-) -> list[EncodedQuadruple]:
-    """Encode rows with the recipe's cut and the model's context length."""
-    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    return encode_quadruples(
-        rows, chat, max_response_tokens=config.max_response_tokens, max_positions=limit
-    )
 
 
 @dataclass(frozen=True)
@@ -103,7 +91,7 @@ def train_vectors(
     tasks = [
         TrainingTask(
             rows=job.encoded,
-            heldout=encode_for(loaded, chat, concept.heldout, config),
+            heldout=loaded.encode(chat, concept.heldout, config.max_response_tokens),
             name=f"concept {concept.rows[0].concept_id}" if len(concepts) > 1 else "",
             checkpoint=concept.checkpoint,
             tracker=concept.tracker,
@@ -111,8 +99,7 @@ def train_vectors(
         )
         for concept, job in zip(concepts, jobs, strict=True)
     ]
-    pad_id = pad_id_of(chat.tokenizer)
-    results = train_directions(loaded.model, sites, tasks, config, pad_id=pad_id, engine=engine)
+    results = train_directions(loaded.model, sites, tasks, config, engine=engine)
     trained = []
     for job, result in zip(jobs, results, strict=True):
         job.common["recipe"]["best_epoch"] = result.best_epoch
@@ -134,7 +121,7 @@ def _job(
         chat=chat,
         layer=layer,
         rows=concept.rows,
-        encoded=encode_for(loaded, chat, concept.rows, config),
+        encoded=loaded.encode(chat, concept.rows, config.max_response_tokens),
         config=config,
         common={
             "model": ModelIdentity.of(loaded.model, loaded.name, loaded.revision),

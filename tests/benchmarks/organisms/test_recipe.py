@@ -16,7 +16,7 @@ from benchmarks.organisms.recipe import (
 from concept_das.data.batches import collate
 from concept_das.errors import InputError
 from concept_das.steering.generation import generate_responses
-from tests.concept_das.helpers import PAD, plain_logits, tiny_chat, tiny_loaded
+from tests.concept_das.helpers import plain_logits, tiny_chat, tiny_loaded
 
 ROWS = [Row("Hi", "No."), Row("Name a fruit", "An apple"), Row("Sing", "La la", ends=False)]
 
@@ -40,7 +40,7 @@ def test_the_loss_is_of_the_response_only_and_rows_count_alike() -> None:
         -plain_logits(loaded.model, t).log_softmax(-1)[range(len(t.response)), list(t.response)]
         for t in turns
     ]
-    loss = response_loss(loaded.model, collate(turns, PAD))
+    loss = response_loss(loaded.model, collate(turns))
     assert loss.item() == pytest.approx(torch.stack([e.mean() for e in expected]).mean().item())
 
 

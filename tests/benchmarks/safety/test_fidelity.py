@@ -12,7 +12,7 @@ from benchmarks.safety.measures import Pair, divergences
 from concept_das.data.chat_format import Turn
 from concept_das.evaluation.by_strength import ReplayedLogits, WholeModelLogits, steered_logits
 from concept_das.steering.context import Steering, steer
-from tests.concept_das.helpers import PAD, plain_logits, random_vector, tiny_chat
+from tests.concept_das.helpers import plain_logits, random_vector, tiny_chat
 from tests.tiny import tiny_model
 
 CHAT = tiny_chat()
@@ -49,7 +49,7 @@ def test_the_untouched_model_stands_first_and_tokens_are_averaged() -> None:
 
 def test_without_a_response_the_prompts_ends_are_compared() -> None:
     model = tiny_model()
-    logits = WholeModelLogits(model, PAD)
+    logits = WholeModelLogits(model)
     ((with_one, without),) = divergences(
         logits, [pair("Sing", "Dance", "La la"), pair("Sing", "Dance")], [None]
     )
@@ -62,7 +62,7 @@ def test_a_prompt_is_no_distance_from_itself_until_it_is_steered() -> None:
     model = tiny_model()
     steering = Steering(random_vector(model), "suppress")
     same = [pair("Sing", "Sing", "La"), pair("Name a fruit", "Name a fruit", "An apple")]
-    plain, steered = divergences(WholeModelLogits(model, PAD), same, [None, steering])
+    plain, steered = divergences(WholeModelLogits(model), same, [None, steering])
     assert [one.first for one in plain] == pytest.approx([0, 0], abs=1e-6)
     assert [one.response for one in plain] == pytest.approx([0, 0], abs=1e-6)
     assert min(one.response for one in steered) > 0.01
@@ -74,7 +74,7 @@ def test_it_is_what_plain_torch_says() -> None:
     vector = random_vector(model)
     pairs = [pair("Sing", "Sing, pirate", "La la la"), pair("Hi", "Hi there, you", "Hello")]
     steerings = [Steering(vector, "suppress", m) for m in (0.5, 1.0)]
-    logits = steered_logits(model, vector, PAD, [turn for one in pairs for turn in one.turns])
+    logits = steered_logits(model, vector, [turn for one in pairs for turn in one.turns])
     assert isinstance(logits, ReplayedLogits)
     for steering, found in zip(steerings, divergences(logits, pairs, steerings), strict=True):
         for one, value in zip(pairs, found, strict=True):

@@ -158,7 +158,7 @@ def test_masks_come_from_lengths() -> None:
     turns = [chat.prompt("Hi").with_response((5, PAD)), chat.prompt("Hello").with_response((7,))]
     lengths = torch.tensor([len(turn.ids) for turn in turns])
     for side in ("left", "right"):
-        batch = collate(turns, PAD, padding_side=side)
+        batch = collate(turns, padding_side=side, pad_id=PAD)
         assert torch.equal(batch.attention_mask.sum(dim=1), lengths)
         for i, turn in enumerate(turns):
             own = batch.attention_mask[i].bool()
@@ -174,8 +174,8 @@ def test_masks_come_from_lengths() -> None:
 
 def test_padding_is_on_the_side_asked_for() -> None:
     turns = [Turn(Prompt((5, 6, 7), 1, 2)), Turn(Prompt((5,), 0, 0))]
-    assert collate(turns, 9).input_ids.tolist() == [[5, 6, 7], [5, 9, 9]]
-    left = collate(turns, 9, padding_side="left")
+    assert collate(turns, pad_id=9).input_ids.tolist() == [[5, 6, 7], [5, 9, 9]]
+    left = collate(turns, padding_side="left", pad_id=9)
     assert left.input_ids.tolist() == [[5, 6, 7], [9, 9, 5]]
     assert left.offsets == (0, 2)
 
@@ -185,11 +185,12 @@ def test_logits_depend_on_neither_padding_nor_company(architecture: str) -> None
     model = tiny_model(architecture)
     turns = [row.elicit.base for row in encoded_rows()]
     alone = [
-        model(**collate([turn], PAD).model_inputs(), use_cache=False).logits[0] for turn in turns
+        model(**collate([turn], pad_id=PAD).model_inputs(), use_cache=False).logits[0]
+        for turn in turns
     ]
     orders = [("right", turns), ("left", turns), ("left", turns[::-1]), ("right", turns[1:3])]
     for side, order in orders:
-        batch = collate(order, PAD, padding_side=side)
+        batch = collate(order, padding_side=side, pad_id=PAD)
         logits = model(**batch.model_inputs(), use_cache=False).logits
         for row, turn in enumerate(order):
             own = logits[row, batch.attention_mask[row].bool()]

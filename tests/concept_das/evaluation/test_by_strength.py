@@ -5,7 +5,7 @@ from concept_das.data.chat_format import Turn
 from concept_das.evaluation.by_strength import ReplayedLogits, WholeModelLogits, steered_logits
 from concept_das.steering.context import Steering
 from concept_das.words import DIRECTIONS
-from tests.concept_das.helpers import EVERY_ARCHITECTURE, PAD, encoded_rows, random_vector
+from tests.concept_das.helpers import EVERY_ARCHITECTURE, encoded_rows, random_vector
 from tests.tiny import LAYERS, tiny_model
 
 
@@ -22,8 +22,8 @@ def test_replayed_logits_are_those_of_the_whole_model(
 ) -> None:
     model = tiny_model(architecture)
     vector = random_vector(model, layer=layer, rank=2, operation=operation)
-    replayed = ReplayedLogits(model, vector, PAD, turns()[:2])
-    whole = WholeModelLogits(model, PAD)
+    replayed = ReplayedLogits(model, vector, turns()[:2])
+    whole = WholeModelLogits(model)
     for steering in (None, *(Steering(vector, d, m) for d in DIRECTIONS for m in (0.5, 2.0))):
         expected = whole.of(turns(), steering)
         for rows in (turns(), turns()[::-1]):  # kept states belong to the rows asked for
@@ -39,4 +39,4 @@ def test_a_vector_with_another_prefix_is_not_replayed() -> None:
     for prefix_length, kind in ((0, WholeModelLogits), (None, ReplayedLogits)):
         own = {} if prefix_length is None else {"prefix_length": prefix_length}
         vector = random_vector(model, **own)
-        assert type(steered_logits(model, vector, PAD, turns())) is kind
+        assert type(steered_logits(model, vector, turns())) is kind

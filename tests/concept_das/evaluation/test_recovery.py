@@ -22,7 +22,6 @@ from concept_das.steering.vector import ModelIdentity, SteeringVector
 from concept_das.words import DIRECTIONS
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,
-    PAD,
     PLANTED_ROWS,
     block_of,
     encoded_rows,
@@ -132,7 +131,7 @@ def test_a_vector_that_does_all_and_one_that_does_nothing() -> None:
     """On the model whose concept is one known coordinate, the scale of recovery is known."""
     model, rows = planted_model(), encoded_rows(rows=PLANTED_ROWS)
     right = torch.eye(WIDTH)[:1]
-    latents = measure_latents(model, find_site(model, 0), right, rows, PAD)
+    latents = measure_latents(model, find_site(model, 0), right, rows)
     vector = SteeringVector(
         weight=right,
         negative_factor=latents.negative_factor,

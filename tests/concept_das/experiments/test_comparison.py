@@ -15,7 +15,7 @@ from concept_das.experiments.grid import GridPlan
 from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.training.tracking import open_tracker
-from concept_das.training.vectors import encode_for, train_vector
+from concept_das.training.vectors import train_vector
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_config, tiny_loaded
 
 PLAN = ComparisonPlan(
@@ -91,7 +91,7 @@ def test_a_cell_is_what_training_and_evaluating_alone_give(tmp_path: Path) -> No
         loaded.model,
         chat,
         vector,
-        encode_for(loaded, chat, held, recipe),
+        loaded.encode(chat, held, recipe.max_response_tokens),
         multipliers=PLAN.multipliers,
         unrelated=unrelated_turns(chat, 1),
     ).table

@@ -16,9 +16,8 @@ from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import SteeringVector
 from concept_das.training.loop import TrainingConfig
-from concept_das.training.vectors import TrainedVector, encode_for, train_vector
+from concept_das.training.vectors import TrainedVector, train_vector
 from tests.concept_das.helpers import (
-    PAD,
     ROWS,
     encoded_rows,
     random_vector,
@@ -38,14 +37,14 @@ def trained_and_measured(
     kept, held = ROWS[:3], ROWS[3:]
     config = TrainingConfig(epochs=2, batch_size=2, rank=rank)
     trained = train_vector(loaded, chat, kept, held if heldout_while_training else [], 1, config)
-    rows = encode_for(loaded, chat, held, config)
+    rows = loaded.encode(chat, held, config.max_response_tokens)
     return trained, evaluate(loaded.model, chat, trained.vector, rows, multipliers=(1.0, 2.0))
 
 
 def latents_of(vector: SteeringVector) -> Latents:
     model = tiny_model()
     site = vector.site(model)
-    return measure_latents(model, site, vector.weight, encoded_rows(3), PAD)
+    return measure_latents(model, site, vector.weight, encoded_rows(3))
 
 
 @pytest.mark.parametrize(("rank", "heldout"), [(1, True), (2, False)])

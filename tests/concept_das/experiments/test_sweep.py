@@ -22,7 +22,7 @@ from concept_das.reports.tables import average_cells
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
 from concept_das.training import loop as training
-from concept_das.training.vectors import encode_for, train_vector
+from concept_das.training.vectors import train_vector
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
 from tests.tiny import LAYERS, WIDTH, tiny_model, tiny_tokenizer
 
@@ -89,7 +89,7 @@ def test_a_cell_is_what_training_and_evaluating_alone_give(
         loaded.model,
         chat,
         found,
-        encode_for(loaded, chat, held, config),
+        loaded.encode(chat, held, config.max_response_tokens),
         multipliers=PLAN.multipliers,
         unrelated=unrelated_turns(chat, 2),
     ).table

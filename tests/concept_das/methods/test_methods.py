@@ -26,7 +26,6 @@ from objectives import (
     reduce_tokens,
 )
 from tests.concept_das.helpers import (
-    PAD,
     ROWS,
     TRAINED,
     block_of,
@@ -134,7 +133,7 @@ def loss_by_engine(
     terms = method.terms(rows, "sequence", np.random.default_rng(seed))
     runs = [run for term in terms for run in term.runs]
     site = find_site(model, LAYER)
-    losses = build_losses(model, [site], [[edits]], name, PAD, runs)
+    losses = build_losses(model, [site], [[edits]], name, runs)
     return sum_losses(losses, {0: terms}, 2048, backward=False)[0], runs
 
 

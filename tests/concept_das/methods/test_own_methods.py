@@ -23,7 +23,6 @@ from concept_das.training.vectors import train_vector
 from objectives import jensen_shannon
 from objectives.projected import jensen_shannon_with_gradient
 from tests.concept_das.helpers import (
-    PAD,
     PLANTED_ROWS,
     ROWS,
     encoded_rows,
@@ -54,7 +53,7 @@ class RandomDirection(FittedMethod):
         generator = torch.Generator().manual_seed(job.config.seed)
         weight = torch.nn.functional.normalize(torch.randn(1, width, generator=generator))
         site = find_site(job.model, job.layer)
-        latents = measure_latents(job.model, site, weight, job.encoded, PAD)
+        latents = measure_latents(job.model, site, weight, job.encoded)
         return SteeringVector(
             weight, latents.negative_factor, latents.positive_factor, layer=site.layer, **job.common
         )
@@ -86,7 +85,7 @@ def test_the_documented_method_matches_distributions(engine: Any) -> None:
     model, rows = planted_model(), encoded_rows(rows=PLANTED_ROWS)
     config = find_method("hellinger").config(epochs=6, batch_size=4, learning_rate=0.1)
     site = find_site(model, 0)
-    result = train_direction(model, site, rows, config, pad_id=PAD, engine=EngineOptions(engine))
+    result = train_direction(model, site, rows, config, engine=EngineOptions(engine))
     losses = [record["loss"] for record in result.history]
     assert losses[-1] < 0.7 * losses[0]
 

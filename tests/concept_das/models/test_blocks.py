@@ -7,7 +7,7 @@ from torch import nn
 from concept_das.data.batches import collate
 from concept_das.errors import InputError
 from concept_das.models.blocks import capture, find_site, hidden_states_at
-from tests.concept_das.helpers import EVERY_ARCHITECTURE, PAD, encoded_rows
+from tests.concept_das.helpers import EVERY_ARCHITECTURE, encoded_rows
 from tests.tiny import LAYERS, WIDTH, tiny_model
 
 IDS = torch.arange(3, 13).reshape(2, 5)
@@ -27,7 +27,7 @@ def test_the_site_is_the_block(architecture: str) -> None:
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_hidden_states_equal_transformers_own(architecture: str, layer: int) -> None:
     model = tiny_model(architecture)
-    batch = collate([row.elicit.base for row in encoded_rows()], PAD)
+    batch = collate([row.elicit.base for row in encoded_rows()])
     expected = model(**batch.model_inputs(), output_hidden_states=True).hidden_states[layer + 1]
     site = find_site(model, layer)
     found = hidden_states_at(model, site, **batch.model_inputs())

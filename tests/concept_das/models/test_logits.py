@@ -9,7 +9,7 @@ from concept_das.models.logits import (
     response_logits,
     stack_responses,
 )
-from tests.concept_das.helpers import EVERY_ARCHITECTURE, PAD, encoded_rows, plain_logits
+from tests.concept_das.helpers import EVERY_ARCHITECTURE, encoded_rows, plain_logits
 from tests.tiny import tiny_model
 
 
@@ -18,7 +18,7 @@ def test_response_logits_are_the_models(architecture: str) -> None:
     model = tiny_model(architecture)
     turns = [row.elicit.base for row in encoded_rows()]
     for side in ("left", "right"):
-        found = response_logits(model, collate(turns, PAD, padding_side=side))
+        found = response_logits(model, collate(turns, padding_side=side))
         for turn, logits in zip(turns, found, strict=True):
             expected = plain_logits(model, turn)
             torch.testing.assert_close(logits, expected, atol=5e-5, rtol=1e-4)

@@ -24,7 +24,6 @@ from concept_das.steering.generation import generate_responses
 from concept_das.training.vectors import train_vector
 from concept_das.words import DIRECTIONS
 from tests.concept_das.helpers import (
-    PAD,
     ROWS,
     encoded_rows,
     tiny_chat,
@@ -53,7 +52,7 @@ def logits_of(
     batch: Sequence[Turn],
     steering: Steering | Sequence[Steering | None] | None,
 ) -> list[Tensor]:
-    collated = collate_for(model, batch, PAD)
+    collated = collate_for(model, batch)
     if steering is None:
         return response_logits(model, collated)
     with steer(model, steering, prompt_lengths=[len(turn.prompt.ids) for turn in batch]):
@@ -216,7 +215,7 @@ def test_an_adapter_is_that_of_peft(tmp_path: Path) -> None:
     batch = turns()
     found = logits_of(tiny_model(), batch, Steering(artifact))
     adapted = peft.PeftModel.from_pretrained(tiny_model(), to_peft(artifact, tmp_path))
-    expected = response_logits(adapted.get_base_model(), collate_for(tiny_model(), batch, PAD))
+    expected = response_logits(adapted.get_base_model(), collate_for(tiny_model(), batch))
     for ours, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 

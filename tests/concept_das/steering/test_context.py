@@ -34,7 +34,7 @@ NEW = 6
 
 
 def inputs_of(prompts: Sequence[Prompt], padding_side: Any = "left") -> dict[str, Tensor]:
-    batch = collate([Turn(prompt) for prompt in prompts], PAD, padding_side=padding_side)
+    batch = collate([Turn(prompt) for prompt in prompts], padding_side=padding_side)
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 
 
@@ -274,7 +274,7 @@ def test_modes_of_a_direct_call() -> None:
     turns = [PROMPTS[i].with_response((40, 41, 42)) for i in (0, 1)]
     lengths = [len(turn.prompt.ids) for turn in turns]
     for side in ("left", "right"):
-        batch = collate(turns, PAD, padding_side=side)
+        batch = collate(turns, padding_side=side)
         vector = random_vector(model)
         for positions in ("prompt", "generated"):
             seen, target = captured(

@@ -8,7 +8,6 @@ from concept_das.models.blocks import find_site
 from concept_das.steering.factors import Latents, measure_latents, source_states
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,
-    PAD,
     PLANTED_ROWS,
     ROWS,
     encoded_rows,
@@ -25,7 +24,7 @@ from tests.tiny import WIDTH, tiny_model
 def test_latents_by_hand(architecture: str, rank: int) -> None:
     model, rows = tiny_model(architecture), encoded_rows()
     weight = random_vector(model, rank=rank).weight
-    latents = measure_latents(model, find_site(model, 2), weight, rows, PAD, batch_size=2)
+    latents = measure_latents(model, find_site(model, 2), weight, rows, batch_size=2)
     for kind, prompts in (
         ("negative", [row.elicit.base.prompt for row in rows]),
         ("positive", [row.elicit.source.prompt for row in rows]),
@@ -48,7 +47,7 @@ def test_the_state_is_read_at_the_source_token(source_token: int) -> None:
     model = tiny_model()
     chat = tiny_chat(source_token=source_token)
     prompts = [chat.prompt(row.positive_input) for row in ROWS]
-    found = source_states(model, find_site(model, 1), prompts, PAD)
+    found = source_states(model, find_site(model, 1), prompts)
     for prompt, state in zip(prompts, found, strict=True):
         expected = plain_hidden(model, 1, prompt.with_response(()))[prompt.source_position]
         torch.testing.assert_close(state, expected, atol=2e-5, rtol=1e-4)
@@ -58,8 +57,8 @@ def test_the_state_is_read_at_the_source_token(source_token: int) -> None:
 def test_batches_change_nothing(batch_size: int) -> None:
     model = tiny_model("gemma2")
     site, weight = find_site(model, 1), random_vector(model).weight
-    expected = measure_latents(model, site, weight, encoded_rows(), PAD, batch_size=2)
-    found = measure_latents(model, site, weight, encoded_rows(), PAD, batch_size=batch_size)
+    expected = measure_latents(model, site, weight, encoded_rows(), batch_size=2)
+    found = measure_latents(model, site, weight, encoded_rows(), batch_size=batch_size)
     torch.testing.assert_close(found.negative, expected.negative, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(found.positive, expected.positive, atol=2e-5, rtol=1e-4)
 
@@ -67,7 +66,7 @@ def test_batches_change_nothing(batch_size: int) -> None:
 def test_the_planted_concept_is_apart_from_the_neutral_prompts() -> None:
     model = planted_model()
     latents = measure_latents(
-        model, find_site(model, 0), torch.eye(WIDTH)[:1], encoded_rows(rows=PLANTED_ROWS), PAD
+        model, find_site(model, 0), torch.eye(WIDTH)[:1], encoded_rows(rows=PLANTED_ROWS)
     )
     # Five marks among all tokens up to the source, each worth 32.
     lengths = [len(row.elicit.source.prompt.ids) for row in encoded_rows(rows=PLANTED_ROWS)]
@@ -79,9 +78,9 @@ def test_the_planted_concept_is_apart_from_the_neutral_prompts() -> None:
 def test_a_model_in_bfloat16_is_read_in_float32() -> None:
     model = tiny_model().to(torch.bfloat16)
     weight = random_vector(model).weight
-    latents = measure_latents(model, find_site(model, 1), weight, encoded_rows(), PAD)
+    latents = measure_latents(model, find_site(model, 1), weight, encoded_rows())
     assert latents.negative.dtype == torch.float32
-    exact = measure_latents(tiny_model(), find_site(model, 1), weight, encoded_rows(), PAD)
+    exact = measure_latents(tiny_model(), find_site(model, 1), weight, encoded_rows())
     torch.testing.assert_close(latents.positive, exact.positive, atol=0.1, rtol=0.1)
 
 
@@ -102,7 +101,6 @@ def test_nan_names_row_and_column(column: str, row: int) -> None:
             find_site(model, 1),
             random_vector(tiny_model()).weight,
             encode_quadruples(changed, chat),
-            PAD,
         )
 
 

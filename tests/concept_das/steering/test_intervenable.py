@@ -22,7 +22,6 @@ from concept_das.training.vectors import train_vector
 from interventions import ClampIntervention, DistributedInterchangeIntervention
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,
-    PAD,
     ROWS,
     encoded_rows,
     random_vector,
@@ -81,7 +80,7 @@ def test_a_reft_model_steers_as_pyreft_runs_it(pyreft: Any, kind: str) -> None:
         )
         expected = output.logits[0, prompt - 1 : prompt - 1 + len(turn.response)]
         with steer(theirs.model, edit, prompt_lengths=[prompt]):
-            (found,) = response_logits(theirs.model, collate_for(theirs.model, [turn], PAD))
+            (found,) = response_logits(theirs.model, collate_for(theirs.model, [turn]))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -182,7 +181,7 @@ def test_what_pyreft_saved_is_read_where_pyreft_cannot(
     found = []
     for steering in (live, edit, load_vector(tmp_path / "vector", model)):
         with torch.no_grad(), steer(model, steering, prompt_lengths=lengths):
-            found.append(torch.cat(response_logits(model, collate_for(model, turns, PAD))))
+            found.append(torch.cat(response_logits(model, collate_for(model, turns))))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[2], found[1])
 
@@ -217,7 +216,7 @@ def test_ours_for_code_that_expects_a_reft_model(pyreft: Any, tmp_path: Path) ->
         )
         expected = output.logits[0, stop - 1 : stop - 1 + len(turn.response)]
         with steer(loaded.model, edit, direction=direction, prompt_lengths=[stop]):
-            (found,) = response_logits(loaded.model, collate_for(loaded.model, [turn], PAD))
+            (found,) = response_logits(loaded.model, collate_for(loaded.model, [turn]))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     theirs.save(str(tmp_path))
     again = from_pyreft(tmp_path, loaded.model, prefix_length=edit.prefix_length)

@@ -25,7 +25,6 @@ from concept_das.words import DIRECTIONS
 from interventions import DistributedInterchangeIntervention, orthonormal_rows
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,
-    PAD,
     PLANTED_ROWS,
     ROWS,
     TRAINED,
@@ -61,7 +60,7 @@ def losses_of(
     chosen = EngineOptions(engine)
     runs = runs_of(rows, config.method)
     edits = {"interchange": intervention}
-    return build_losses(model, [site], [[edits]], config.method, PAD, runs, chosen)
+    return build_losses(model, [site], [[edits]], config.method, runs, chosen)
 
 
 def train(
@@ -77,7 +76,6 @@ def train(
         find_site(model, layer),
         rows,
         config,
-        pad_id=PAD,
         engine=EngineOptions(engine),
         **options,
     )
@@ -284,7 +282,7 @@ def test_concepts_trained_together_end_as_if_alone(engine: Any, rank: int) -> No
 
     def trained(together: int) -> list[TrainingResult]:
         options = EngineOptions(engine, together=together)
-        return train_directions(model, [site], several_tasks(), config, pad_id=PAD, engine=options)
+        return train_directions(model, [site], several_tasks(), config, engine=options)
 
     alone = trained(1)
     for together in (2, 8):
@@ -307,10 +305,10 @@ def test_several_concepts_are_resumed_each_where_it_was(tmp_path: Path) -> None:
             for task, tracker in zip(several_tasks(), trackers, strict=True)
         ]
 
-    expected = train_directions(model, [site], several_tasks(), config, pad_id=PAD)
+    expected = train_directions(model, [site], several_tasks(), config)
     with pytest.raises(_Stop):
-        train_directions(model, [site], tasks(5), config, pad_id=PAD)
-    resumed = train_directions(model, [site], tasks(99), config, pad_id=PAD)
+        train_directions(model, [site], tasks(5), config)
+    resumed = train_directions(model, [site], tasks(99), config)
     for found, result in zip(resumed, expected, strict=True):
         assert float(torch.cosine_similarity(found.weight, result.weight)) > 0.9999
         assert [r["step"] for r in found.history] == [r["step"] for r in result.history]
@@ -321,7 +319,7 @@ def test_several_sites_have_directions_of_their_own() -> None:
     sites = [find_site(model, layer) for layer in (2, 0)]
     task = TrainingTask(encoded_rows())
     found, expected = (
-        train_directions(model, sites, [task], config, pad_id=PAD, engine=EngineOptions(engine))[0]
+        train_directions(model, sites, [task], config, engine=EngineOptions(engine))[0]
         for engine in ("auto", "pyvene")
     )
     assert found.weights.shape == (2, 2, WIDTH)  # from the lowest block up
@@ -565,7 +563,7 @@ def test_every_method_lowers_its_loss(method: str) -> None:
         layers=layers, epochs=8, batch_size=4, learning_rate=0.1, rank=1
     )
     sites = trained_method(method).sites(model, 0, config)
-    (result,) = train_directions(model, sites, [TrainingTask(rows)], config, pad_id=PAD)
+    (result,) = train_directions(model, sites, [TrainingTask(rows)], config)
     losses = [record["loss"] for record in result.history]
     assert losses[-1] < 0.9 * losses[0]
     assert not any(hasattr(module, "lora_A") for module in model.modules())

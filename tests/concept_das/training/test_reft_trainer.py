@@ -40,7 +40,7 @@ from concept_das.models.loading import LoadedModel, load_model
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.steering.context import Steering, steer
 from concept_das.training.options import Engine, EngineOptions
-from concept_das.training.vectors import encode_for, train_vector
+from concept_das.training.vectors import train_vector
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
 
 PADDING = "<|endoftext|>"  # in no text here
@@ -92,7 +92,7 @@ def by_this_project(
 ) -> Outcome:
     trained = train_vector(loaded, chat, rows, [], 0, config, engine=EngineOptions(engine))
     assert isinstance(trained.vector, LearnedEdit)
-    turns = turns_of(encode_for(loaded, chat, rows, config))
+    turns = turns_of(loaded.encode(chat, rows, config.max_response_tokens))
     lengths = [len(turn.prompt.ids) for turn in turns]
     batch = collate_for(loaded.model, turns, pad_id_of(loaded.tokenizer))
     with torch.no_grad(), steer(loaded.model, Steering(trained.vector), prompt_lengths=lengths):
@@ -238,7 +238,7 @@ def assert_alike(
     found = {
         engine: by_this_project(loaded, chat, rows, config, engine) for engine in get_args(Engine)
     }
-    turns = turns_of(encode_for(loaded, chat, rows, config))
+    turns = turns_of(loaded.encode(chat, rows, config.max_response_tokens))
     theirs = by_pyreft(pyreft, loaded, turns, config, folder)
     assert len(theirs.losses) == config.epochs + 1
     assert theirs.losses[-1] < 0.9 * theirs.losses[0]

@@ -57,7 +57,7 @@ def test_equals_pyvene_on_every_architecture(name, layer, rows):
     model = tiny_model(name)
     site = find_site(model, layer)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width, low_rank_dimension=2)
-    arguments = (model, [site], edits_of(intervention), METHODS["cdas"], PAD)
+    arguments = (model, [site], edits_of(intervention), METHODS["cdas"])
     plain, engine = PyveneLosses(*arguments), ReplayLosses(*arguments, runs_of(rows))
     for direction in ("elicit", "suppress"):
         expected, expected_gradient = _loss_and_gradient(plain, intervention, rows, direction)
@@ -73,7 +73,7 @@ def test_several_sites_and_concepts_equal_pyvene(name, rows):
     sites = [find_site(model, layer) for layer in (0, 1, 2)]
     cdas = METHODS["cdas"]
     interventions = [[cdas.interventions(site.width, 2) for site in sites] for _concept in range(3)]
-    arguments = (model, sites, interventions, METHODS["cdas"], PAD)
+    arguments = (model, sites, interventions, METHODS["cdas"])
     runs, parts = runs_of(rows), [2, 0, 1, 0, 0, 2, 1, 1]
     found = {}
     for losses in (PyveneLosses(*arguments), ReplayLosses(*arguments, runs)):
@@ -95,7 +95,7 @@ def test_where_the_cache_is_changes_nothing(gigabytes, rows, tmp_path):
     model = tiny_model("gemma2")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    arguments = (model, [site], edits_of(intervention), METHODS["cdas"], PAD)
+    arguments = (model, [site], edits_of(intervention), METHODS["cdas"])
     budget = CacheBudget(torch.device("cpu"), gigabytes, tmp_path)
     losses = ReplayLosses(*arguments, runs_of(rows), budget=budget)
     assert losses.keeps_logits == (gigabytes is None)
@@ -109,7 +109,7 @@ def test_how_rows_are_packed_changes_only_rounding(rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    arguments = (model, [site], edits_of(intervention), METHODS["cdas"], PAD)
+    arguments = (model, [site], edits_of(intervention), METHODS["cdas"])
     losses = ReplayLosses(*arguments, runs_of(rows), batch_tokens=1)
     terms = METHODS["cdas"].terms(rows, "sequence", np.random.default_rng(0))
     found = []
@@ -131,7 +131,7 @@ def test_equals_pyvene_for_every_method(name, reduction, architecture, rows):
     with torch.no_grad():  # LoRA begins at zero, where half of its gradient is zero too
         for parameter in parameters:
             parameter.add_(0.1 * torch.randn_like(parameter))
-    arguments = (model, sites, [edits], method, PAD)
+    arguments = (model, sites, [edits], method)
     with method.installed(model, edits):
         plain = PyveneLosses(*arguments)
         engine = ReplayLosses(*arguments, runs_of(rows, name))
@@ -150,9 +150,7 @@ def test_a_whole_run_ends_in_the_same_direction(rows):
     site = find_site(model, 1)
     config = TrainingConfig(epochs=3, batch_size=2)
     found, expected = (
-        train_direction(
-            model, site, rows, config, pad_id=PAD, heldout=rows[:1], engine=EngineOptions(engine)
-        )
+        train_direction(model, site, rows, config, heldout=rows[:1], engine=EngineOptions(engine))
         for engine in ("auto", "pyvene")
     )
     cosine = torch.cosine_similarity(found.weight, expected.weight).abs()
@@ -167,9 +165,7 @@ def test_the_model_is_left_as_it_was(rows):
     ids = torch.tensor([rows[0].elicit.base.ids])
     before = model(input_ids=ids).logits
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(
-        model, [site], edits_of(intervention), METHODS["cdas"], PAD, runs_of(rows)
-    )
+    losses = ReplayLosses(model, [site], edits_of(intervention), METHODS["cdas"], runs_of(rows))
     loss_of(losses, rows, "elicit").backward()
     assert torch.equal(model(input_ids=ids).logits, before)
     assert not any("forward" in vars(module) for module in model.modules())
@@ -180,9 +176,7 @@ def test_constants_are_computed_once(rows):
     model = tiny_model("llama")
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = ReplayLosses(
-        model, [site], edits_of(intervention), METHODS["cdas"], PAD, runs_of(rows)
-    )
+    losses = ReplayLosses(model, [site], edits_of(intervention), METHODS["cdas"], runs_of(rows))
     first = loss_of(losses, rows, "suppress")
     calls = []
     site.blocks_below(model)[0].register_forward_pre_hook(lambda *_: calls.append(1))
@@ -206,7 +200,7 @@ def test_a_model_that_does_something_else_falls_back_to_pyvene(rows, caplog):
         projection_of(model)
     site = find_site(model, 1)
     intervention = DistributedInterchangeIntervention(embed_dim=site.width)
-    losses = build_losses(model, [site], edits_of(intervention), "cdas", PAD, runs_of(rows))
+    losses = build_losses(model, [site], edits_of(intervention), "cdas", runs_of(rows))
     assert isinstance(losses, PyveneLosses)
     assert "cannot be replayed" in caplog.text
 
@@ -255,7 +249,6 @@ def test_a_steps_memory_does_not_grow_with_the_vocabulary(rows, monkeypatch, kee
             [site],
             edits_of(intervention),
             METHODS["cdas"],
-            PAD,
             runs_of(rows),
             budget=budget,
         )

@@ -11,8 +11,8 @@ from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import ModelIdentity
 from concept_das.training.loop import TrainingConfig, train_direction
-from concept_das.training.vectors import encode_for, train_vector, versions, with_metrics
-from tests.concept_das.helpers import PAD, ROWS, tiny_chat, tiny_loaded
+from concept_das.training.vectors import train_vector, versions, with_metrics
+from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
 from tests.tiny import LAYERS, MAX_POSITIONS
 
 CONFIG = TrainingConfig(epochs=1, batch_size=2, rank=2, max_response_tokens=4)
@@ -26,10 +26,10 @@ def test_a_trained_vector_says_where_it_comes_from(tmp_path: Path) -> None:
     site = find_site(loaded.model, LAYERS - 1)
     rows = encode_quadruples(kept, chat, max_response_tokens=4)
     heldout = encode_quadruples(held, chat, max_response_tokens=4)
-    expected = train_direction(loaded.model, site, rows, CONFIG, pad_id=PAD, heldout=heldout)
+    expected = train_direction(loaded.model, site, rows, CONFIG, heldout=heldout)
     assert torch.equal(vector.weight, expected.weight)
     assert trained.training.history == expected.history
-    latents = measure_latents(loaded.model, site, vector.weight, rows, PAD)
+    latents = measure_latents(loaded.model, site, vector.weight, rows)
     torch.testing.assert_close(vector.negative_factor, latents.negative.mean(0))
     torch.testing.assert_close(vector.positive_factor, latents.positive.mean(0))
     assert (vector.layer, vector.operation, vector.method) == (LAYERS - 1, "clamp", "cdas")
@@ -47,7 +47,7 @@ def test_rows_longer_than_the_models_context() -> None:
     loaded, chat = tiny_loaded("gpt2"), tiny_chat()
     long = type(ROWS[0])("a " * MAX_POSITIONS, "b", "c", "d")
     with pytest.raises(InputError, match=f"row 1 needs .* but the model takes {MAX_POSITIONS}"):
-        encode_for(loaded, chat, [ROWS[0], long], CONFIG)
+        loaded.encode(chat, [ROWS[0], long], CONFIG.max_response_tokens)
 
 
 def test_metrics_are_added_and_nothing_else_changes() -> None:
