@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from benchmarks.axbench.presets import to_multipliers
+import yaml
+
 from benchmarks.capabilities.scores import EVERYDAY, Framing
 from benchmarks.steps import Answering, Subject
+from benchmarks.strengths import to_multipliers
 from concept_das.errors import InputError
 from concept_das.methods import TrainedMethod
+from concept_das.methods.recipes import read_recipe
 from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig, check_changes, with_changes
 from concept_das.runs.stages import Piece
@@ -101,6 +105,45 @@ class Preset:
             if listed.count(name) > 1:
                 raise InputError(f"the method {name} is named twice; name it once")
         return [known[name] for name in listed]
+
+
+def read_presets(path: Path) -> dict[str, Preset]:
+    """The presets of a yaml file, by name.
+
+    Each names a recipe of hyper-parameters (`concept_das/recipes`), and for each method `factors`,
+    their `source`, and the `reported` factor if it is not 1.
+    """
+    content = yaml.safe_load(path.read_text("utf-8"))
+    return {name: _preset(name, **entry) for name, entry in content.items()}
+
+
+def _preset(
+    name: str,
+    recipe: str,
+    methods: Mapping[str, Mapping[str, Any]],
+    default: list[str],
+    **more: Any,
+) -> Preset:
+    numbers = read_recipe(recipe)
+    return Preset(
+        name=name,
+        model=numbers.loading.get("model"),
+        layer=numbers.layer,
+        layer_source=numbers.layer_source,
+        parts=tuple(
+            Part(
+                config=numbers.configs[method],
+                factors=tuple(said["factors"]),
+                source=numbers.sources[method],
+                factor_source=said["source"],
+                reported=said.get("reported", 1.0),
+            )
+            for method, said in methods.items()
+        ),
+        default=tuple(default),
+        load_in_4bit=numbers.loading.get("load_in_4bit", False),
+        **more,
+    )
 
 
 def find_preset(presets: Mapping[str, Preset], name: str) -> Preset:
@@ -277,119 +320,3 @@ def _in_words(config: TrainingConfig) -> str:
         f"learning rate {config.learning_rate:g}, batch {config.batch_size}, {config.epochs} "
         f"epochs, rank {config.rank}, {config.max_response_tokens} response tokens{layers}"
     )
-
-
-CLAMPED = ("cdas", "das", "kl_teacher_student", "kl_student_teacher", "pdas")
-
-
-_UNIT = (1.0,)
-
-
-_NO_STRENGTH = "none: the method has no strength"
-
-
-_AROUND_UNIT = (0.5, 1.0, 1.5, 2.0)
-
-
-_AROUND_UNIT_SOURCE = "this project: around the unit factor"
-
-
-# What is added to an organism breaks its text at 2 and often at 1.
-ORGANISM_ADDED = ((0.25, 0.5, 1.0), "this project: from a quarter of the unit factor to the whole")
-
-
-# In five of six trainings on the organisms the two means of CDAS lie on the same side of 0, so that
-# m x factor moves the wrong way in one of the directions as m grows.
-ORGANISM_RULE_SOURCE = (
-    "this project: both means mostly lie on the same side of 0; the paper's is m x factor"
-)
-
-
-def clamped_parts(
-    sources: dict[str, str],
-    *,
-    lr: float,
-    batch_size: int,
-    epochs: int,
-    tokens: int,
-    factor_source: str,
-    factors: Sequence[float] = _UNIT,
-    rank: int = 1,
-    otherwise: str = "as CDAS; the release has no configuration",
-) -> list[Part]:
-    """CDAS and its relatives, with the same numbers.
-
-    Args:
-        sources: by method; `otherwise` for those that are not in it.
-    """
-    return [
-        Part(
-            TrainingConfig(
-                name,
-                learning_rate=lr,
-                epochs=epochs,
-                batch_size=batch_size,
-                rank=rank,
-                max_response_tokens=tokens,
-            ),
-            tuple(factors),
-            sources.get(name, otherwise),
-            factor_source,
-        )
-        for name in CLAMPED
-    ]
-
-
-def reps_part(
-    source: str,
-    *,
-    factors: Sequence[float],
-    factor_source: str,
-    reported: float,
-    tokens: int,
-    epochs: int = 8,
-    lr: float = 0.04,
-) -> Part:
-    """RePS; a factor is a multiple of the vector, subtracted to suppress."""
-    config = TrainingConfig(
-        "reps", learning_rate=lr, epochs=epochs, batch_size=8, max_response_tokens=tokens
-    )
-    return Part(config, tuple(factors), source, factor_source, reported)
-
-
-def axbench_parts(
-    tokens: int,
-    low_rank_layers: tuple[int, ...] = (5, 10, 15, 20),
-    budget: tuple[int, int] | None = None,
-    diffmean: tuple[tuple[float, ...], str] = (_AROUND_UNIT, _AROUND_UNIT_SOURCE),
-) -> list[Part]:
-    """The baselines with AxBench's numbers for Gemma-2-2B.
-
-    Args:
-        budget: epochs and batch size in place of AxBench's, where those take too long.
-        diffmean: factors of DiffMean, and where they are from.
-    """
-    changed = {} if budget is None else {"epochs": budget[0], "batch_size": budget[1]}
-    other = "" if budget is None else f"; this project: {budget[0]} epochs, batch {budget[1]}"
-    source = f"AxBench, Gemma-2-2B, which is not for this data{other}"
-    parts = [
-        Part(
-            TrainingConfig("diffmean", max_response_tokens=tokens),
-            diffmean[0],
-            "AxBench: one pass",
-            diffmean[1],
-        )
-    ]
-    lang = ((2.75, 5.5, 11.0, 22.0), "this project: 1/4 to 2 of the mean factor in training", 11.0)
-    bipo = (_AROUND_UNIT, _AROUND_UNIT_SOURCE, 1.0)
-    for name, (factors, where, reported) in (("lang", lang), ("bipo", bipo)):
-        config = find_method(name).config(max_response_tokens=tokens, **changed)
-        parts.append(Part(config, factors, source, where, reported))
-    for name in ("loreft", "lora", "cdas_loreft"):
-        config = find_method(name).config(
-            layers=low_rank_layers, max_response_tokens=tokens, **changed
-        )
-        parts.append(Part(config, _UNIT, source, _NO_STRENGTH))
-    prompt = "this project: a fixed sentence around the concept"
-    parts.append(Part(TrainingConfig("prompt"), _UNIT, prompt, _NO_STRENGTH))
-    return parts

@@ -32,11 +32,14 @@ from concept_das.cli import (
 )
 from concept_das.cli import inspect as inspect_command
 from concept_das.errors import InputError, TrainingError
+from concept_das.methods.recipes import (
+    known_methods,
+    method_defaults,
+    read_recipe,
+    recipe_names,
+)
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.files import write_atomically
-
-RECIPES = Path(__file__).parents[1] / "recipes"
-
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "data make": data.data_make,
@@ -126,8 +129,8 @@ def _summary(command: Callable[..., None]) -> str:
 
 def _defaults_of(method: str) -> Mapping[str, Any]:
     """A method's hyper-parameters that differ from those of `TrainingConfig`, which are CDAS's."""
-    if method == "cdas":  # no need to load the methods
-        return {}
+    if method in known_methods():  # no need to load the methods
+        return method_defaults(method)
     from concept_das.methods import find_method
 
     return find_method(method).defaults
@@ -151,13 +154,12 @@ def _underscored(argument: str) -> str:
     return "--" + option[2:].replace("-", "_") + separator + value
 
 
-def _with_recipe_paths(arguments: Sequence[str]) -> list[str]:
-    """Let `--config NAME` name one of the package's recipes."""
+def _with_recipes(arguments: Sequence[str], method: str) -> list[str]:
+    """`--config NAME` of a recipe becomes the options that it has for the method, as yaml."""
     changed = list(arguments)
     for i, (option, value) in enumerate(pairwise(arguments)):
-        recipe = RECIPES / f"{value}.yaml"
-        if option == "--config" and not Path(value).exists() and recipe.exists():
-            changed[i + 1] = str(recipe)
+        if option == "--config" and not Path(value).exists() and value in recipe_names():
+            changed[i + 1] = yaml.safe_dump(read_recipe(value).options(method))
     return changed
 
 
@@ -230,10 +232,11 @@ def run_command(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 2 on unusable input, 130 on an interrupt."""
     _set_up()
-    given = _with_recipe_paths(sys.argv[1:] if argv is None else list(argv))
-    arguments = [_underscored(argument) for argument in given]
+    given = [_underscored(one) for one in (sys.argv[1:] if argv is None else argv)]
     try:
-        parser = build_parser(_method_of(arguments), only=_command_of(arguments))
+        method = _method_of(given)
+        arguments = _with_recipes(given, method)
+        parser = build_parser(method, only=_command_of(arguments))
     except InputError as error:
         print(f"concept-das: {error}", file=sys.stderr)
         return 2

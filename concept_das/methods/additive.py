@@ -1,13 +1,10 @@
 """Methods that train a direction to be added: Lang., BiPO and RePS.
 
-Its length is learned (no unit norm), and the factors are in units of it. Hyper-parameters of the
-papers, in AxBench's configurations for Gemma-2-2B, are the defaults: learning rate 0.04; Lang. 6
-epochs, batch 12; BiPO 12 epochs, batch 12; RePS 18 epochs, batch 6.
+Its length is learned (no unit norm), and the factors are in units of it.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -61,7 +58,6 @@ class Lang(AdditiveMethod):
     name = "lang"
     summary = "baseline: likelihood of the concept's response with an added vector, factors drawn"
     columns = ("positive_output",)
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 6, "batch_size": 12}
 
     def terms(
         self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
@@ -85,7 +81,6 @@ class BiPO(AdditiveMethod):
     name = "bipo"
     summary = "baseline: bidirectional preference (DPO), the vector added and subtracted"
     steering = "add multiplier x the vector; a negative factor suppresses"
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 12, "batch_size": 12}
     unit_factor = 1.0
 
     def terms(
@@ -114,7 +109,6 @@ class RePS(AdditiveMethod):
 
     name = "reps"
     summary = "baseline: reference-free preference with drawn factors, null-out to suppress"
-    defaults: ClassVar[dict[str, Any]] = {"batch_size": 6}
 
     def interventions(self, width: int, rank: int) -> Mapping[EditName, PartitionedSubspace]:
         """Addition and null-out of one direction."""

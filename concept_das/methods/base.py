@@ -17,6 +17,7 @@ from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
+from concept_das.methods.recipes import method_defaults
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.steering.artifact import Artifact
@@ -98,7 +99,8 @@ class Method(ABC):
         steering: how it steers, in a few words.
         directions: the directions it can steer in.
         columns: the columns of the data it uses, beside the two inputs.
-        defaults: hyper-parameters that differ from `TrainingConfig`'s own defaults.
+        defaults: hyper-parameters of a method from outside, where they differ from CDAS's; this
+            project's are in `recipes/defaults.yaml`.
         draws: whether a seed changes what comes out.
     """
 
@@ -116,7 +118,8 @@ class Method(ABC):
         Raises:
             InputError: if one of them cannot be.
         """
-        return TrainingConfig(method=self.name, **{**self.defaults, **changed})
+        own = {**method_defaults(self.name), **self.defaults}
+        return TrainingConfig(method=self.name, **{**own, **changed})
 
 
 class FittedMethod(Method):
@@ -247,16 +250,6 @@ class DirectionMethod(SiteMethod):
             layer=site.layer,
             **job.common,
         )
-
-
-# AxBench's LoReFT and LoRA on Gemma-2-2B; a batch of 36 is 18 accumulated twice.
-AXBENCH_AT_SEVERAL_BLOCKS: Mapping[str, Any] = {
-    "rank": 4,
-    "layers": (5, 10, 15, 20),
-    "learning_rate": 9e-4,
-    "epochs": 24,
-    "batch_size": 36,
-}
 
 
 def blocks_of(model: PreTrainedModel, config: TrainingConfig) -> list[int]:

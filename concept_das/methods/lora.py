@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.errors import InputError
 from concept_das.methods.base import (
-    AXBENCH_AT_SEVERAL_BLOCKS,
     LIKELIHOOD,
     Job,
     Term,
@@ -175,7 +174,6 @@ class LoRA(TrainedMethod):
     objective = LIKELIHOOD
     trains_alone = True
     shares_prefix = False
-    defaults = AXBENCH_AT_SEVERAL_BLOCKS
 
     def sites(self, model: PreTrainedModel, job_layer: int, config: TrainingConfig) -> list[Site]:
         """The block below the lowest adapted one: up to there nothing changes.

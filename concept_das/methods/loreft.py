@@ -47,7 +47,6 @@ from concept_das.data.chat_format import Prompt
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.errors import InputError
 from concept_das.methods.base import (
-    AXBENCH_AT_SEVERAL_BLOCKS,
     LIKELIHOOD,
     Job,
     SiteMethod,
@@ -346,7 +345,6 @@ class LoreftMethod(SiteMethod):
     """LoReFT at several blocks, for each direction that is trained."""
 
     steering = "the learned edit of the prompt's first and last 5 tokens, times the multiplier"
-    defaults = AXBENCH_AT_SEVERAL_BLOCKS
 
     def sites(self, model: PreTrainedModel, job_layer: int, config: TrainingConfig) -> list[Site]:
         """The recipe's layers.

@@ -1,15 +1,16 @@
-"""Every shipped recipe is a valid set of options for `concept-das train`."""
+"""Recipes are the one source of hyper-parameters: complete, and read by train and benchmarks."""
+
+from dataclasses import asdict
 
 import pytest
+import yaml
 
-from concept_das.cli.parser import RECIPES, _with_recipe_paths, build_parser
-from concept_das.training.loop import TrainingConfig
+from concept_das import InputError, TrainingConfig
+from concept_das.cli.parser import _method_of, _with_recipes, build_parser
+from concept_das.methods import METHODS
+from concept_das.methods.recipes import FOLDER, method_defaults, read_recipe, recipe_names
 
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def test_there_are_recipes():
-    assert "gemma-2-2b-axbench-l20" in NAMES
+NAMES = recipe_names()
 
 
 @pytest.fixture(scope="module")
@@ -17,21 +18,51 @@ def parser():
     return build_parser()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_parses_by_name_and_agrees_with_its_name(name, parser):
-    arguments = ["train", "--config", name, "--data=rows.parquet", "--out=runs/x"]
-    options = parser.parse_args(_with_recipe_paths(arguments)).train
-    assert name.endswith(f"-l{options.layer}")
-    fields = set(TrainingConfig.__dataclass_fields__)
-    TrainingConfig(**{key: value for key, value in options.items() if key in fields})
-    family = options.model.split("/")[1].lower().replace(".", "").replace("-", "")
-    assert family.startswith(name.split("-")[0])
+def train_options(parser, *arguments):
+    given = ["train", "--layer=0", *arguments, "--data=rows.parquet", "--out=runs/x"]
+    return parser.parse_args(_with_recipes(given, _method_of(given))).train
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_quotes_a_source_for_every_number(name):
-    text = (RECIPES / f"{name}.yaml").read_text()
-    for line in text.splitlines():
-        option, _, value = line.partition(": ")
-        if value[:1].isdigit() and option not in ("layer", "rank"):
-            assert "# [C]" in line or "# [P]" in line, line
+def test_train_takes_a_recipe_by_its_name(name, parser):
+    recipe = read_recipe(name)
+    assert name.endswith(f"-l{recipe.layer}")
+    assert recipe.layer_source
+    for method, config in recipe.configs.items():
+        options = train_options(parser, "--config", name, "--method", method)
+        assert options.layer == recipe.layer
+        assert options.model == recipe.loading.get("model")
+        found = {key: options[key] for key in asdict(config)}
+        assert {**found, "layers": tuple(found["layers"])} == asdict(config)
+        assert recipe.sources[method].startswith(
+            ("release", "AxBench", "this project", "CDAS paper", "as CDAS", "not released")
+        )
+    if "model" in recipe.loading:
+        family = recipe.loading["model"].split("/")[-1].lower().replace(".", "").replace("-", "")
+        assert family.startswith(name.split("-")[0])
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_entries_hold_a_source_and_hyper_parameters_alone(path):
+    content = yaml.safe_load(path.read_text())
+    entries = content if path.stem == "defaults" else content.get("methods", {})
+    known = {*TrainingConfig.__dataclass_fields__, "source"} - {"method"}
+    assert entries.keys() <= METHODS.keys()
+    for entry in entries.values():
+        assert entry.keys() <= known
+
+
+def test_the_defaults_are_those_of_the_settings_and_the_methods():
+    cdas = yaml.safe_load((FOLDER / "defaults.yaml").read_text())["cdas"]
+    own = {**asdict(TrainingConfig()), "source": cdas["source"]}
+    assert cdas == {name: own[name] for name in cdas}
+    for name, method in METHODS.items():
+        assert method.defaults == {}
+        assert method.config() == TrainingConfig(method=name, **method_defaults(name))
+
+
+def test_unknown_recipes_and_methods_are_named():
+    with pytest.raises(InputError, match="unknown recipe 'gpt'; choose one of checkpoint"):
+        read_recipe("gpt")
+    with pytest.raises(InputError, match="gemma-2-2b-refusal-l10 has no method 'lora'"):
+        read_recipe("gemma-2-2b-refusal-l10").options("lora")

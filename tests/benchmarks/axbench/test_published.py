@@ -1,16 +1,13 @@
 """The table of published scores."""
 
-from dataclasses import asdict
-
-import pandas as pd
 import pytest
 
-from benchmarks.axbench.published import CELLS, PUBLISHED, published
+from benchmarks.axbench.published import CELLS, published, read_published
 from concept_das.errors import InputError
 
 
 def test_every_number_is_there_once_with_a_source() -> None:
-    table = pd.DataFrame([asdict(entry) for entry in PUBLISHED])
+    table = read_published()
     assert not table.duplicated(["cell", "method", "factor"]).any()
     assert table["score"].between(0, 2).all()
     assert set(table["source"]) == {

@@ -12,7 +12,6 @@ from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.experiments import grid as cells
 from concept_das.experiments.comparison import ComparisonPlan, compare, read_answers
 from concept_das.experiments.grid import GridPlan
-from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.training.tracking import open_tracker
 from concept_das.training.vectors import train_vector
@@ -166,13 +165,6 @@ def test_another_source_token_is_another_comparison(tmp_path: Path) -> None:
 def test_unusable_plans(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(PLAN, **options)
-
-
-def test_every_method_can_be_compared_with_its_own_defaults() -> None:
-    for name in ("cdas", "reps", "loreft", "prompt"):
-        assert find_method(name).config() == TrainingConfig(
-            method=name, **find_method(name).defaults
-        )
 
 
 def test_fewer_rows_are_a_part_of_the_same_split() -> None:
