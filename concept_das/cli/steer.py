@@ -130,6 +130,6 @@ def _converse(
 
 
 def _typed_lines() -> Iterator[str]:
-    """What is typed, up to an empty line or the end of the input."""
+    """Typed lines, up to an empty one or the end of the input."""
     with suppress(EOFError):
         yield from iter(lambda: input("> ").strip(), "")

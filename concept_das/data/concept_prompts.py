@@ -2,7 +2,6 @@
 
 CONCEPT_PROMPT = "{instruction}\n\n{concept}."
 
-
 # For concepts that are topics instead of ways of speaking, such as AxBench's.
 TOPIC_PROMPT = (
     "Please incorporate the concept below into your response to the instruction.\n\n"

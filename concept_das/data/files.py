@@ -11,7 +11,6 @@ from concept_das.runs.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-
 WRITERS = {
     ".parquet": lambda frame: frame.to_parquet(index=False),
     ".csv": lambda frame: frame.to_csv(index=False).encode(),

@@ -20,7 +20,6 @@ from concept_das.errors import InputError
 
 TEXT_COLUMNS = ("negative_input", "negative_output", "positive_input", "positive_output")
 
-
 _ALL_TEXT_COLUMNS = (*TEXT_COLUMNS, "concept", "concept_genre")
 
 

@@ -25,12 +25,10 @@ from concept_das.training.vectors import train_vector, versions, with_metrics
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 
-
 # The paper's recipe for Gemma-2-2B (batch 8, linear decay) with two changes measured on this model:
 # four directions at half the learning rate carry more of the concept than one at 0.04, and the
 # held-out loss is flat from the fourth epoch on.
 RECIPE = TrainingConfig(rank=4, learning_rate=0.02, epochs=6, max_response_tokens=NEW_TOKENS)
-
 
 MULTIPLIERS = (0.5, 1.0, 1.25, 1.5, 2.0)
 

@@ -1,4 +1,4 @@
-"""What steers, in other tools' formats: pyvene, lm-evaluation-harness, llama.cpp, peft, pyreft.
+"""Vectors in the formats of pyvene, lm-evaluation-harness, llama.cpp, peft and pyreft.
 
 | format    | clamp           | add             | steers the template prefix | blocks      |
 |-----------|-----------------|-----------------|----------------------------|-------------|

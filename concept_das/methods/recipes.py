@@ -108,7 +108,7 @@ def read_recipe(name: str) -> Recipe:
 
 
 def _entries(name: str) -> dict[str, _Entry]:
-    """What a recipe says of each method, its base's included."""
+    """The entries of a recipe by method, its base's included."""
     content = _read(name)
     found = _entries(content["base"]) if "base" in content else {}
     for method, entry in content.get("methods", {}).items():

@@ -39,7 +39,6 @@ READING = (
     "and seed. Seeds of a concept share its rows, so with few concepts it is too narrow.",
 )
 
-
 SWEEP_READING = (
     "Recovery is measured on held-out rows without a judge: 1 is all of the prompt's effect, 0 is "
     "none, less is harm. A dash: the method cannot do it, or it was not measured.",

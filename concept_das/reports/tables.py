@@ -14,12 +14,9 @@ from concept_das.words import DIRECTIONS
 # The multiplier that is reported: the one with the best mean recovery, or 1.
 Strength = Literal["tuned", "unit"]
 
-
 STRENGTHS: tuple[Strength, ...] = get_args(Strength)
 
-
 CELL = ["method", "concept_id", "seed", "multiplier"]
-
 
 DESCRIPTION = {*CELL, "concept", "rank", "layers", "parameters"}
 
