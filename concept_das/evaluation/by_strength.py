@@ -1,7 +1,7 @@
 """Compute teacher-forced logits of the steered model at many strengths of one vector.
 
-A vector changes nothing below its block, so those blocks run once for all strengths. Tests compare
-the result with the whole model under `steer`.
+A vector changes nothing below its lowest block, so those blocks run once for all strengths. Tests
+compare the result with the whole model under `steer`.
 """
 
 import logging
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Turn
+from concept_das.models.blocks import find_site
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.models.replay import Replay, ReplayError
 from concept_das.steering.artifact import Artifact
@@ -78,7 +79,7 @@ class WholeModelLogits:
 
 
 class ReplayedLogits:
-    """Runs only the blocks above the vector's site.
+    """Runs only the blocks above the vector's lowest site.
 
     Raises:
         ReplayError: at construction, if the model cannot be replayed exactly.
@@ -87,8 +88,8 @@ class ReplayedLogits:
     def __init__(
         self, model: PreTrainedModel, vector: SteeringVector, probe: Sequence[Turn]
     ) -> None:
-        self.site = vector.site(model)
-        self.replay = Replay(model, [self.site], probe)
+        sites = {find_site(model, layer) for layer in vector.layers}
+        self.replay = Replay(model, sorted(sites, key=lambda site: site.layer), probe)
         self.last: tuple[list[Turn], list[Tensor]] = ([], [])
 
     def of(
@@ -99,10 +100,11 @@ class ReplayedLogits:
             self.last = (list(turns), list(self.replay.states(turns)))
         edit = None
         if steering is not None:
-            steered = SiteEdit([steering], self.site)
+            by_site = steering.edits(self.replay.model)
+            steered = [SiteEdit([by_site[site]], site) for site in self.replay.sites]
 
-            def edit(_index: int, hidden: Tensor) -> Tensor:
-                return steered.apply(hidden)
+            def edit(index: int, hidden: Tensor) -> Tensor:
+                return steered[index].apply(hidden)
 
         hidden = self.replay.responses(turns, self.last[1], edit)
         projection = self.replay.projection

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -165,7 +166,8 @@ class Artifact(ABC):
         description = self.describe()
         blob = to_safetensors(
             {
-                name: value.detach().float().cpu().contiguous()
+                # Copied, because safetensors refuses tensors that share memory.
+                name: value.detach().float().cpu().clone(memory_format=torch.contiguous_format)
                 for name, value in self.tensors().items()
             },
             metadata={"description_sha256": _hash_of(description)},

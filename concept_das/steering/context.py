@@ -47,16 +47,30 @@ class Steering:
     rule: Rule = "paper"
     factor: Tensor | None = None
 
-    def target(self) -> Float[Tensor, "rank"]:
-        """The coordinates that a vector is to clamp to, or the amounts to add."""
+    def target(self, index: int = 0) -> Float[Tensor, "rank"]:
+        """The coordinates that a vector is to clamp to, or the amounts to add, at one of its sites.
+
+        Raises:
+            InputError: on an unknown direction or rule; if `factor` has another rank, or is given
+                for a vector with several sites.
+        """
         assert isinstance(self.vector, SteeringVector)
         if self.factor is not None:
-            if self.factor.numel() != self.vector.rank:
-                raise InputError(
-                    f"factor has shape {tuple(self.factor.shape)}; expected ({self.vector.rank},)"
-                )
-            return self.factor.float().reshape(self.vector.rank)
-        return self.vector.target(self.direction, self.multiplier, self.rule)
+            rank = self.vector.weight.shape[0]
+            if self.factor.numel() != rank:
+                raise InputError(f"factor has shape {tuple(self.factor.shape)}; expected ({rank},)")
+            return self.factor.float().reshape(rank)
+        self.vector.check_direction(self.direction)
+        return self.vector.sites[index].target(self.direction, self.multiplier, self.rule)
+
+    def edits(self, model: PreTrainedModel) -> dict[Site, "RowEdit"]:
+        """What a vector does to a row at each of its sites."""
+        assert isinstance(self.vector, SteeringVector)
+        clamps = self.vector.operation == "clamp"
+        return {
+            find_site(model, at.layer): RowEdit(at.weight, self.target(index), clamps)
+            for index, at in enumerate(self.vector.sites)
+        }
 
     def prompt(self, prompt: Prompt) -> Prompt:
         """The prompt to give to the model: another one if this steers with text."""
@@ -166,11 +180,11 @@ def _vector_hooks(
     model: PreTrainedModel, rows: Sequence[Steering | None], selection: "_PositionSelection"
 ) -> list[tuple[nn.Module, Hook]]:
     """One hook for each site that vectors act at, for all of its rows."""
-    vectors = {i: row for i, row in enumerate(rows) if _is_vector(row)}
-    sites: dict[Site, list[Steering | None]] = {}
-    for i, row in vectors.items():
-        (layer,) = row.vector.layers
-        sites.setdefault(find_site(model, layer), [None] * len(rows))[i] = row
+    sites: dict[Site, list[RowEdit | None]] = {}
+    for i, row in enumerate(rows):
+        if _is_vector(row):
+            for site, edit in row.edits(model).items():
+                sites.setdefault(site, [None] * len(rows))[i] = edit
     return [
         (site.module(model), SiteEdit(at_site, site).hook(selection))
         for site, at_site in sites.items()
@@ -213,22 +227,35 @@ def _hook_of(
     return apply
 
 
-class SiteEdit:
-    """What vectors do to the hidden states of one site."""
+@dataclass(frozen=True)
+class RowEdit:
+    """What a vector does to one row at one site.
 
-    def __init__(self, rows: Sequence[Steering | None], site: Site) -> None:
-        rank = max(row.vector.rank for row in rows if row is not None)
+    Attributes:
+        weight: the directions.
+        target: the coordinates to clamp to, or the amounts to add.
+        clamps: whether it clamps; otherwise it adds.
+    """
+
+    weight: Float[Tensor, "rank dim"]
+    target: Float[Tensor, "rank"]
+    clamps: bool
+
+
+class SiteEdit:
+    """What vectors do to the hidden states of one site; None leaves a row alone."""
+
+    def __init__(self, rows: Sequence[RowEdit | None], site: Site) -> None:
+        rank = max(len(row.target) for row in rows if row is not None)
         self.weight = torch.zeros(len(rows), rank, site.width)
         self.target = torch.zeros(len(rows), 1, rank)
         self.clamps = torch.zeros(len(rows), 1, 1, dtype=torch.bool)
-        self.only_clamps = True
+        self.only_clamps = all(row.clamps for row in rows if row is not None)
         for i, row in enumerate(rows):
             if row is not None:
-                assert isinstance(row.vector, SteeringVector)
-                self.weight[i, : row.vector.rank] = row.vector.weight
-                self.target[i, 0, : row.vector.rank] = row.target()
-                self.clamps[i] = row.vector.operation == "clamp"
-                self.only_clamps &= row.vector.operation == "clamp"
+                self.weight[i, : len(row.target)] = row.weight
+                self.target[i, 0, : len(row.target)] = row.target
+                self.clamps[i] = row.clamps
 
     def hook(self, selection: "_PositionSelection") -> Hook:
         """A forward hook for the site's block."""

@@ -1,8 +1,8 @@
-"""A steering vector: directions at one site with the factors measured on data."""
+"""A steering vector: directions at one or several sites with the factors measured on data."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,16 +17,18 @@ from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact, load_vector, readable
 from concept_das.words import Direction, Rule
 
-__all__ = ["ModelIdentity", "Operation", "Rule", "SteeringVector"]
+__all__ = ["DirectionAtSite", "ModelIdentity", "Operation", "Rule", "SteeringVector"]
 
 
 Operation = Literal["clamp", "add"]
 
 
-@readable
+_TENSORS = ("weight", "negative_factor", "positive_factor")
+
+
 @dataclass(frozen=True)
-class SteeringVector(Artifact):
-    """Directions at one site with the factors measured on data.
+class DirectionAtSite:
+    """Directions at the output of one decoder block, with their factors.
 
     Attributes:
         weight: `[rank, dim]` float32; orthonormal rows where the operation is `clamp`.
@@ -34,26 +36,22 @@ class SteeringVector(Artifact):
             suppresses).
         positive_factor: `[rank]`, mean coordinates of concept prompts (for `add`: the scale that
             elicits).
-        operation: `clamp` sets the coordinates W h to a; `add` adds a W.
         layer: block index, 0-based; the site is that block's output.
 
-    The other fields are those of every `Artifact`.
+    Raises:
+        InputError: if a factor has another rank than the weight, or a number is NaN or Inf.
     """
-
-    operations: ClassVar[tuple[str, ...]] = ("clamp", "add")
 
     weight: Float[Tensor, "rank dim"]
     negative_factor: Float[Tensor, "rank"]
     positive_factor: Float[Tensor, "rank"]
     layer: int
-    operation: Operation = "clamp"
 
     def __post_init__(self) -> None:
-        rank = self.weight.shape[0]
         for name in ("negative_factor", "positive_factor"):
             value = getattr(self, name)
-            if value.shape != (rank,):
-                raise InputError(f"{name} has shape {tuple(value.shape)}; expected ({rank},)")
+            if value.shape != (self.rank,):
+                raise InputError(f"{name} has shape {tuple(value.shape)}; expected ({self.rank},)")
             if not bool(torch.isfinite(value).all()):
                 raise InputError(
                     f"{name} holds NaN or Inf: a hidden state of the data overflowed; load the "
@@ -67,32 +65,10 @@ class SteeringVector(Artifact):
         """Number of directions."""
         return self.weight.shape[0]
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The one block it acts at."""
-        return (self.layer,)
-
-    @property
-    def parameters(self) -> int:
-        """Numbers that were learned; the factors are measured."""
-        return self.weight.numel()
-
     def target(
         self, direction: Direction, multiplier: float = 1.0, rule: Rule = "paper"
     ) -> Float[Tensor, "rank"]:
-        """The coordinates to clamp to, or the amounts to add.
-
-        Args:
-            direction: `elicit` or `suppress`.
-            multiplier: strength, without unit; 1 is the paper's unit factor under both rules.
-            rule: `paper` scales the measured factor from the coordinate's zero, m * factor;
-                `interpolate` moves along the line between the two measured means: for `elicit` 0 is
-                the neutral mean and 1 the concept mean, for `suppress` the other way round.
-
-        Raises:
-            InputError: on an unknown direction or rule.
-        """
-        self.check_direction(direction)
+        """The coordinates to clamp to, or the amounts to add; see `SteeringVector.target`."""
         here, there = self.negative_factor, self.positive_factor
         if direction == "suppress":
             here, there = there, here
@@ -102,28 +78,9 @@ class SteeringVector(Artifact):
             return here + multiplier * (there - here)
         raise InputError(f"unknown rule {rule!r}; choose paper or interpolate")
 
-    def site(self, model: PreTrainedModel) -> Site:
-        """Where the vector acts in this model."""
-        return find_site(model, self.layer)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The directions and the two factors."""
+    def description(self) -> dict[str, Any]:
+        """Norms, site and factors."""
         return {
-            "weight": self.weight,
-            "negative_factor": self.negative_factor,
-            "positive_factor": self.positive_factor,
-        }
-
-    def edit_description(self) -> dict[str, Any]:
-        """Operation, norm, site and factors."""
-        formula = {
-            "clamp": "h + W^T (a - W h), at every position from prefix_length on",
-            "add": "h + W^T a, at every position from prefix_length on",
-        }
-        return {
-            "operation": self.operation,
-            "formula": formula[self.operation],
-            "rank": self.rank,
             "row_norms": [round(norm, 6) for norm in self.weight.norm(dim=1).tolist()],
             "site": {"layer": self.layer, "component": "output of the decoder block, 0-based"},
             "factors": {
@@ -132,19 +89,172 @@ class SteeringVector(Artifact):
             },
         }
 
+
+@readable
+@dataclass(frozen=True, init=False)
+class SteeringVector(Artifact):
+    """Directions at one or several sites, with the factors measured on data.
+
+    Most vectors have one site: its `weight`, `negative_factor`, `positive_factor` and `layer` can
+    be given to the constructor and read from the vector. Reading them raises InputError where there
+    are several sites.
+
+    Attributes:
+        sites: the directions at each site, from the lowest layer to the highest.
+        operation: `clamp` sets the coordinates W h to a; `add` adds a W.
+
+    The other fields are those of every `Artifact`.
+    """
+
+    operations: ClassVar[tuple[str, ...]] = ("clamp", "add")
+
+    sites: tuple[DirectionAtSite, ...]
+    operation: Operation = "clamp"
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "rank dim"] | None = None,
+        negative_factor: Float[Tensor, "rank"] | None = None,
+        positive_factor: Float[Tensor, "rank"] | None = None,
+        layer: int | None = None,
+        operation: Operation = "clamp",
+        *,
+        sites: Sequence[DirectionAtSite] = (),
+        **common: Any,
+    ) -> None:
+        """Take `sites`, or the parts of one site; parts given with one site replace its own.
+
+        Args:
+            weight, negative_factor, positive_factor, layer: see `DirectionAtSite`.
+            common: the fields of `Artifact`.
+
+        Raises:
+            InputError: if there is no site, a layer is given twice, or a part cannot be used.
+        """
+        super().__init__(**common)
+        object.__setattr__(self, "operation", operation)
+        given = {
+            "weight": weight,
+            "negative_factor": negative_factor,
+            "positive_factor": positive_factor,
+            "layer": layer,
+        }
+        parts: dict[str, Any] = {name: part for name, part in given.items() if part is not None}
+        ordered = tuple(sorted(sites, key=lambda site: site.layer))
+        object.__setattr__(self, "sites", ordered)
+        if parts and ordered:
+            object.__setattr__(self, "sites", (replace(self._one_site, **parts),))
+        elif len(parts) == len(given):
+            object.__setattr__(self, "sites", (DirectionAtSite(**parts),))
+        elif not ordered:
+            raise InputError("give sites, or weight, negative_factor, positive_factor and layer")
+        if len(set(self.layers)) < len(self.sites):
+            raise InputError("a layer is given twice; name each once")
+
+    @property
+    def _one_site(self) -> DirectionAtSite:
+        if len(self.sites) > 1:
+            layers = ", ".join(map(str, self.layers))
+            raise InputError(
+                f"this vector acts at the layers {layers}, and this needs a vector of one layer; "
+                "make one from a single entry of its sites"
+            )
+        return self.sites[0]
+
+    @property
+    def weight(self) -> Float[Tensor, "rank dim"]:
+        """The directions of a vector with one site."""
+        return self._one_site.weight
+
+    @property
+    def negative_factor(self) -> Float[Tensor, "rank"]:
+        """The negative factor of a vector with one site."""
+        return self._one_site.negative_factor
+
+    @property
+    def positive_factor(self) -> Float[Tensor, "rank"]:
+        """The positive factor of a vector with one site."""
+        return self._one_site.positive_factor
+
+    @property
+    def layer(self) -> int:
+        """The block of a vector with one site."""
+        return self._one_site.layer
+
+    @property
+    def rank(self) -> int:
+        """Number of directions at a site, the largest where they differ."""
+        return max(site.rank for site in self.sites)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks it acts at."""
+        return tuple(site.layer for site in self.sites)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that were learned; the factors are measured."""
+        return sum(site.weight.numel() for site in self.sites)
+
+    def target(
+        self, direction: Direction, multiplier: float = 1.0, rule: Rule = "paper"
+    ) -> Float[Tensor, "rank"]:
+        """The coordinates to clamp to, or the amounts to add, of a vector with one site.
+
+        Args:
+            direction: `elicit` or `suppress`.
+            multiplier: strength, without unit; 1 is the paper's unit factor under both rules.
+            rule: `paper` scales the measured factor from the coordinate's zero, m * factor;
+                `interpolate` moves along the line between the two measured means: for `elicit` 0 is
+                the neutral mean and 1 the concept mean, for `suppress` the other way round.
+
+        Raises:
+            InputError: on an unknown direction or rule, or if there are several sites.
+        """
+        self.check_direction(direction)
+        return self._one_site.target(direction, multiplier, rule)
+
+    def site(self, model: PreTrainedModel) -> Site:
+        """The place in this model where a vector with one site acts."""
+        return find_site(model, self.layer)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The directions and the two factors; of several sites, under `0.weight` and so on."""
+        prefixes = [""] if len(self.sites) == 1 else [f"{i}." for i in range(len(self.sites))]
+        return {
+            prefix + name: getattr(site, name)
+            for prefix, site in zip(prefixes, self.sites, strict=True)
+            for name in _TENSORS
+        }
+
+    def edit_description(self) -> dict[str, Any]:
+        """Operation, norm, site and factors."""
+        formula = {
+            "clamp": "h + W^T (a - W h), at every position from prefix_length on",
+            "add": "h + W^T a, at every position from prefix_length on",
+        }
+        described = [site.description() for site in self.sites]
+        return {
+            "operation": self.operation,
+            "formula": formula[self.operation],
+            "rank": self.rank,
+            **(described[0] if len(described) == 1 else {"sites": described}),
+        }
+
     @classmethod
     def from_saved(
         cls, tensors: dict[str, Tensor], description: Mapping[str, Any], common: dict[str, Any]
     ) -> "SteeringVector":
         """The inverse of `tensors` and `edit_description`."""
-        return cls(
-            tensors["weight"],
-            tensors["negative_factor"],
-            tensors["positive_factor"],
-            layer=description["site"]["layer"],
-            operation=description["operation"],
-            **common,
-        )
+        several = description.get("sites")
+        sites = [
+            DirectionAtSite(
+                *(tensors[f"{i}.{name}" if several else name] for name in _TENSORS),
+                layer=described["site"]["layer"],
+            )
+            for i, described in enumerate(several or [description])
+        ]
+        return cls(sites=sites, operation=description["operation"], **common)
 
     @classmethod
     def load(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jaxtyping
@@ -72,6 +73,14 @@ def random_vector(
         layer=layer,
         model=ModelIdentity.of(model),
         **{"prefix_length": len(tiny_chat().prefix), **fields},
+    )
+
+
+def vector_at(model: PreTrainedModel, layers: Sequence[int], **fields: Any) -> SteeringVector:
+    """Other random directions at each layer, more of them from one layer to the next."""
+    alone = [random_vector(model, layer=n, rank=n + 1, seed=n) for n in layers]
+    return replace(
+        alone[0], sites=tuple(site for vector in alone for site in vector.sites), **fields
     )
 
 

@@ -137,6 +137,13 @@ class TestToPyvene:
         assert ids.tolist() == expected.tolist()
         assert ids.tolist() != unsteered.tolist()
 
+    def test_refuses_several_layers(self):
+        model = tiny_model()
+        sites = [make_vector(model, layer=layer).sites[0] for layer in (1, 2)]
+        vector = SteeringVector(sites=sites, model=ModelIdentity.of(model))
+        with pytest.raises(InputError, match="acts at the layers 1, 2, and this needs a vector of"):
+            to_pyvene(vector, model, "elicit")
+
     def test_refuses_another_model(self):
         vector = make_vector(tiny_model(seed=1))
         with pytest.raises(VectorMismatchError):
@@ -176,6 +183,9 @@ class TestFromPyvene:
             assert torch.equal(read.target(direction), vector.target("suppress", 0.5))
         assert (read.layer, read.operation, read.prefix_length) == (2, "clamp", PREFIX)
         read.check_model(model)
+        # Both factors are the one saved target, and can be saved all the same.
+        again = SteeringVector.load(read.save(tmp_path / "vector"), model)
+        assert torch.equal(again.target("suppress"), vector.target("suppress", 0.5))
 
     def test_reads_an_addition_back(self, tmp_path):
         """Its directions have a length of their own."""

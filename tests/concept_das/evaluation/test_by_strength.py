@@ -5,7 +5,7 @@ from concept_das.data.chat_format import Turn
 from concept_das.evaluation.by_strength import ReplayedLogits, WholeModelLogits, steered_logits
 from concept_das.steering.context import Steering
 from concept_das.words import DIRECTIONS
-from tests.concept_das.helpers import EVERY_ARCHITECTURE, encoded_rows, random_vector
+from tests.concept_das.helpers import EVERY_ARCHITECTURE, encoded_rows, random_vector, vector_at
 from tests.tiny import LAYERS, tiny_model
 
 
@@ -14,14 +14,14 @@ def turns() -> list[Turn]:
 
 
 @EVERY_ARCHITECTURE
-@pytest.mark.parametrize("layer", [0, LAYERS - 1])
+@pytest.mark.parametrize("layers", [(0,), (LAYERS - 1,), (0, 2)])
 @pytest.mark.parametrize("operation", ["clamp", "add"])
 @torch.no_grad()
 def test_replayed_logits_are_those_of_the_whole_model(
-    architecture: str, layer: int, operation: str
+    architecture: str, layers: tuple[int, ...], operation: str
 ) -> None:
     model = tiny_model(architecture)
-    vector = random_vector(model, layer=layer, rank=2, operation=operation)
+    vector = vector_at(model, layers, operation=operation)
     replayed = ReplayedLogits(model, vector, turns()[:2])
     whole = WholeModelLogits(model)
     for steering in (None, *(Steering(vector, d, m) for d in DIRECTIONS for m in (0.5, 2.0))):

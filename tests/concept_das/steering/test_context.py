@@ -25,6 +25,7 @@ from tests.concept_das.helpers import (
     random_vector,
     tiny_chat,
     unchecked,
+    vector_at,
 )
 from tests.tiny import MAX_POSITIONS, WIDTH, tiny_model
 
@@ -224,6 +225,24 @@ def test_clamp_and_add_in_one_batch_at_one_site() -> None:
         torch.testing.assert_close(seen[0][row], alone[0][row])
 
 
+@EVERY_ARCHITECTURE
+@pytest.mark.parametrize("operation", ["clamp", "add"])
+def test_several_sites_equal_a_block_for_each(architecture: str, operation: str) -> None:
+    model = generating_model(architecture)
+    both = vector_at(model, (0, 2), operation=operation)
+    low, high = (replace(both, sites=(site,)) for site in both.sites)
+    with steer(model, low, multiplier=0.5), steer(model, high, multiplier=0.5):
+        expected = model(**inputs_of(PROMPTS)).logits
+    with steer(model, both, multiplier=0.5):
+        found = model(**inputs_of(PROMPTS)).logits
+    assert torch.equal(found, expected)
+    with steer(model, [None, Steering(both), Steering(low), Steering(high)]):
+        together = generated(model, PROMPTS)
+    for prompt, vector, tokens in zip(PROMPTS[1:], (both, low, high), together[1:], strict=True):
+        with steer(model, vector):
+            assert generated(model, [prompt])[0] == tokens
+
+
 def test_rows_without_any_vector_are_left_alone() -> None:
     model = tiny_model()
     plain = generated(model, PROMPTS[:2])
@@ -360,6 +379,12 @@ def test_a_factor_of_another_rank() -> None:
     vector = random_vector(tiny_model(), rank=2)
     with unchecked(), pytest.raises(InputError, match=r"factor has shape \(3,\); expected \(2,\)"):
         Steering(vector, factor=torch.zeros(3)).target()
+
+
+def test_a_factor_is_of_one_site() -> None:
+    vector = vector_at(tiny_model(), (0, 2))
+    with pytest.raises(InputError, match="acts at the layers 0, 2"):
+        Steering(vector, factor=torch.zeros(1)).check()
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt", "generated"])

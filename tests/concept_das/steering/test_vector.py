@@ -13,7 +13,7 @@ from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 from concept_das.steering import artifact as artifacts
 from concept_das.steering.vector import ModelIdentity, SteeringVector
-from tests.concept_das.helpers import EVERY_ARCHITECTURE, random_vector, unchecked
+from tests.concept_das.helpers import EVERY_ARCHITECTURE, random_vector, unchecked, vector_at
 from tests.tiny import LAYERS, VOCABULARY, WIDTH, tiny_model, tiny_tokenizer
 
 
@@ -44,6 +44,34 @@ def test_round_trip(tmp_path: Path, rank: int) -> None:
         "vector.json",
         "vector.safetensors",
     ]
+
+
+def test_round_trip_of_several_sites(tmp_path: Path) -> None:
+    model = tiny_model()
+    vector = vector_at(model, (2, 0), operation="add", metrics={"a": 1.0})
+    assert vector.layers == (0, 2)
+    assert (vector.rank, vector.parameters) == (3, 4 * WIDTH)
+    loaded = SteeringVector.load(vector.save(tmp_path), model)
+    for found, expected in zip(loaded.sites, vector.sites, strict=True):
+        assert found.layer == expected.layer
+        for name in ("weight", "negative_factor", "positive_factor"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+    assert loaded.describe() == vector.describe()
+
+
+@pytest.mark.parametrize("name", ["weight", "negative_factor", "positive_factor", "layer"])
+def test_several_sites_have_no_parts_of_one(name: str) -> None:
+    vector = vector_at(tiny_model(), (0, 2))
+    with pytest.raises(InputError, match="acts at the layers 0, 2, and this needs a vector of one"):
+        getattr(vector, name)
+
+
+def test_parts_that_make_no_vector() -> None:
+    model = tiny_model()
+    with pytest.raises(InputError, match="give sites, or weight, negative_factor"):
+        SteeringVector(layer=1, model=ModelIdentity.of(model))
+    with pytest.raises(InputError, match="a layer is given twice"):
+        vector_at(model, (1, 1))
 
 
 def test_saving_again_replaces(tmp_path: Path) -> None:
