@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from concept_das.data.chat_format import ChatFormat
@@ -21,7 +22,7 @@ from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import SteeringVector
 from concept_das.training.tracking import TrackingMode, open_tracker
-from concept_das.training.vectors import train_vector, versions, with_metrics
+from concept_das.training.vectors import train_vector, versions
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 
@@ -66,7 +67,7 @@ def run(
         partial=partial,
     )
     metrics = evaluation.headline()
-    vector = with_metrics(trained.vector, metrics)
+    vector = replace(trained.vector, metrics=metrics)
     vector.save(out / "vector")
     write_atomically(out / "evaluation.csv", evaluation.table.to_csv(index=False).encode())
     tracker.log(metrics, step=len(trained.history))

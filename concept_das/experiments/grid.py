@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.training.options import EngineOptions
-from concept_das.training.vectors import ConceptRows, train_vectors, with_metrics
+from concept_das.training.vectors import ConceptRows, train_vectors
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def _run(
         at_1 = table[table["multiplier"] == 1.0]
         measured = {} if at_1.empty else at_1.iloc[0, len(first) :].to_dict()
         metrics = {str(name): float(value) for name, value in measured.items()}
-        with_metrics(one.vector, metrics).save(folder / "vector")
+        replace(one.vector, metrics=metrics).save(folder / "vector")
         write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
         done = json.dumps({"signature": cell.signature})
         write_atomically(folder / "done.json", done.encode())

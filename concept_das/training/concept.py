@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.data.encoding import EditName, EncodedQuadruple
+from concept_das.data.quadruples import Quadruple
 from concept_das.errors import TrainingError
 from concept_das.methods import Term
 from concept_das.methods.base import directions_of
@@ -28,26 +30,32 @@ from interventions.partition import PartitionedSubspace
 log = logging.getLogger(__name__)
 
 
+Row = TypeVar("Row", Quadruple, EncodedQuadruple)
+
+
 @dataclass(frozen=True)
-class TrainingTask:
-    """A concept to train.
+class ConceptRows(Generic[Row]):
+    """A concept to train: its rows as text for `train_vectors`, encoded for `train_directions`.
 
     Attributes:
-        rows: encoded training quadruples.
+        rows: training quadruples.
         heldout: rows for the held-out loss, computed once an epoch; needed for early stopping.
-        name: of the concept, for messages where several are trained.
         checkpoint: folder to save progress in after every epoch. If it already holds progress of
             the same run, training goes on from there and ends with the same direction.
-        tracker: where the numbers of every step go.
+        tracker: receives the numbers of every step.
         seed: in place of the recipe's.
+        name: of the concept, for messages where several are trained.
     """
 
-    rows: Sequence[EncodedQuadruple]
-    heldout: Sequence[EncodedQuadruple] = ()
-    name: str = ""
+    rows: Sequence[Row]
+    heldout: Sequence[Row] = ()
     checkpoint: Path | None = None
     tracker: Tracker = field(default_factory=NoTracker)
     seed: int | None = None
+    name: str = ""
+
+
+TrainingTask = ConceptRows[EncodedQuadruple]
 
 
 @dataclass

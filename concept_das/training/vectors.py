@@ -8,13 +8,14 @@ from pathlib import Path
 
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, data_hash
+from concept_das.errors import InputError
 from concept_das.methods import FittedMethod, Job, TrainedMethod
 from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact
-from concept_das.training.concept import TrainingResult, TrainingTask
+from concept_das.training.concept import ConceptRows, TrainingTask
 from concept_das.training.loop import train_directions
 from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
 from concept_das.training.tracking import NoTracker, Tracker
@@ -24,31 +25,14 @@ _VERSIONED = ("torch", "transformers", "pyvene", "datasets", "safetensors", "num
 
 @dataclass(frozen=True)
 class TrainedVector:
-    """A vector with what its training left behind, if it was trained."""
-
-    vector: Artifact
-    training: TrainingResult | None = None
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        """What training recorded, step by step and epoch by epoch."""
-        return [] if self.training is None else self.training.history
-
-
-@dataclass(frozen=True)
-class ConceptRows:
-    """What one concept's vector is made from.
+    """A vector, and what its training recorded step by step and epoch by epoch, if it was trained.
 
     Attributes:
-        rows, heldout: quadruples to train on, and to measure the held-out loss on.
-        checkpoint, tracker, seed: see `TrainingTask`.
+        history: see `TrainingResult`.
     """
 
-    rows: Sequence[Quadruple]
-    heldout: Sequence[Quadruple] = ()
-    checkpoint: Path | None = None
-    tracker: Tracker = field(default_factory=NoTracker)
-    seed: int | None = None
+    vector: Artifact
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def train_vector(
@@ -56,7 +40,7 @@ def train_vector(
     chat: ChatFormat,
     rows: Sequence[Quadruple],
     heldout: Sequence[Quadruple],
-    layer: int,
+    layer: int | Sequence[int],
     config: TrainingConfig,
     *,
     tracker: Tracker | None = None,
@@ -66,7 +50,13 @@ def train_vector(
     """Train one concept by the recipe's method, measure the factors, and describe the result.
 
     Args:
-        layer: block index, 0-based; negative counts from the end.
+        layer: block index, 0-based; negative counts from the end. Several of them for a method that
+            acts at several, in place of the recipe's layers.
+
+    Raises:
+        InputError: if the method acts at one layer and several are given, or the data, the layer
+            or the recipe cannot be used.
+        TrainingError: if a loss or gradient is NaN or Inf.
     """
     concept = ConceptRows(rows, heldout, checkpoint, tracker or NoTracker())
     return train_vectors(loaded, chat, [concept], layer, config, engine=engine)[0]
@@ -75,14 +65,15 @@ def train_vector(
 def train_vectors(
     loaded: LoadedModel,
     chat: ChatFormat,
-    concepts: Sequence[ConceptRows],
-    layer: int,
+    concepts: Sequence[ConceptRows[Quadruple]],
+    layer: int | Sequence[int],
     config: TrainingConfig,
     *,
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> list[TrainedVector]:
     """The same for several concepts, trained `engine.together` at a time."""
     method = find_method(config.method)
+    layer, config = _placed(layer, config)
     jobs = [_job(loaded, chat, concept, layer, config) for concept in concepts]
     if isinstance(method, FittedMethod):
         return [TrainedVector(method.fit(job)) for job in jobs]
@@ -103,14 +94,26 @@ def train_vectors(
     trained = []
     for job, result in zip(jobs, results, strict=True):
         job.common["recipe"]["best_epoch"] = result.best_epoch
-        trained.append(TrainedVector(method.artifact(job, result.interventions), result))
+        trained.append(TrainedVector(method.artifact(job, result.interventions), result.history))
     return trained
+
+
+def _placed(layer: int | Sequence[int], config: TrainingConfig) -> tuple[int, TrainingConfig]:
+    """The layer of a method that acts at one, and the recipe with the layers of any other."""
+    if not isinstance(layer, Sequence):
+        return layer, config
+    layers = tuple(layer)
+    if find_method(config.method).config().layers:
+        return 0, replace(config, layers=layers)
+    if len(layers) != 1:
+        raise InputError(f"{config.method} acts at one layer; give one and not {len(layers)}")
+    return layers[0], config
 
 
 def _job(
     loaded: LoadedModel,
     chat: ChatFormat,
-    concept: ConceptRows,
+    concept: ConceptRows[Quadruple],
     layer: int,
     config: TrainingConfig,
 ) -> Job:
@@ -136,11 +139,6 @@ def _job(
             "versions": versions(),
         },
     )
-
-
-def with_metrics(vector: Artifact, metrics: dict[str, float]) -> Artifact:
-    """The vector with its measurements in the description."""
-    return replace(vector, metrics=metrics)
 
 
 def versions() -> dict[str, str]:

@@ -43,8 +43,8 @@ def test_a_refusal_direction_is_learned_and_steers(tmp_path: Path) -> None:
     kept, held = rows[:4], rows[4:]
     config = TrainingConfig(epochs=4, batch_size=2, max_response_tokens=12)
     trained = train_vector(loaded, chat, kept, held, 15, config)
-    losses = [r["heldout_loss"] for r in trained.training.history if "heldout_loss" in r]
-    steps = [r["loss"] for r in trained.training.history if "loss" in r]
+    losses = [r["heldout_loss"] for r in trained.history if "heldout_loss" in r]
+    steps = [r["loss"] for r in trained.history if "loss" in r]
     assert losses[-1] < losses[0]
     assert sum(steps[-2:]) < sum(steps[:2])  # an epoch is two steps
 

@@ -38,7 +38,7 @@ def test_a_step_is_what_the_engine_computes(method: str) -> None:
     built = chosen.build(loaded.model, [site], chosen.config())
     terms = chosen.terms([row], "sequence", np.random.default_rng(0))
     runs = [run for term in terms for run in term.runs]
-    losses = build_losses(loaded.model, [site], [built], method, 2, runs)
+    losses = build_losses(loaded.model, [site], [built], method, runs)
     sum_losses(losses, {0: terms}, 2048, backward=True)  # reference likelihoods, once
     with FlopCounterMode(display=False) as counter:
         sum_losses(losses, {0: terms}, 2048, backward=True)

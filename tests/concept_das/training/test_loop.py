@@ -268,9 +268,9 @@ def several_tasks(**options: Any) -> list[TrainingTask]:
     """Concepts of different sizes, so that one is finished while another still trains."""
     rows = encoded_rows()
     return [
-        TrainingTask(rows[:2], rows[3:], "small", **options),
-        TrainingTask(rows, (), "all", **options),
-        TrainingTask(rows[1:4], rows[:1], "some", **options),
+        TrainingTask(rows[:2], rows[3:], name="small", **options),
+        TrainingTask(rows, (), name="all", **options),
+        TrainingTask(rows[1:4], rows[:1], name="some", **options),
     ]
 
 

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from concept_das.data.batches import pad_id_of
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.data.encoding import EditName, EncodedQuadruple
 from concept_das.data.quadruples import Quadruple
@@ -94,7 +93,7 @@ def by_this_project(
     assert isinstance(trained.vector, LearnedEdit)
     turns = turns_of(loaded.encode(chat, rows, config.max_response_tokens))
     lengths = [len(turn.prompt.ids) for turn in turns]
-    batch = collate_for(loaded.model, turns, pad_id_of(loaded.tokenizer))
+    batch = collate_for(loaded.model, turns)
     with torch.no_grad(), steer(loaded.model, Steering(trained.vector), prompt_lengths=lengths):
         logits = torch.cat(response_logits(loaded.model, batch))
     labels = torch.tensor([token for turn in turns for token in turn.response])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import ModelIdentity
 from concept_das.training.loop import TrainingConfig, train_direction
-from concept_das.training.vectors import train_vector, versions, with_metrics
-from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
+from concept_das.training.vectors import train_vector, versions
+from tests.concept_das.helpers import ROWS, tiny_chat, tiny_config, tiny_loaded
 from tests.tiny import LAYERS, MAX_POSITIONS
 
 CONFIG = TrainingConfig(epochs=1, batch_size=2, rank=2, max_response_tokens=4)
@@ -50,11 +51,20 @@ def test_rows_longer_than_the_models_context() -> None:
         loaded.encode(chat, [ROWS[0], long], CONFIG.max_response_tokens)
 
 
-def test_metrics_are_added_and_nothing_else_changes() -> None:
-    trained = train_vector(tiny_loaded(), tiny_chat(), ROWS[:2], [], 1, CONFIG)
-    measured = with_metrics(trained.vector, {"elicitation_recovery": 0.5})
-    assert measured.metrics == {"elicitation_recovery": 0.5}
-    assert {**measured.describe(), "metrics": {}} == trained.vector.describe()
+def test_the_layers_of_a_method_that_acts_at_several() -> None:
+    loaded, chat = tiny_loaded(), tiny_chat()
+    config = tiny_config("loreft", epochs=1, batch_size=2, rank=1, max_response_tokens=4)
+    expected = train_vector(loaded, chat, ROWS[:2], [], 0, replace(config, layers=(0, 2))).vector
+    found = train_vector(loaded, chat, ROWS[:2], [], [0, 2], config).vector
+    assert found.layers == (0, 2)
+    assert found.describe() == expected.describe()
+
+
+def test_the_layer_of_a_method_that_acts_at_one() -> None:
+    loaded, chat = tiny_loaded(), tiny_chat()
+    assert train_vector(loaded, chat, ROWS[:2], [], (1,), CONFIG).vector.layers == (1,)
+    with pytest.raises(InputError, match="cdas acts at one layer; give one and not 2"):
+        train_vector(loaded, chat, ROWS[:2], [], (1, 2), CONFIG)
 
 
 def test_versions_of_what_can_change_a_number() -> None:
