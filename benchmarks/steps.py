@@ -22,9 +22,10 @@ from concept_das.runs.stages import Job
 from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
+from concept_das.training.concept import ConceptRows
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import NoTracker, Tracker
-from concept_das.training.vectors import ConceptRows, train_vectors
+from concept_das.training.vectors import train_vectors
 
 _SAMPLE = 1 << 20
 

@@ -26,9 +26,9 @@ from .steering.context import steer as steer
 from .steering.generation import generate_responses as generate_responses
 from .steering.intervenable import from_intervenable as from_intervenable
 from .steering.vector import SteeringVector as SteeringVector
+from .training.concept import ConceptRows as ConceptRows
 from .training.loop import train_direction as train_direction
 from .training.loop import train_directions as train_directions
 from .training.options import EngineOptions as EngineOptions
-from .training.vectors import ConceptRows as ConceptRows
 from .training.vectors import train_vector as train_vector
 from .training.vectors import train_vectors as train_vectors

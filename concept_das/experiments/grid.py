@@ -19,8 +19,9 @@ from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
+from concept_das.training.concept import ConceptRows
 from concept_das.training.options import EngineOptions
-from concept_das.training.vectors import ConceptRows, train_vectors
+from concept_das.training.vectors import train_vectors
 
 log = logging.getLogger(__name__)
 

@@ -249,7 +249,7 @@ class SteeringVector(Artifact):
         several = description.get("sites")
         sites = [
             DirectionAtSite(
-                *(tensors[f"{i}.{name}" if several else name] for name in _TENSORS),
+                **{name: tensors[f"{i}.{name}" if several else name] for name in _TENSORS},
                 layer=described["site"]["layer"],
             )
             for i, described in enumerate(several or [description])

@@ -29,7 +29,7 @@ def test_a_trained_vector_says_where_it_comes_from(tmp_path: Path) -> None:
     heldout = encode_quadruples(held, chat, max_response_tokens=4)
     expected = train_direction(loaded.model, site, rows, CONFIG, heldout=heldout)
     assert torch.equal(vector.weight, expected.weight)
-    assert trained.training.history == expected.history
+    assert trained.history == expected.history
     latents = measure_latents(loaded.model, site, vector.weight, rows)
     torch.testing.assert_close(vector.negative_factor, latents.negative.mean(0))
     torch.testing.assert_close(vector.positive_factor, latents.positive.mean(0))
