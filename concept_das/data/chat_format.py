@@ -32,9 +32,9 @@ class ChatFormat:
             prefix that is never intervened on.
         turn_end: ids between the user's text and the generation prompt.
         generation_prompt: ids that open the model's turn.
-        source_token: which token of the generation prompt the source latent is read at; negative
-            counts from its end.
-        strips_text: whether the template trims white space around the user's text.
+        source_token: index of the token of the generation prompt at which the source latent is
+            read; negative counts from its end.
+        strips_text: true if the template trims white space around the user's text.
         system: the system prompt, if any.
     """
 

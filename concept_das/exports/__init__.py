@@ -6,8 +6,9 @@
 | lm-eval   | rank 1          | any rank        | yes                        | all         |
 | GGUF      | -               | any rank        | yes                        | all but 0   |
 
-peft takes what the method lora trained and pyreft what loreft trained, exactly. What a format
-cannot say is refused with an `InputError`; nothing is approximated.
+peft takes what the method lora trained and pyreft what loreft trained, exactly. Whatever a
+format cannot express, such as a vector with several sites, is refused with an `InputError`; nothing
+is approximated.
 """
 
 import lazy_loader

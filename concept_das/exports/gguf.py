@@ -99,7 +99,7 @@ def from_gguf(
     The file does not say which model it was trained on: the given one is taken at its word.
 
     Args:
-        layer: which block's direction to take; may be left out if the file holds one.
+        layer: index of the block whose direction to take; may be left out if the file holds one.
         prefix_length: template tokens to leave alone; llama.cpp steers them.
 
     Raises:

@@ -60,7 +60,7 @@ def from_pyreft(
     Args:
         ends: tokens at either end of the prompt that are edited, as it was trained.
         prefix_length: leading tokens of a prompt that are left alone and not counted; 0 in pyreft.
-        concept: what it is about, for reports.
+        concept: name of the concept, for reports.
 
     Raises:
         InputError: if the folder holds another intervention than LoReFT, or does not fit the model.

@@ -30,7 +30,7 @@ from interventions import (
 )
 from interventions.backend import pyvene as pv
 
-# What steers by each operation: built of directions and a target.
+# The intervention of each operation; it is built from directions and a target.
 _STEERING = {"clamp": ClampIntervention, "add": AdditiveIntervention}
 
 _READABLE = {str(kind): kind for kind in (*_STEERING.values(), DistributedInterchangeIntervention)}
@@ -123,7 +123,7 @@ def from_pyvene(
             `concept_das.steering.factors.measure_latents`. A training intervention has none,
             so give both. A clamp or an addition has one target, which stands for each factor that
             is not given.
-        rows: which rows of the weight make up the vector, for an intervention with a
+        rows: the rows of the weight that make up the vector, for an intervention with a
             `subspace_partition`; all of them if None.
         prefix_length: template tokens to leave alone; pyvene does not save it.
 

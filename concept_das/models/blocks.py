@@ -1,4 +1,4 @@
-"""Where to intervene: the output of a decoder block, found from the model itself.
+"""Find the sites of interventions, the outputs of decoder blocks, from the model itself.
 
 Blocks are looked up in the model's own module tree, not in a table of architectures, and addressed
 by the string path that pyvene accepts for every architecture (`model.layers[15].output`).
@@ -136,7 +136,7 @@ def hidden_states_at(
     """The site's hidden states for one batch; blocks above the site are not run.
 
     Args:
-        inputs: what the model's forward takes (`input_ids`, `attention_mask`, ...).
+        inputs: arguments of the model's forward (`input_ids`, `attention_mask`, ...).
     """
     reached: list[Tensor] = []
 

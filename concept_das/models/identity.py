@@ -12,7 +12,7 @@ class ModelIdentity:
     """Enough to tell whether a vector belongs to a model.
 
     Attributes:
-        name: what the model was loaded as.
+        name: the name that the model was loaded by.
         revision: hub commit, if any.
         architecture: class name.
         fingerprint: SHA-256 over the unquantised weights (norms and the first embedding rows) in

@@ -40,7 +40,7 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs go (the embedding's device under a `device_map`)."""
+        """The device of the model's inputs (the embedding's under a `device_map`)."""
         return self.model.get_input_embeddings().weight.device
 
     def encode(

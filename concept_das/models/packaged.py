@@ -71,7 +71,7 @@ def packaged_model(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where converted models are kept."""
+    """The folder that keeps converted models."""
     chosen = cache_dir or os.environ.get("CONCEPT_DAS_CACHE") or Path.home() / ".cache/concept-das"
     return Path(chosen)
 

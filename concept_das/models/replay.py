@@ -1,4 +1,4 @@
-"""Running only the blocks above a site, from hidden states that are already there.
+"""Run only the blocks above a site, from hidden states that are already computed.
 
 The upper blocks are run by the model's own forward, with the blocks up to the site made to pass
 through, so masks, rotary embeddings, sliding windows and norms are the model's. The template prefix
@@ -69,7 +69,7 @@ class Replay:
 
     @property
     def shared(self) -> int:
-        """See the class."""
+        """Number of leading tokens that are shared; see the class."""
         return self.prefix[0][0].shape[-2] if self.prefix else 0
 
     @torch.no_grad()
@@ -221,8 +221,8 @@ def _starting_above(
     """Make the blocks up to the site hand on `states` instead of computing anything.
 
     Args:
-        as_tensor: whether a block returns its hidden states as a tensor (transformers 5) or as the
-            first item of a tuple.
+        as_tensor: true if a block returns its hidden states as a tensor (transformers 5), false if
+            as the first item of a tuple.
     """
     blocks = site.blocks_below(model)
     passed = states if as_tensor else (states,)

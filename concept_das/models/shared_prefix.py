@@ -16,7 +16,7 @@ KeysValues = list[tuple[Tensor, Tensor]]
 def keys_values(model: PreTrainedModel, ids: Sequence[int]) -> KeysValues:
     """Keys and values of some leading tokens, per block.
 
-    What a model raises that takes no plain cache (some of transformers 4) is its own.
+    A model that takes no plain cache (some of transformers 4) raises an error of its own.
     """
     device = model.get_input_embeddings().weight.device
     cache = DynamicCache()

@@ -1,4 +1,4 @@
-"""What any method leaves behind: a saved artifact that says how to steer, and which model.
+"""Define, save and load artifacts: the results of methods, each of which steers one model.
 
 On disk it is a folder with two files: `vector.safetensors` (the tensors) and `vector.json`
 (everything a person needs to know before applying it). Each holds the other's SHA-256, so a
@@ -45,7 +45,7 @@ class ModuleEdit:
         change: (the module's input, its output), both `[rows, positions, _]` -> the edited output.
         ends: edit only that many tokens at either end of the prompt, the template prefix not
             counted; None for every position.
-        protects_prefix: whether the template prefix is left alone.
+        protects_prefix: true if the template prefix is not edited.
     """
 
     module: str
@@ -63,7 +63,7 @@ class Artifact(ABC):
         prefix_length: template tokens at the start of every prompt that are not steered.
         system: system prompt it was trained under.
         source_token: index of the source token within the generation prompt.
-        method, concept, recipe, data_hash, metrics, versions: where it comes from.
+        method, concept, recipe, data_hash, metrics, versions: its origin.
     """
 
     model: ModelIdentity
@@ -105,11 +105,11 @@ class Artifact(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved in `vector.safetensors`."""
+        """The content of `vector.safetensors`."""
 
     @abstractmethod
     def edit_description(self) -> dict[str, Any]:
-        """What `vector.json` says of the edit itself: `operation`, `formula` and the rest."""
+        """The part of `vector.json` about the edit itself: `operation`, `formula` and the rest."""
 
     @classmethod
     @abstractmethod
@@ -211,7 +211,7 @@ def readable(kind: Known) -> Known:
 def load_vector(
     folder: str | os.PathLike[str], model: PreTrainedModel | LoadedModel | None = None
 ) -> Artifact:
-    """Read what any method saved, and check that it belongs to the model if one is given.
+    """Read a saved artifact, and check that it belongs to the model if one is given.
 
     Raises:
         InputError: if a file is missing, truncated or was edited.

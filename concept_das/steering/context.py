@@ -3,7 +3,7 @@
     with steer(model, vector, direction="elicit", multiplier=1.5):
         ids = model.generate(**inputs, max_new_tokens=100)
 
-`vector` is what any method left behind (`load_vector`). The edit is a forward hook on its block, or
+`vector` is the artifact of any method (`load_vector`). The edit is a forward hook on its block, or
 on the modules that an adapter adapts. It works with the KV cache on or off, on left- or
 right-padded batches, with streaming, sampling and several returned sequences, and it is gone when
 the block is left, also after an exception. Do not run a pyvene call inside the block: pyvene
@@ -32,10 +32,10 @@ from interventions import set_coordinates
 
 @dataclass(frozen=True)
 class Steering:
-    """What to steer with, and how strongly.
+    """A vector or other artifact to steer with, and its strength.
 
     Attributes:
-        vector: what a method left behind.
+        vector: the artifact that a method made.
         multiplier, rule: see `SteeringVector.target`; a learned edit and an adapter are scaled by
             the multiplier.
         factor: `[rank]` coordinates to use instead of a vector's measured factor.
@@ -64,7 +64,7 @@ class Steering:
         return self.vector.sites[index].target(self.direction, self.multiplier, self.rule)
 
     def edits(self, model: PreTrainedModel) -> dict[Site, "RowEdit"]:
-        """What a vector does to a row at each of its sites."""
+        """The edit that a vector makes to a row at each of its sites."""
         assert isinstance(self.vector, SteeringVector)
         clamps = self.vector.operation == "clamp"
         return {
@@ -77,7 +77,7 @@ class Steering:
         return self.vector.prompt(prompt, self.direction)
 
     def check(self) -> None:
-        """Find out whether it can be applied.
+        """Make sure that it can be applied.
 
         Raises:
             InputError: on an unknown rule, a direction it cannot steer in, a factor of other rank.
@@ -157,7 +157,7 @@ def steer(
 def check_steering(
     model: PreTrainedModel, rows: Sequence[Steering | None], positions: Positions
 ) -> None:
-    """Find out before any work whether rows can be steered.
+    """Make sure, before any work, that rows can be steered.
 
     Raises:
         VectorMismatchError: if a vector belongs to another model.
@@ -229,12 +229,12 @@ def _hook_of(
 
 @dataclass(frozen=True)
 class RowEdit:
-    """What a vector does to one row at one site.
+    """The edit that a vector makes to one row at one site.
 
     Attributes:
         weight: the directions.
         target: the coordinates to clamp to, or the amounts to add.
-        clamps: whether it clamps; otherwise it adds.
+        clamps: true if it clamps, false if it adds.
     """
 
     weight: Float[Tensor, "rank dim"]
@@ -243,7 +243,7 @@ class RowEdit:
 
 
 class SiteEdit:
-    """What vectors do to the hidden states of one site; None leaves a row alone."""
+    """The edits that vectors make to the rows of a batch at one site; None leaves a row alone."""
 
     def __init__(self, rows: Sequence[RowEdit | None], site: Site) -> None:
         rank = max(len(row.target) for row in rows if row is not None)

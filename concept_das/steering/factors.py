@@ -56,7 +56,7 @@ def source_states(
 ) -> Float[Tensor, "prompts dim"]:
     """The site's hidden state at each prompt's source token, in float32.
 
-    What follows the source token cannot change it (causal attention), so it is cut off.
+    Later tokens cannot change it (causal attention), so they are cut off.
 
     Args:
         progress: label of a progress bar; none if None.

@@ -1,4 +1,4 @@
-"""Steering with what pyvene or pyreft trained: an `IntervenableModel` or a `ReftModel`."""
+"""Steer with a model that pyvene or pyreft trained: an `IntervenableModel` or a `ReftModel`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -40,12 +40,12 @@ class Intervened(Artifact):
 
     @property
     def directions(self) -> tuple[Direction, ...]:
-        """See `steers`."""
+        """The directions that it stands for."""
         return self.steers
 
     @property
     def rank(self) -> int:
-        """Not known."""
+        """0, because interventions of pyvene have no common notion of rank."""
         return 0
 
     @property
@@ -76,7 +76,7 @@ class Intervened(Artifact):
         }
 
     def edit_description(self) -> dict[str, Any]:
-        """Where it acts."""
+        """The interventions by module, and the tokens they edit."""
         return {
             "operation": "pyvene",
             "formula": "h + m (f(h) - h), f the intervention",
@@ -126,10 +126,10 @@ def from_intervenable(
     Args:
         intervenable: its interventions need no source, and edit a module's output, addressed by a
             string path or as `block_output`.
-        steers: which directions it was trained for.
+        steers: the directions that it was trained for.
         ends: tokens at either end of the prompt that are edited, as it was trained; None for all.
         prefix_length: leading tokens of a prompt that are left alone and not counted.
-        concept: what it is about, for reports.
+        concept: name of the concept, for reports.
 
     Raises:
         InputError: if an intervention needs a source, or acts elsewhere.

@@ -28,7 +28,7 @@ def _per_row(values: Tensor, batch: int) -> Tensor:
 
 
 class _PositionSelection:
-    """Which tokens of the current forward pass are steered.
+    """Selects the tokens of the current forward pass that are steered.
 
     Positions are counted over a row's own tokens, so padding and caching change nothing.
     """

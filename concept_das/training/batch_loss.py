@@ -27,7 +27,7 @@ Key = TypeVar("Key")
 
 @runtime_checkable
 class Losses(Protocol):
-    """What training needs from an engine."""
+    """The losses that training asks an engine for."""
 
     def token_losses(
         self, runs: Sequence[EditedPass], parts: Sequence[int]
@@ -35,7 +35,8 @@ class Losses(Protocol):
         """One loss per response token of each run, with its graph to the directions.
 
         Args:
-            parts: which concept's interventions each run uses; best those of a concept together.
+            parts: index of the concept whose interventions each run uses; it is fastest if the runs
+                of a concept stand together.
         """
 
     def log_likelihood(self, turn: Turn) -> float:
@@ -43,14 +44,14 @@ class Losses(Protocol):
 
 
 def needs_no_source(intervention: nn.Module) -> bool:
-    """Whether an intervention makes do with the base's hidden states; pyvene's own mark."""
+    """True if an intervention uses only the base's hidden states, by pyvene's own mark."""
     return isinstance(intervention, pv.SourcelessIntervention)
 
 
 def edit_mask(
     method: TrainedMethod, turns: Sequence[Turn], width: int
 ) -> Bool[Tensor, "rows edited"] | None:
-    """Which positions after the template prefix a method edits; None if it is all of them.
+    """Mask of the positions after the template prefix that a method edits; None if it is all.
 
     Args:
         turns: rows that share the template prefix.

@@ -48,7 +48,7 @@ def run_identity(
     heldout: Sequence[EncodedQuadruple],
     options: Mapping[str, Any],
 ) -> RunIdentity:
-    """What must be the same for saved progress to be of this run."""
+    """Everything that must be the same for saved progress to belong to this run."""
     ids = [
         [turn.ids for pair in (row.elicit, row.suppress) for turn in (pair.base, pair.source)]
         for row in (*rows, *heldout)

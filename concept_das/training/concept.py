@@ -60,7 +60,7 @@ TrainingTask = ConceptRows[EncodedQuadruple]
 
 @dataclass
 class TrainingResult:
-    """Trained interventions and how they came about.
+    """Trained interventions, and what was recorded while they were trained.
 
     Attributes:
         interventions: of each site, from the lowest block to the highest, by edit.
@@ -91,8 +91,8 @@ class ConceptRun:
 
     Attributes:
         interventions: for each site, from the lowest block to the highest, by edit.
-        turns: whether all that is learned is directions, whose turning is reported as drift.
-        state: what changes, saved after each epoch.
+        turns: true if only directions are learned; how far they turn is then reported as drift.
+        state: everything that changes in a step; saved after each epoch.
         total: number of steps of the whole run.
     """
 
@@ -126,7 +126,7 @@ class ConceptRun:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the held-out loss stopped falling."""
+        """True once all epochs are done, or the held-out loss has stopped falling."""
         return self.state.epoch >= self.config.epochs or self._is_stale()
 
     def terms(self) -> list[Term]:
@@ -187,7 +187,7 @@ class ConceptRun:
 
     @property
     def at_epoch_end(self) -> bool:
-        """Whether the epoch's last step was just done."""
+        """True right after the epoch's last step."""
         return self.state.step % self.steps_per_epoch == 0
 
     def end_epoch(self, heldout: Mapping[Direction, float] | None) -> None:
@@ -216,7 +216,7 @@ class ConceptRun:
         self.task.tracker.log(numbers, self.state.step)
 
     def result(self) -> TrainingResult:
-        """What the run came to."""
+        """The interventions of the best epoch, with the history."""
         if self._is_stale():
             log.info(
                 "%sstopped early after epoch %d; best was %d",

@@ -65,7 +65,7 @@ def train_directions(
     of a batch of other shape.
 
     Args:
-        sites: where to intervene; all of them in the same run, each with its own directions.
+        sites: the places to intervene at, all in the same run, each with its own directions.
         tasks: one per concept.
 
     Raises:

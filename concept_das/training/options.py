@@ -11,7 +11,7 @@ Engine = Literal["auto", "pyvene"]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How training is computed; changes its speed and memory, not its result.
+    """The way training is computed; it changes speed and memory, not the result.
 
     Args:
         engine: auto (replay cached hidden states where the model allows it) or pyvene (run the

@@ -54,7 +54,8 @@ class PyveneLosses:
         """One loss per response token of each run, with its graph to the directions.
 
         Args:
-            parts: which concept's interventions each run uses; best those of a concept together.
+            parts: index of the concept whose interventions each run uses; it is fastest if the runs
+                of a concept stand together.
         """
         losses: list[Tensor] = []
         for key, rows in spans([(part, run.edit) for part, run in zip(parts, runs, strict=True)]):

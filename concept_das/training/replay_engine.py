@@ -110,7 +110,8 @@ class ReplayLosses:
         """One loss per response token of each run, with its graph to the directions.
 
         Args:
-            parts: which concept's interventions each run uses; best those of a concept together.
+            parts: index of the concept whose interventions each run uses; it is fastest if the runs
+                of a concept stand together.
         """
         entries = [self.entry[run.base, run.source] for run in runs]
         sources = torch.stack([self.source.get(entry) for entry in entries], dim=1)

@@ -1,4 +1,4 @@
-"""Where cached hidden states live: on the model's device, in memory, or in a mapped file."""
+"""Keep cached hidden states on the model's device, in memory, or in a mapped file."""
 
 import logging
 import shutil
@@ -25,10 +25,11 @@ log = logging.getLogger(__name__)
 class CacheBudget:
     """Memory that caches may take, on the model's device and beside it.
 
-    What fits neither goes to a file in `folder`. Without a limit given, half of what is free now.
+    Whatever fits in neither goes to a file in `folder`. Without a limit, caches take at most half
+    of the memory that is free now.
 
     Args:
-        device: where the model runs.
+        device: the model's device.
         limit_gb: gigabytes of memory in all; None for half of what is free.
         folder: for mapped files; the system's temporary folder if None.
 
@@ -52,17 +53,17 @@ class CacheBudget:
         self.limit = sum(self.free.values()) if limit_gb is None else int(limit_gb * GIGABYTE)
 
     def place(self, size: int) -> torch.device | None:
-        """Where `size` bytes fit, nearest the model first; None if only a file is left."""
+        """The device nearest the model on which `size` bytes fit; None if only a file is left."""
         for device, free in self.free.items():
             if size <= min(free, self.limit):
                 return device
         return None
 
     def store(self, what: str, lengths: Sequence[int], width: int, dtype: torch.dtype) -> "Store":
-        """Room for entries of `[length, width]`, and a line in the log that says where.
+        """Make room for entries of `[length, width]`, and log the place.
 
         Args:
-            what: what is kept, for the log.
+            what: name of the content, for the log.
         """
         total = sum(lengths)
         size = total * width * dtype.itemsize
@@ -93,8 +94,8 @@ class Store:
 
     Attributes:
         data: `[tokens, width]` of all entries.
-        starts: where each entry begins, and the end.
-        device: where entries are wanted.
+        starts: first row of each entry, and one number more for the end of the last.
+        device: the device that entries are returned on.
     """
 
     data: Float[Tensor, "tokens width"]

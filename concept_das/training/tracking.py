@@ -1,4 +1,4 @@
-"""Where training and evaluation write their measurements: wandb, or nowhere."""
+"""Write the measurements of training and evaluation to wandb, or nowhere."""
 
 import math
 import os
