@@ -7,9 +7,7 @@ goes on where it was; more `--methods` or `--seeds` leave what is finished alone
 
 import sys
 from functools import partial
-from pathlib import Path
 
-from benchmarks.capabilities.scores import Framing
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.refusal.case import REFUSAL, judged
 from benchmarks.refusal.data import read_data
@@ -17,7 +15,7 @@ from benchmarks.refusal.judge import RefusalJudge
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.refusal.published import published
 from benchmarks.safety.data import write_data
-from benchmarks.safety.run import run_case
+from benchmarks.safety.run import RunOptions, run_case
 from benchmarks.safety.settings import Choices, find_preset
 from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.options import ChatOptions, ModelOptions
@@ -25,11 +23,10 @@ from concept_das.cli.parser import run_command
 from concept_das.data.quadruples import data_hash
 from concept_das.runs.stages import Job, Stage
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import TrackingMode
 
 
 def refusal(
-    out: Path,
+    options: RunOptions,
     loading: ModelOptions,
     chat: ChatOptions,
     choices: Choices,
@@ -37,41 +34,31 @@ def refusal(
     judging: JudgeOptions,
     preset: str = "organism",
     data: str | None = None,
-    rows: int | None = None,
-    tests: int | None = None,
-    wandb: TrackingMode = "auto",
 ) -> None:
     """Refusal: how well steering takes it away and adds it, and what that costs.
 
     Args:
-        out: folder of the benchmark: report/report.html, report/table.csv, and all that they are
-            made of.
         preset: organism (needs --model), phi-3.5-mini, llama-3.1-8b or llama-3.1-70b.
         data: folder with contrast_train.parquet and contrast_test_jailbreakbench.parquet, or a
             hub data set; the project's own prompts if not given.
-        rows: training pairs, the first so many; all if not given.
-        tests: test prompts of either kind, likewise.
-        wandb: auto (online with an API key, else offline), online, offline or off.
     """
     chosen = find_preset(PRESETS, preset)
-    pairs, sets = read_data(data, rows, tests)
+    pairs, sets = read_data(data, options.rows, options.tests)
 
     def write(job: Job) -> None:
         write_data(job, pairs, sets, {})
 
-    options = {"rows": data_hash(pairs), "prompts": sets}
+    content = {"rows": data_hash(pairs), "prompts": sets}
     run_case(
         judged(RefusalJudge(judging)) if judging.judge else REFUSAL,
         chosen,
         published(chosen.published),
-        lambda _subject: Stage("data", write, options=options, shared=True),
-        out,
-        loading=loading,
-        chat=chat,
-        choices=choices,
-        engine=engine,
-        framing=Framing(),
-        wandb=wandb,
+        lambda _plan: Stage("data", write, options=content, shared=True),
+        options,
+        loading,
+        chat,
+        choices,
+        engine,
     )
 
 

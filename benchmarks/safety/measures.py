@@ -220,11 +220,6 @@ def pairs_of(
     ]
 
 
-def merged(rates: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
-    """Rates and divergences of the same multipliers, side by side."""
-    return pd.concat([rates, distances.drop(columns="multiplier")], axis=1)
-
-
 def _log_pairs(
     log: RowLog,
     name: str,

@@ -1,8 +1,8 @@
-"""From a case, a preset and a user's choices to a finished folder."""
+"""Runs a safety benchmark: a case, a preset and a user's choices become a finished folder."""
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import pandas as pd
 from benchmarks.capabilities.scores import Framing
 from benchmarks.safety.case import Case
 from benchmarks.safety.report import LAYERS_FILE, PAGE_FILE, TABLE_FILE, Background, report_stage
-from benchmarks.safety.settings import Choices, Preset, plan_of, sources_of
-from benchmarks.safety.stages import stages_of
+from benchmarks.safety.settings import Choices, Plan, Preset, plan_of, sources_of
+from benchmarks.safety.stages import SafetyBenchmark
 from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
@@ -23,27 +23,46 @@ from concept_das.training.tracking import TrackingMode, open_tracker
 
 log = logging.getLogger(__name__)
 
+NO_FRAMING = Framing()
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The run's folder and its size.
+
+    Args:
+        out: folder of the benchmark: report/report.html, report/table.csv, and all that they are
+            made of.
+        rows: training pairs (of the backdoor: prompts of either kind to make them from), the first
+            so many; all if not given.
+        tests: test prompts of each set, likewise.
+        wandb: auto (online with an API key, else offline), online, offline or off.
+    """
+
+    out: Path
+    rows: int | None = None
+    tests: int | None = None
+    wandb: TrackingMode = "auto"
+
 
 def run_case(
     case: Case,
     preset: Preset,
     published: pd.DataFrame,
-    data_of: Callable[[Subject], Stage],
-    out: Path,
-    *,
+    data_of: Callable[[Plan], Stage],
+    options: RunOptions,
     loading: ModelOptions,
     chat: ChatOptions,
     choices: Choices,
     engine: EngineOptions,
-    framing: Framing,
-    wandb: TrackingMode,
+    framing: Framing = NO_FRAMING,
 ) -> None:
     """Run a safety benchmark; what is finished in the folder is not done again.
 
     Args:
         published: numbers to stand beside the measured ones, with a column method.
-        data_of: the data stage for a model.
-        out: folder; a sweep over layers goes into `out/layers`.
+        data_of: makes the data stage.
+        options: a sweep over layers goes into `layers` in the folder.
         framing: of the capability questions.
 
     Raises:
@@ -60,12 +79,13 @@ def run_case(
         same_model=preset.published is not None and subject.name == preset.model,
         reported={name: own[name].reported_multiplier for name in plan.configs},
     )
+    out = options.out
     folder = out / "layers" if choices.layers else out
     name = out.name if shard.world == 1 else f"{out.name}-{shard.rank}"
-    options: dict[str, Any] = {"benchmark": case.name, "preset": preset.name, **asdict(choices)}
-    tracker = open_tracker(wandb, name=name, config=options, folder=folder)
+    config: dict[str, Any] = {"benchmark": case.name, "preset": preset.name, **asdict(choices)}
+    tracker = open_tracker(options.wandb, name=name, config=config, folder=folder)
     try:
-        stages = stages_of(case, data_of(subject), plan, tracker)
+        stages = SafetyBenchmark(case, plan, data_of(plan), tracker).stages()
         stages.append(report_stage(case, plan, stages, background))
         run_stages(stages, plan.pieces, folder, stage_names(stages, choices.stages), shard)
         report = folder / "report"
