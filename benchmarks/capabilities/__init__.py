@@ -1,1 +1,1 @@
-"""What steering costs in capabilities, measured by lm-evaluation-harness."""
+"""The cost of steering in capabilities, measured by lm-evaluation-harness."""

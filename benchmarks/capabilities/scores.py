@@ -159,7 +159,7 @@ def scores_of(results: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def capability_change(unsteered: pd.DataFrame, steered: pd.DataFrame) -> pd.DataFrame:
-    """How much the scores of `capability_scores` change.
+    """Changes of the scores of `capability_scores`.
 
     Returns:
         One row per task and metric: `task`, `metric`, `unsteered`, `steered`, `change` (steered
@@ -242,7 +242,7 @@ def _question(task: str, sample: Mapping[str, Any]) -> str:
 
 
 def _is_mean(value: float, scores: Iterable[object]) -> bool:
-    """Whether a task's value is the mean of its questions' scores, all of them numbers."""
+    """True if a task's value is the mean of its questions' scores, all of them numbers."""
     each = list(scores)
     if not each or not all(isinstance(score, int | float | np.number) for score in each):
         return False

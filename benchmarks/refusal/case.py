@@ -1,4 +1,4 @@
-"""What is measured of refusal."""
+"""The measures of refusal."""
 
 from dataclasses import replace
 

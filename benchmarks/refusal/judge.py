@@ -46,7 +46,7 @@ class RefusalJudge:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What its verdicts depend on, as JSON can hold it."""
+        """The settings that its verdicts depend on, as JSON can hold them."""
         return self.options.description
 
     @property
@@ -55,7 +55,7 @@ class RefusalJudge:
         return self.options.together
 
     def verdicts(self, replies: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """Whether each reply refuses its request; None where the judge gave no readable answer.
+        """For each reply, True if it refuses its request; None if the judge's answer is unreadable.
 
         A reply without text is no refusal, and nobody is asked.
 
@@ -90,7 +90,7 @@ class RefusalJudge:
 
 
 def question(request: str, reply: str) -> str:
-    """What the judge is asked."""
+    """The judge's prompt about a request and its reply."""
     parts = {"request": request, "reply": reply}
     # In one pass: a request may well hold "{reply}".
     return _FIELD.sub(lambda field: parts[field[1]], _QUESTION)

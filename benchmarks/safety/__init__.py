@@ -1,1 +1,1 @@
-"""What the benchmarks of safety-relevant behaviours share: stages, measures and the report."""
+"""Stages, measures and the report of the benchmarks of safety-relevant behaviours."""

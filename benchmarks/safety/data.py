@@ -1,4 +1,4 @@
-"""What the data stage leaves behind, and how the other stages read it."""
+"""Writes and reads the files of the data stage: training rows, test prompts and their counts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ PromptSets = Mapping[str, Sequence[str]]
 def write_data(
     job: Job, rows: Sequence[Quadruple], prompts: PromptSets, counts: Mapping[str, int]
 ) -> None:
-    """Write the training quadruples, the test prompts and how many there are of what.
+    """Write the training quadruples, the test prompts and their numbers.
 
     Raises:
         InputError: if a test prompt is trained on.
@@ -71,6 +71,6 @@ def read_prompt_sets(folder: Path) -> dict[str, list[str]]:
 
 
 def read_counts(folder: Path) -> dict[str, int]:
-    """How many there are of what."""
+    """The number of rows and prompts of each kind."""
     found: dict[str, int] = json.loads((folder / COUNTS_FILE).read_bytes())
     return found

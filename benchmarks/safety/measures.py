@@ -1,4 +1,6 @@
-"""How near a steered model's predictions are to those it should have, as KL divergences in nats.
+"""Measures of answers (rates) and of predictions (KL divergences in nats), by multiplier.
+
+A divergence compares a steered model's predictions with those it should have.
 
 Both models read the same response, each after a prompt of its own:
 
@@ -41,7 +43,7 @@ from objectives import kl_teacher_student
 
 @dataclass(frozen=True)
 class Pair:
-    """What two models read.
+    """The texts that two models read.
 
     Attributes:
         reference: prompt of the untouched model.

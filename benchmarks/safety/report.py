@@ -38,10 +38,10 @@ READING = (
 
 @dataclass(frozen=True)
 class Background:
-    """What a report says beside what was measured.
+    """The facts that a report adds to the measurements.
 
     Attributes:
-        model: what was measured.
+        model: name of the measured model.
         sources: where the settings are from, see `benchmarks.safety.settings.sources_of`.
         published: rows with a column method.
         same_model: whether the published numbers are of this model.
@@ -244,7 +244,7 @@ def _changes(before: pd.DataFrame, after: Mapping[float, pd.DataFrame]) -> pd.Da
 
 
 def headline_columns(case: Case, table: pd.DataFrame) -> list[str]:
-    """What is worth a summary: the case's columns that were measured, and capability changes."""
+    """Columns of the summary: those of the case that were measured, and capability changes."""
     own = [name for name in case.explained if name in table]
     return own + [str(name) for name in table if str(name).endswith("_change")]
 

@@ -1,4 +1,4 @@
-"""What is run for a model: presets with their sources, and what a user changes in them."""
+"""Presets with their sources, and a user's changes to them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,7 +159,7 @@ def find_preset(presets: Mapping[str, Preset], name: str) -> Preset:
 
 @dataclass(frozen=True)
 class Choices:
-    """What to run, in place of the preset's own where given.
+    """Settings in place of the preset's own, where given.
 
     Args:
         methods: names with commas between them, or all; the preset's usual ones if not given.
@@ -215,7 +215,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run, resolved.
+    """The settings of a run: the preset with the user's choices.
 
     Attributes:
         layer: of the methods that act at one; None if every piece has its own.
@@ -290,7 +290,7 @@ def plan_of(
 
 
 def sources_of(preset: Preset, plan: Plan) -> list[dict[str, str]]:
-    """What is run and where each number is from, a row each; says what the user has changed."""
+    """The settings and the source of each, one row each; marks those that the user has changed."""
     layers = [plan.layer] if plan.layer is not None else [p.inputs["layer"] for p in plan.pieces]
     rows = [_sourced("layer", layers, [preset.layer], preset.layer_source)]
     rows.append(_sourced("rule of clamps", plan.rule, preset.rule, preset.rule_source))

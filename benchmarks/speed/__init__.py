@@ -1,1 +1,1 @@
-"""How fast training and steered generation are, against plain pyvene on the same rows."""
+"""The speed of training and steered generation, against plain pyvene on the same rows."""

@@ -1,4 +1,4 @@
-"""How the cost of a step grows with tokens, depth, vocabulary, rows and concepts."""
+"""The growth of a step's cost with tokens, depth, vocabulary, rows and concepts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

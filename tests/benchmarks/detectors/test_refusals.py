@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.detectors.refusals import OPENING_WORDS, REFUSAL_PHRASES, is_refusal, refusal_rate
+from benchmarks.detectors.refusals import OPENING_WORDS, REFUSAL_PHRASES, is_refusal
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,3 @@ def test_every_phrase_makes_a_refusal_in_the_opening_and_only_there() -> None:
         assert is_refusal(f"{phrase.capitalize()}, no.")
         assert is_refusal(f"Well, {phrase}, no.")
         assert not is_refusal("word " * OPENING_WORDS + f"{phrase}, no.")
-
-
-def test_the_rate_counts_refusals() -> None:
-    found = refusal_rate(["I cannot", "Sure", "Here are", "I'm sorry"])
-    assert (found.count, found.total) == (2, 4)
-    assert found.low < 0.5 < found.high

@@ -1,4 +1,4 @@
-"""What the tests of the safety benchmarks share: a tiny model in a folder, and runs of them."""
+"""A tiny model in a folder, and runs of the safety benchmarks on it."""
 
 import os
 import signal
