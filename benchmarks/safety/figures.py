@@ -21,7 +21,7 @@ def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
     """Rates against multipliers; dashed: without steering.
 
     Args:
-        summary: of `benchmarks.safety.report.summary_of`.
+        summary: of `benchmarks.safety.tables.summary_of`.
     """
 
     def draw(axes: Axes, trade: Trade, styles: Styles) -> None:

@@ -40,6 +40,69 @@ from concept_das.steering.vector import SteeringVector
 from concept_das.words import Direction, Rule
 from objectives import kl_teacher_student
 
+# The untouched model has no strength.
+NO_MULTIPLIER = float("nan")
+
+# Pairs of a forward pass.
+_BATCH = 4
+
+
+def measure_answers(
+    case: Case,
+    untouched: pd.DataFrame,
+    answers: pd.DataFrame | None,
+    multipliers: Sequence[float],
+) -> pd.DataFrame:
+    """The case's rates, one row per multiplier.
+
+    Args:
+        untouched: answers without steering: prompts, number, text; verdict, if a rate has one.
+        answers: the same with direction and multiplier; None to count the untouched ones.
+
+    Returns:
+        The columns multiplier and, for each rate, `NAME`, `NAME_count`, `NAME_total`, `NAME_low`
+        and `NAME_high`. Rates of a direction without answers, or of answers without a verdict, are
+        left out.
+    """
+    plain = _by_set(untouched, "text")
+    records: list[dict[str, Any]] = []
+    for multiplier in multipliers or (NO_MULTIPLIER,):
+        record: dict[str, Any] = {"multiplier": multiplier}
+        for one in case.rates:
+            here = untouched
+            if answers is not None:
+                here = answers[
+                    (answers["direction"] == one.direction) & (answers["multiplier"] == multiplier)
+                ]
+            if one.prompts in set(here["prompts"]):
+                counted = _counted(one, here, plain[one.prompts])
+                record |= _columns(one.name, rate_of(counted)) if counted else {}
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def _counted(one: RateOf, answers: pd.DataFrame, before: Sequence[str]) -> list[bool]:
+    if one.verdict is not None:
+        verdicts = _by_set(answers, "verdict")[one.prompts]
+        return [verdict == one.verdict for verdict in verdicts if verdict is not None]
+    after = _by_set(answers, "text")[one.prompts]
+    return [one.counts(*texts) for texts in zip(after, before, strict=True)]
+
+
+def _by_set(answers: pd.DataFrame, column: str) -> dict[str, list[Any]]:
+    ordered = answers.sort_values("number", kind="stable")
+    return {str(name): list(own[column]) for name, own in ordered.groupby("prompts")}
+
+
+def _columns(name: str, found: Rate) -> dict[str, float]:
+    return {
+        name: found.value,
+        f"{name}_count": found.count,
+        f"{name}_total": found.total,
+        f"{name}_low": found.low,
+        f"{name}_high": found.high,
+    }
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -98,45 +161,43 @@ def divergences(
         yield found
 
 
-# The untouched model has no strength.
-NO_MULTIPLIER = float("nan")
-
-
-_BATCH = 4
-
-
-def measure_answers(
-    case: Case,
-    untouched: pd.DataFrame,
-    answers: pd.DataFrame | None,
-    multipliers: Sequence[float],
-) -> pd.DataFrame:
-    """The case's rates, one row per multiplier.
+def steering_of(vector: Artifact, direction: Direction, multiplier: float, rule: Rule) -> Steering:
+    """A vector at a strength.
 
     Args:
-        untouched: answers without steering: prompts, number, text; verdict, if a rate has one.
-        answers: the same with direction and multiplier; None to count the untouched ones.
-
-    Returns:
-        The columns multiplier and, for each rate, `NAME`, `NAME_count`, `NAME_total`, `NAME_low`
-        and `NAME_high`. Rates of a direction without answers, or of answers without a verdict, are
-        left out.
+        rule: of a vector that clamps; what is added has no two means to go between.
     """
-    plain = _by_set(untouched, "text")
-    records: list[dict[str, Any]] = []
-    for multiplier in multipliers or (NO_MULTIPLIER,):
-        record: dict[str, Any] = {"multiplier": multiplier}
-        for one in case.rates:
-            here = untouched
-            if answers is not None:
-                here = answers[
-                    (answers["direction"] == one.direction) & (answers["multiplier"] == multiplier)
-                ]
-            if one.prompts in set(here["prompts"]):
-                counted = _counted(one, here, plain[one.prompts])
-                record |= _columns(one.name, rate_of(counted)) if counted else {}
-        records.append(record)
-    return pd.DataFrame(records)
+    clamps = isinstance(vector, SteeringVector) and vector.operation == "clamp"
+    return Steering(vector, direction, multiplier, rule if clamps else "paper")
+
+
+def pairs_of(
+    one: DivergenceOf, subject: Subject, sets: PromptSets, plain: Mapping[str, Sequence[str]]
+) -> list[Pair]:
+    """The pairs of a divergence, by the prompts' numbers.
+
+    Args:
+        plain: the untouched model's answers by set; read as text, so that a token that ended them
+            is no part of them.
+
+    Raises:
+        InputError: if the two sets are not of the same size.
+    """
+    steered, reference = sets[one.prompts], sets[one.reference]
+    if len(steered) != len(reference):
+        raise InputError(
+            f"there are {len(steered)} {one.prompts} prompts and {len(reference)} {one.reference} "
+            "ones; they are compared pair by pair, so give as many of either"
+        )
+    chat = subject.chat
+    return [
+        Pair(
+            chat.prompt(reference[i]),
+            chat.prompt(steered[i]),
+            chat.text_ids(plain[one.reference][i]) if one.over_response else (),
+        )
+        for i in range(len(steered))
+    ]
 
 
 def measure_divergences(
@@ -183,45 +244,6 @@ def measure_divergences(
     return pd.DataFrame(records)
 
 
-def steering_of(vector: Artifact, direction: Direction, multiplier: float, rule: Rule) -> Steering:
-    """A vector at a strength.
-
-    Args:
-        rule: of a vector that clamps; what is added has no two means to go between.
-    """
-    clamps = isinstance(vector, SteeringVector) and vector.operation == "clamp"
-    return Steering(vector, direction, multiplier, rule if clamps else "paper")
-
-
-def pairs_of(
-    one: DivergenceOf, subject: Subject, sets: PromptSets, plain: Mapping[str, Sequence[str]]
-) -> list[Pair]:
-    """The pairs of a divergence, by the prompts' numbers.
-
-    Args:
-        plain: the untouched model's answers by set; read as text, so that a token that ended them
-            is no part of them.
-
-    Raises:
-        InputError: if the two sets are not of the same size.
-    """
-    steered, reference = sets[one.prompts], sets[one.reference]
-    if len(steered) != len(reference):
-        raise InputError(
-            f"there are {len(steered)} {one.prompts} prompts and {len(reference)} {one.reference} "
-            "ones; they are compared pair by pair, so give as many of either"
-        )
-    chat = subject.chat
-    return [
-        Pair(
-            chat.prompt(reference[i]),
-            chat.prompt(steered[i]),
-            chat.text_ids(plain[one.reference][i]) if one.over_response else (),
-        )
-        for i in range(len(steered))
-    ]
-
-
 def _log_pairs(
     log: RowLog,
     name: str,
@@ -255,26 +277,3 @@ def _logits(subject: Subject, pairs: Sequence[Pair], vector: Artifact | None) ->
 
 def _key(name: str, place: int, number: int) -> str:
     return f"{name}/{place}/{number}"
-
-
-def _counted(one: RateOf, answers: pd.DataFrame, before: Sequence[str]) -> list[bool]:
-    if one.verdict is not None:
-        verdicts = _by_set(answers, "verdict")[one.prompts]
-        return [verdict == one.verdict for verdict in verdicts if verdict is not None]
-    after = _by_set(answers, "text")[one.prompts]
-    return [one.counts(*texts) for texts in zip(after, before, strict=True)]
-
-
-def _by_set(answers: pd.DataFrame, column: str) -> dict[str, list[Any]]:
-    ordered = answers.sort_values("number", kind="stable")
-    return {str(name): list(own[column]) for name, own in ordered.groupby("prompts")}
-
-
-def _columns(name: str, found: Rate) -> dict[str, float]:
-    return {
-        name: found.value,
-        f"{name}_count": found.count,
-        f"{name}_total": found.total,
-        f"{name}_low": found.low,
-        f"{name}_high": found.high,
-    }

@@ -3,16 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from benchmarks.capabilities.scores import capability_change
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_counts
 from benchmarks.safety.figures import layer_figure, strength_figure, trade_figure
 from benchmarks.safety.settings import Plan
-from benchmarks.safety.stages import UNSTEERED, read_answers, read_measures, read_scores
+from benchmarks.safety.stages import UNSTEERED, read_answers
+from benchmarks.safety.tables import (
+    at_reported,
+    beside,
+    layer_table,
+    shown_tables,
+    summary_of,
+    table_of,
+)
 from concept_das.reports.figures import figure_png
 from concept_das.reports.page import write_page
 from concept_das.reports.tables import to_markdown
@@ -20,13 +27,8 @@ from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Stage
 
 PAGE_FILE = "report.html"
-
-
 TABLE_FILE = "table.csv"
-
-
 LAYERS_FILE = "layers.csv"
-
 
 READING = (
     "Brackets: a 95% interval, Wilson's of a share and bootstrapped over prompts of a divergence. "
@@ -82,65 +84,82 @@ def report_stage(case: Case, plan: Plan, stages: Sequence[Stage], background: Ba
 def _write_report(job: Job, case: Case, plan: Plan, background: Background) -> None:
     table = table_of(job, plan)
     summary = summary_of(case, table)
-    tables = {
-        **shown_tables(case, summary),
-        "Published": beside(case, summary, background.published, background.reported),
-        **_about(job, case, background),
-    }
-    figures = {
-        "Rates by multiplier": strength_figure(case, summary),
-        "Rates against divergence": trade_figure(case, summary),
-    }
-    warnings = _warnings(background)
-    title = f"{case.title}: {background.model}"
-    write_atomically(job.folder / TABLE_FILE, table.to_csv(index=False).encode())
-    write_atomically(job.folder / "summary.csv", summary.to_csv(index=False).encode())
-    write_atomically(
-        job.folder / "summary.md", _markdown(title, [*warnings, *case.notes], tables).encode()
-    )
-    for name, figure in zip(("rates.png", "tradeoff.png"), figures.values(), strict=True):
-        write_atomically(job.folder / name, figure_png(figure))
-    write_page(
-        job.folder / PAGE_FILE,
-        title,
-        case.notes,
-        tables,
-        figures,
-        _answers(job, plan),
-        filters=("method", "direction", "prompts", "multiplier"),
-        texts=("prompt", "text"),
-        warnings=warnings,
-        reading=READING,
+    published = beside(case, summary, background.published, background.reported)
+    _write_csv(job, TABLE_FILE, table)
+    _write_csv(job, "summary.csv", summary)
+    _write_pages(
+        job,
+        case,
+        background,
+        title=f"{case.title}: {background.model}",
+        notes=case.notes,
+        markdown="summary.md",
+        tables={**shown_tables(case, summary), "Published": published},
+        figures={
+            "rates.png": ("Rates by multiplier", strength_figure(case, summary)),
+            "tradeoff.png": ("Rates against divergence", trade_figure(case, summary)),
+        },
+        answers=_answers(job, plan),
     )
 
 
 def _write_layers(job: Job, case: Case, plan: Plan, background: Background) -> None:
     table = table_of(job, plan)
-    order = [piece.inputs["layer"] for piece in plan.pieces]
-    layers = layer_table(case, table, order)
-    chosen = at_reported(layers, background.reported)
-    tables = {
-        **shown_tables(case, summary_of(case, table)),
-        **_about(job, case, background),
-    }
-    figure = layer_figure(case, chosen)
-    warnings = _warnings(background)
-    notes = [
-        *case.notes,
-        "The figure shows each method at the multiplier of published results, or the nearest.",
-    ]
-    title = f"{case.title} by layer: {background.model}"
-    write_atomically(job.folder / LAYERS_FILE, layers.to_csv(index=False).encode())
-    write_atomically(
-        job.folder / "layers.md", _markdown(title, [*warnings, *notes], tables).encode()
+    layers = layer_table(case, table, [piece.inputs["layer"] for piece in plan.pieces])
+    figure = layer_figure(case, at_reported(layers, background.reported))
+    _write_csv(job, LAYERS_FILE, layers)
+    _write_pages(
+        job,
+        case,
+        background,
+        title=f"{case.title} by layer: {background.model}",
+        notes=[
+            *case.notes,
+            "The figure shows each method at the multiplier of published results, or the nearest.",
+        ],
+        markdown="layers.md",
+        tables=shown_tables(case, summary_of(case, table)),
+        figures={"layers.png": ("By layer", figure)},
     )
-    write_atomically(job.folder / "layers.png", figure_png(figure))
+
+
+def _write_csv(job: Job, name: str, table: pd.DataFrame) -> None:
+    write_atomically(job.folder / name, table.to_csv(index=False).encode())
+
+
+def _write_pages(
+    job: Job,
+    case: Case,
+    background: Background,
+    *,
+    title: str,
+    notes: Sequence[str],
+    markdown: str,
+    tables: Mapping[str, pd.DataFrame],
+    figures: Mapping[str, tuple[str, Figure]],
+    answers: pd.DataFrame | None = None,
+) -> None:
+    """Write the page, the same in markdown without answers, and its figures.
+
+    Args:
+        markdown: name of that file.
+        figures: by the name of their file, with their heading.
+    """
+    tables = {**tables, **_about(job, case, background)}
+    warnings = _warnings(background)
+    text = _markdown(title, [*warnings, *notes], tables)
+    write_atomically(job.folder / markdown, text.encode())
+    for name, (_heading, figure) in figures.items():
+        write_atomically(job.folder / name, figure_png(figure))
     write_page(
         job.folder / PAGE_FILE,
         title,
         notes,
         tables,
-        {"By layer": figure},
+        dict(figures.values()),
+        answers,
+        filters=("method", "direction", "prompts", "multiplier"),
+        texts=("prompt", "text"),
         warnings=warnings,
         reading=READING,
     )
@@ -189,189 +208,3 @@ def _markdown(title: str, notes: Sequence[str], tables: Mapping[str, pd.DataFram
     for heading, table in tables.items():
         parts += [f"## {heading}", to_markdown(table)]
     return "\n\n".join(part.strip() for part in [*parts, *READING]) + "\n"
-
-
-FIRST = ["method", "seed", "multiplier", "layers", "rank", "parameters"]
-
-
-# Columns that stand beside a number and are none of their own.
-_BESIDE = ("_count", "_total", "_low", "_high", "_stderr", "_unsteered", "_sd")
-
-
-def table_of(job: Job, plan: Plan) -> pd.DataFrame:
-    """One row per method, seed and multiplier; the untouched model first.
-
-    Beside the columns of `benchmarks.safety.measures` there are, for each task and metric,
-    `TASK_METRIC_unsteered`, `TASK_METRIC_change` and `TASK_METRIC_change_stderr`, where measured.
-    A method that draws nothing has no seed.
-    """
-    tables = []
-    for method in (UNSTEERED, *plan.configs):
-        measured = job.sources[f"measure.{method}"]
-        scored = job.sources.get(f"capabilities.{method}", ())
-        for number, folder in enumerate(measured):
-            table = read_measures(folder)
-            if scored:
-                (untouched,) = job.sources[f"capabilities.{UNSTEERED}"]
-                before = read_scores(untouched)[1.0]
-                after = {} if method == UNSTEERED else read_scores(scored[number])
-                table = table.merge(_changes(before, after), on="multiplier", how="outer")
-                known = [name for name in FIRST if name in table and name != "multiplier"]
-                table[known] = table[known].ffill().bfill()
-            tables.append(table.dropna(axis=1, how="all"))
-    whole = pd.concat(tables, ignore_index=True)
-    for name in FIRST:
-        if name not in whole:
-            whole[name] = None
-    counted = [name for name in whole if str(name).endswith(("_count", "_total"))]
-    whole = whole.astype(dict.fromkeys(["seed", "rank", "parameters", *counted], "Int64"))
-    return whole[[*FIRST, *(name for name in whole if name not in FIRST)]]
-
-
-def _changes(before: pd.DataFrame, after: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
-    records = []
-    for multiplier, scores in after.items():
-        record: dict[str, Any] = {"multiplier": multiplier}
-        for row in capability_change(before, scores).to_dict("records"):
-            name = f"{row['task']}_{row['metric']}"
-            record |= {
-                f"{name}_change": row["change"],
-                f"{name}_change_stderr": row["stderr"],
-                f"{name}_unsteered": row["unsteered"],
-            }
-        records.append(record)
-    return pd.DataFrame(records, columns=None if records else ["multiplier"], dtype=float)
-
-
-def headline_columns(case: Case, table: pd.DataFrame) -> list[str]:
-    """Columns of the summary: those of the case that were measured, and capability changes."""
-    own = [name for name in case.explained if name in table]
-    return own + [str(name) for name in table if str(name).endswith("_change")]
-
-
-def summary_of(case: Case, table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread over seeds.
-
-    Returns:
-        One row per method, multiplier and layers: the number of `seeds`, and for every headline
-        column its mean, its standard deviation over seeds (`..._sd`; n - 1 in the denominator, NaN
-        for one), and the mean of its interval's bounds (`..._low`, `..._high`).
-    """
-    keys = ["method", "multiplier", "layers"]
-    groups = table.groupby(keys, sort=False, dropna=False)
-    columns: list[pd.Series] = [groups.size().rename("seeds")]
-    for name in headline_columns(case, table):
-        columns += [groups[name].mean(), groups[name].std(ddof=1).rename(f"{name}_sd")]
-        columns += [
-            groups[other].mean()
-            for other in (f"{name}_low", f"{name}_high", f"{name}_stderr")
-            if other in table
-        ]
-    return pd.concat(columns, axis=1).reset_index()
-
-
-def shown_tables(case: Case, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The summary in words: the case's sections and the capabilities, by heading."""
-    capabilities = [name for name in headline_columns(case, summary) if name.endswith("_change")]
-    sections = {**case.sections, "Capabilities": tuple(capabilities)}
-    return {
-        heading: shown(case, summary, columns)
-        for heading, columns in sections.items()
-        if any(name in summary for name in columns)
-    }
-
-
-def shown(case: Case, summary: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Some columns in words: one cell per number, with its interval or its spread.
-
-    With one seed a number has its 95% interval in brackets, or ± one standard error; with several,
-    ± their standard deviation. Rates are in percent, changes in percentage points.
-    """
-    rates = {one.name for one in case.rates}
-    known = [name for name in columns if name in summary]
-    summary = summary.dropna(how="all", subset=known)
-    found = pd.DataFrame({"method": summary["method"]})
-    for name in ("multiplier", "layers", "seeds"):
-        found[name] = summary[name]
-    for name in known:
-        found[name.replace("_", " ")] = [
-            _cell(row, name, 100 if name in rates or name.endswith("_change") else 1)
-            for row in summary.to_dict("records")
-        ]
-    return found
-
-
-def _cell(row: Mapping[Any, Any], name: str, scale: int) -> str | None:
-    """One number of the summary with its uncertainty."""
-    if pd.isna(row[name]):
-        return None
-    percent, digits = ("%", 1) if scale == 100 else ("", 3)
-    if name.endswith("_change"):
-        percent = " points"
-
-    def number(key: str) -> str:
-        return f"{row[key] * scale:.{digits}f}"
-
-    for other in (f"{name}_sd", f"{name}_stderr"):
-        if row["seeds"] > 1 and other.endswith("_stderr"):
-            continue
-        if not pd.isna(row.get(other)):
-            return f"{number(name)}{percent} ± {number(other)}"
-    if not pd.isna(row.get(f"{name}_low")):
-        return f"{number(name)}{percent} [{number(f'{name}_low')}, {number(f'{name}_high')}]"
-    return number(name) + percent
-
-
-def beside(
-    case: Case,
-    summary: pd.DataFrame,
-    published: pd.DataFrame,
-    reported: Mapping[str, float],
-) -> pd.DataFrame:
-    """Published rows with what was measured of the same method at the reported multiplier.
-
-    Args:
-        published: with a column method.
-        reported: the multiplier of each method's published results.
-
-    Returns:
-        The published columns, prefixed `published`, but for method, model and source; then
-        `multiplier` and the case's own `beside` columns, prefixed `measured`. NaN where nothing was
-        measured.
-    """
-    plain = {"method", "model", "source"}
-    table = published.rename(columns={c: f"published {c}" for c in published if c not in plain})
-    multipliers = [reported.get(name, float("nan")) for name in table["method"]]
-    measured = summary.set_index(["method", "multiplier"])
-    table["multiplier"] = multipliers
-    places = list(zip(table["method"], multipliers, strict=True))
-    for name in case.beside:
-        values = measured[name].to_dict() if name in measured else {}
-        table[f"measured {name}"] = [values.get(place, float("nan")) for place in places]
-    return table[[*(c for c in table if c != "source"), "source"]]
-
-
-def at_reported(table: pd.DataFrame, reported: Mapping[str, float]) -> pd.DataFrame:
-    """The rows of every method at its reported multiplier, or at the nearest that was measured."""
-    chosen: list[pd.DataFrame] = []
-    for method, rows in table.groupby("method", sort=False):
-        if method not in reported:
-            continue
-        distances = (rows["multiplier"] - reported[str(method)]).abs()
-        chosen.append(rows[distances == distances.min()])
-    return pd.concat(chosen, ignore_index=True)
-
-
-def layer_table(case: Case, table: pd.DataFrame, order: Sequence[int]) -> pd.DataFrame:
-    """The rows of a sweep over layers, by method, layer and multiplier: the headline columns."""
-    steered = table[table["method"] != UNSTEERED].copy()
-    steered["layer"] = steered["layers"].astype(int)
-    steered["place"] = steered["layer"].map({layer: i for i, layer in enumerate(order)})
-    steered = steered.sort_values(["place"], kind="stable").sort_values("method", kind="stable")
-    extra = [
-        f"{name}{end}"
-        for name in headline_columns(case, table)
-        for end in ("", *_BESIDE)
-        if f"{name}{end}" in steered
-    ]
-    return steered[["method", "layer", "multiplier", "seed", *extra]].reset_index(drop=True)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
 from benchmarks.safety.measures import measure_answers, measure_divergences, steering_of
-from benchmarks.safety.report import beside, layer_table, shown_tables, summary_of
+from benchmarks.safety.tables import beside, layer_table, shown_tables, summary_of
 from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
