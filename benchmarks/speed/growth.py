@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -14,17 +14,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.speed.steps import (
     Step,
     compare_steps,
+    concepts_step,
     engine_step,
-    new_intervention,
     release_step,
 )
 from benchmarks.speed.timing import peak_bytes_of, seconds_of
 from concept_das.data.encoding import EncodedQuadruple, Interchange
-from concept_das.methods.registry import trained_method
 from concept_das.models.blocks import find_site
 from concept_das.models.loading import LoadedModel
-from concept_das.training.batch_loss import sum_losses
-from concept_das.training.loop import build_losses
 from concept_das.training.options import EngineOptions
 
 TOKENS = (16, 32, 64, 128)
@@ -128,26 +125,9 @@ def _by_concepts(
     options: EngineOptions,
 ) -> Iterator[dict[str, Any]]:
     """A batch of eight rows of each concept in one step; seconds per concept."""
-    site = find_site(loaded.model, layer)
     for count in CONCEPTS:
         used = [rows[:8] for rows in concepts[:count]]
-        cdas = trained_method("cdas")
-        terms = {
-            part: cdas.terms(rows, "token", np.random.default_rng(0))
-            for part, rows in enumerate(used)
-        }
-        losses = build_losses(
-            loaded.model,
-            [site],
-            [[{"interchange": new_intervention(loaded, site)}] for _ in used],
-            cdas.name,
-            [run for of_concept in terms.values() for term in of_concept for run in term.runs],
-            options,
-        )
-
-        def step(terms: Any = terms, losses: Any = losses) -> None:
-            sum_losses(losses, terms, options.batch_tokens, backward=True)
-
+        step = partial(concepts_step(loaded, layer, used, options), used)
         step()
         seconds = min(seconds_of(step, loaded.device) for _ in range(2))
         yield {

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pyvene as pv
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.release_loop import ReleaseLoop
+from benchmarks.speed.release_loop import release_loss
 from benchmarks.speed.timing import peak_bytes_of, seconds_of
 from concept_das.data.batches import batches
 from concept_das.data.encoding import EditName, EncodedQuadruple
@@ -20,6 +21,7 @@ from concept_das.models.loading import LoadedModel
 from concept_das.training.batch_loss import sum_losses
 from concept_das.training.loop import build_losses
 from concept_das.training.options import EngineOptions
+from concept_das.words import DIRECTIONS
 from interventions import DistributedInterchangeIntervention
 from interventions.partition import PartitionedSubspace
 
@@ -57,36 +59,59 @@ def engine_step(
     options: EngineOptions,
 ) -> Step:
     """The engine's step, with everything that is constant about the rows cached."""
+    step = concepts_step(loaded, layer, [rows], options)
+    return lambda batch: step([batch])
+
+
+def concepts_step(
+    loaded: LoadedModel,
+    layer: int,
+    concepts: Sequence[Sequence[EncodedQuadruple]],
+    options: EngineOptions,
+) -> Callable[[Sequence[Sequence[EncodedQuadruple]]], float]:
+    """The engine's step of several concepts at once, given a batch of each one's rows."""
     site = find_site(loaded.model, layer)
     loaded.model.requires_grad_(False)
-    intervention = new_intervention(loaded, site)
+    interventions = [new_intervention(loaded, site) for _ in concepts]
     cdas = trained_method("cdas")
 
     def terms(batch: Sequence[EncodedQuadruple]) -> list[Term]:
         return cdas.terms(batch, "token", np.random.default_rng(0))
 
-    runs = [run for term in terms(rows) for run in term.runs]
-    edits: list[list[Mapping[EditName, PartitionedSubspace]]] = [[{"interchange": intervention}]]
+    runs = [run for rows in concepts for term in terms(rows) for run in term.runs]
+    edits: list[list[Mapping[EditName, PartitionedSubspace]]] = [
+        [{"interchange": intervention}] for intervention in interventions
+    ]
     losses = build_losses(loaded.model, [site], edits, cdas.name, runs, options)
 
-    def step(batch: Sequence[EncodedQuadruple]) -> float:
-        intervention.zero_grad()
-        sums = sum_losses(losses, {0: terms(batch)}, options.batch_tokens, backward=True)
-        return sum(sums[0].values())
+    def step(parts: Sequence[Sequence[EncodedQuadruple]]) -> float:
+        for intervention in interventions:
+            intervention.zero_grad()
+        by_part = {part: terms(batch) for part, batch in enumerate(parts)}
+        sums = sum_losses(losses, by_part, options.batch_tokens, backward=True)
+        return sum(sum(one.values()) for one in sums.values())
 
     return step
 
 
 def release_step(loaded: LoadedModel, layer: int) -> Step:
-    """The release's step, from the same first direction."""
+    """The release's step, from the same first direction: one direction after the other."""
     site = find_site(loaded.model, layer)
     loaded.model.requires_grad_(False)
     intervention = new_intervention(loaded, site)
-    loop = ReleaseLoop(loaded.model, site, intervention)
+    intervenable = pv.IntervenableModel(
+        {"component": site.component, "intervention": intervention}, loaded.model
+    )
 
     def step(batch: Sequence[EncodedQuadruple]) -> float:
         intervention.zero_grad()
-        return loop.step(batch)
+        total = 0.0
+        for direction in DIRECTIONS:
+            pairs = [getattr(row, direction) for row in batch]
+            loss = release_loss(loaded.model, intervenable, pairs)
+            loss.backward()
+            total += float(loss.detach())
+        return total
 
     return step
 
