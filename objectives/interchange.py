@@ -51,15 +51,12 @@ def elicit_loss(
     mask: Bool[Tensor, "batch response"],
     reduction: Reduction = "sequence",
 ) -> Float[Tensor, ""]:
-    """D+ of the CDAS paper (forward JSD): neutral base, concept source, concept response."""
+    """D+ of the CDAS paper (forward JSD) and, as `suppress_loss`, its D- (reverse JSD).
+
+    The two are one function of different rows, see the table above. This is the readable reference
+    form: training computes the same values faster, and a test holds them equal.
+    """
     return interchange_loss(student_logits, teacher_logits, mask, reduction)
 
 
-def suppress_loss(
-    student_logits: Float[Tensor, "batch response vocab"],
-    teacher_logits: Float[Tensor, "batch response vocab"],
-    mask: Bool[Tensor, "batch response"],
-    reduction: Reduction = "sequence",
-) -> Float[Tensor, ""]:
-    """D- of the CDAS paper (reverse JSD): concept base, neutral source, neutral response."""
-    return interchange_loss(student_logits, teacher_logits, mask, reduction)
+suppress_loss = elicit_loss

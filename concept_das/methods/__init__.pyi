@@ -1,3 +1,4 @@
+from .base import Fit as Fit
 from .base import FittedMethod as FittedMethod
 from .base import Job as Job
 from .base import Method as Method

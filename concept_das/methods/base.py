@@ -1,4 +1,4 @@
-"""What a method is: what it learns from quadruples, by which loss, and how that steers."""
+"""The classes that methods derive from, and the parts that several methods share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -32,9 +32,8 @@ from objectives.projected import TokenLoss, cross_entropy_with_gradient
 # (student logits `[tokens, vocab]`, teacher logits, labels `[tokens]`) -> one loss per token
 PlainTokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-
-# The token losses of a term's runs, and the log-probabilities of its references (summed over the
-# response, untouched model) -> the term's share of the batch's loss.
+# (token losses of each edited pass, log p of each reference's response under the untouched model)
+# -> the term's share of the batch's loss
 TermLoss = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
 
 
@@ -43,9 +42,9 @@ class TokenObjective:
     """The loss of a response token.
 
     Attributes:
-        plain: from logits.
-        with_gradient: the same from log-probabilities, with its gradient in closed form.
-        has_teacher: whether it looks at the teacher's distribution.
+        plain: computes it from logits.
+        with_gradient: computes it from log-probabilities, with its gradient in closed form.
+        has_teacher: true if the loss uses the teacher's distribution.
     """
 
     plain: PlainTokenLoss
@@ -59,10 +58,10 @@ class Term:
 
     Attributes:
         runs: the edited forward passes it needs.
-        loss: what it makes of them; includes the row's share in the mean over the batch.
-        direction: under which name it is reported.
+        loss: computes the term from them; includes the row's share in the mean over the batch.
+        direction: the name it is reported under.
         row: the row's number, for messages.
-        references: turns whose likelihood under the untouched model it needs.
+        references: turns for which it needs the likelihood under the untouched model.
     """
 
     runs: tuple[EditedPass, ...]
@@ -73,8 +72,8 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One concept at one place, as a method is given it.
+class Fit:
+    """One concept to fit a method to, at one layer.
 
     Attributes:
         layer: block index, 0-based; negative counts from the end.
@@ -91,8 +90,11 @@ class Job:
     common: dict[str, Any]
 
 
+Job = Fit  # the name in the first release
+
+
 class Method(ABC):
-    """A way to get from quadruples to something that steers.
+    """A method learns from quadruples and returns an artifact that steers.
 
     Attributes:
         name, summary: for the command line; the summary is one line.
@@ -101,7 +103,7 @@ class Method(ABC):
         columns: the columns of the data it uses, beside the two inputs.
         defaults: hyper-parameters of a method from outside, where they differ from CDAS's; this
             project's are in `recipes/defaults.yaml`.
-        draws: whether a seed changes what comes out.
+        draws: true if a seed changes the result.
     """
 
     name: ClassVar[str]
@@ -128,8 +130,8 @@ class FittedMethod(Method):
     draws = False
 
     @abstractmethod
-    def fit(self, job: Job) -> Artifact:
-        """What steers.
+    def fit(self, task: Fit) -> Artifact:
+        """Make the artifact that steers.
 
         Raises:
             InputError: if the data do not allow it.
@@ -141,10 +143,10 @@ class TrainedMethod(Method):
 
     Attributes:
         objective: the loss of a response token.
-        unit_norm: whether directions are brought back to orthonormal rows after each step.
-        trains_alone: whether only one concept can be in the model at a time.
-        shares_prefix: whether the template prefix is left alone, so that its keys and values are
-            the same for every row.
+        unit_norm: true if directions are brought back to orthonormal rows after each step.
+        trains_alone: true if only one concept can be in the model at a time.
+        shares_prefix: true if the template prefix is left unedited, so that its keys and values
+            are the same for every row.
     """
 
     objective: ClassVar[TokenObjective]
@@ -152,7 +154,7 @@ class TrainedMethod(Method):
     trains_alone: ClassVar[bool] = False
     shares_prefix: ClassVar[bool] = True
 
-    def sites(self, model: PreTrainedModel, job_layer: int, config: TrainingConfig) -> list[Site]:
+    def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
         """Where hidden states are edited.
 
         Raises:
@@ -160,16 +162,28 @@ class TrainedMethod(Method):
         """
         if config.layers:
             raise InputError(f"{self.name} acts at one layer; give --layer and no --layers")
-        return [find_site(model, job_layer)]
+        return [find_site(model, layer)]
 
-    @abstractmethod
+    def interventions(self, width: int, rank: int) -> Mapping[EditName, nn.Module]:
+        """New pyvene interventions for one site, by the edit they make; they may share parameters.
+
+        A method overrides this, or `build` if its sites differ.
+
+        Args:
+            width: size of the hidden states.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines neither interventions nor build")
+
     def build(
         self, model: PreTrainedModel, sites: Sequence[Site], config: TrainingConfig
     ) -> list[Mapping[EditName, nn.Module]]:
-        """New pyvene interventions for every site, by the edit they make, on the model's device.
-
-        Interventions of a site may share parameters.
-        """
+        """New interventions for every site, by the edit they make, each on its site's device."""
+        built: list[Mapping[EditName, nn.Module]] = []
+        for site in sites:
+            device = next(site.module(model).parameters()).device
+            at_site = self.interventions(site.width, config.rank)
+            built.append({edit: one.to(device) for edit, one in at_site.items()})
+        return built
 
     def edited(self, prompt: Prompt) -> Sequence[int] | None:
         """The positions that are edited; None for all from the template prefix on."""
@@ -178,7 +192,7 @@ class TrainedMethod(Method):
     def installed(
         self, model: PreTrainedModel, built: Sequence[Mapping[EditName, nn.Module]]
     ) -> AbstractContextManager[None]:
-        """Whatever must be in the model while it trains, inside the block."""
+        """Put into the model, within the `with` block, what must be there while it trains."""
         return nullcontext()
 
     @abstractmethod
@@ -188,38 +202,18 @@ class TrainedMethod(Method):
         """The loss of a batch, as a sum.
 
         Args:
-            rng: for methods that draw factors; what is drawn changes no text.
+            rng: for methods that draw factors.
         """
 
     @abstractmethod
-    def artifact(self, job: Job, trained: Sequence[Mapping[EditName, nn.Module]]) -> Artifact:
-        """What steers, from the trained interventions of each site."""
+    def artifact(self, task: Fit, trained: Sequence[Mapping[EditName, nn.Module]]) -> Artifact:
+        """Make the artifact that steers from the trained interventions of each site."""
 
 
-class SiteMethod(TrainedMethod):
-    """A method that has the same interventions at every site."""
-
-    @abstractmethod
-    def interventions(self, width: int, rank: int) -> Mapping[EditName, nn.Module]:
-        """New interventions for one site, by the edit they make; they may share parameters.
-
-        Args:
-            width: size of the hidden states.
-        """
-
-    def build(
-        self, model: PreTrainedModel, sites: Sequence[Site], config: TrainingConfig
-    ) -> list[Mapping[EditName, nn.Module]]:
-        """New interventions for every site, each on its site's device."""
-        built: list[Mapping[EditName, nn.Module]] = []
-        for site in sites:
-            device = next(site.module(model).parameters()).device
-            at_site = self.interventions(site.width, config.rank)
-            built.append({edit: one.to(device) for edit, one in at_site.items()})
-        return built
+SiteMethod = TrainedMethod  # the name in the first release
 
 
-class DirectionMethod(SiteMethod):
+class DirectionMethod(TrainedMethod):
     """A method whose parameters are directions at one site.
 
     Attributes:
@@ -236,11 +230,13 @@ class DirectionMethod(SiteMethod):
     def factors(self, latents: Latents) -> tuple[Float[Tensor, "rank"], Float[Tensor, "rank"]]:
         """The factors at multiplier 1: of suppression, and of elicitation."""
 
-    def artifact(self, job: Job, trained: Sequence[Mapping[EditName, nn.Module]]) -> SteeringVector:
+    def artifact(
+        self, task: Fit, trained: Sequence[Mapping[EditName, nn.Module]]
+    ) -> SteeringVector:
         """The directions, with the factors measured on the training prompts."""
         weight = directions_of(trained[0])
-        site = find_site(job.model, job.layer)
-        latents = measure_latents(job.model, site, weight, job.encoded)
+        site = find_site(task.model, task.layer)
+        latents = measure_latents(task.model, site, weight, task.encoded)
         negative, positive = self.factors(latents)
         return SteeringVector(
             weight=weight,
@@ -248,7 +244,7 @@ class DirectionMethod(SiteMethod):
             positive_factor=positive,
             operation=self.operation,
             layer=site.layer,
-            **job.common,
+            **task.common,
         )
 
 

@@ -1,4 +1,7 @@
-"""DiffMean: the direction from the mean neutral hidden state to the mean concept one."""
+"""DiffMean: add the difference between the mean concept and the mean neutral hidden state.
+
+Nothing is trained.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ from torch import Tensor
 from concept_das.data.batches import batches
 from concept_das.data.chat_format import Turn
 from concept_das.errors import InputError
-from concept_das.methods.base import FittedMethod, Job
+from concept_das.methods.base import Fit, FittedMethod
 from concept_das.models.blocks import Site, find_site, hidden_states_at
 from concept_das.models.logits import collate_for
 from concept_das.steering.vector import SteeringVector
@@ -39,7 +42,7 @@ def diff_mean(
 ) -> MeanDifference:
     """Mean of the concept's hidden states minus mean of the neutral ones.
 
-    Which tokens' states to give is the protocol's choice, not this function's:
+    The caller chooses the tokens, and the protocols differ:
 
     - AxBench takes every token after the template prefix, of prompt and response, of all positive
       and all negative texts, pooled: long texts weigh more. It steers by
@@ -94,11 +97,11 @@ class DiffMean(FittedMethod):
     summary = "baseline: difference of the mean hidden states of concept and neutral texts"
     steering = "add multiplier x the largest coordinate of a concept text; negative to suppress"
 
-    def fit(self, job: Job) -> SteeringVector:
+    def fit(self, task: Fit) -> SteeringVector:
         """The direction and its scale."""
-        site = find_site(job.model, job.layer)
-        concept = _states(job, site, [row.elicit.base for row in job.encoded])
-        neutral = _states(job, site, [row.suppress.source for row in job.encoded])
+        site = find_site(task.model, task.layer)
+        concept = _states(task, site, [row.elicit.base for row in task.encoded])
+        neutral = _states(task, site, [row.suppress.source for row in task.encoded])
         difference = diff_mean(concept, neutral)
         largest = (concept @ difference.direction).max().reshape(1)
         return SteeringVector(
@@ -107,16 +110,16 @@ class DiffMean(FittedMethod):
             positive_factor=largest,
             operation="add",
             layer=site.layer,
-            **job.common,
+            **task.common,
         )
 
 
-def _states(job: Job, site: Site, turns: Sequence[Turn]) -> Float[Tensor, "tokens dim"]:
+def _states(task: Fit, site: Site, turns: Sequence[Turn]) -> Float[Tensor, "tokens dim"]:
     """Hidden states of every token after the template prefix, in float32 on the CPU."""
     found = []
     for chunk in batches(turns, 8):
-        batch = collate_for(job.model, chunk)
-        hidden = hidden_states_at(job.model, site, **batch.model_inputs())
+        batch = collate_for(task.model, chunk)
+        hidden = hidden_states_at(task.model, site, **batch.model_inputs())
         for states, turn in zip(hidden, chunk, strict=True):
             found.append(states[turn.prompt.prefix_length : len(turn.ids)].float().cpu())
     return torch.cat(found)

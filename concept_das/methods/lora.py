@@ -1,4 +1,4 @@
-"""Steering by LoRA: low-rank additions to linear layers, as peft trains them."""
+"""LoRA: low-rank additions to linear layers at several blocks, trained through peft."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.errors import InputError
 from concept_das.methods.base import (
     LIKELIHOOD,
-    Job,
+    Fit,
     Term,
     TrainedMethod,
     blocks_of,
@@ -28,6 +28,10 @@ from concept_das.steering.artifact import Artifact, ModuleEdit, readable
 from concept_das.words import Direction
 from interventions.backend import pyvene as pv
 from objectives.names import Reduction
+
+TARGET = "o_proj"  # the attention's output projection
+ALPHA = 32
+_NAME = "default"  # peft's own name for the adapter
 
 
 @dataclass(frozen=True)
@@ -121,22 +125,6 @@ class Adapter(Artifact):
         return cls(lora=lora, scale=description["scale"], blocks=tuple(sites["layers"]), **common)
 
 
-def _add(inputs: Tensor, outputs: Tensor, tensors: LoraTensors, scale: float) -> Tensor:
-    down, up = tensors.down.to(inputs.device), tensors.up.to(inputs.device)
-    # As peft: the addition is computed in float32 and rounded once.
-    added = linear(linear(inputs.to(down.dtype), down), up) * scale
-    return (outputs + added).to(outputs.dtype)
-
-
-TARGET = "o_proj"
-
-
-ALPHA = 32
-
-
-_NAME = "default"  # under which peft keeps the adapter
-
-
 class PassThrough(pv.SourcelessIntervention, pv.TrainableIntervention):
     """Leaves the hidden states below the adapted layers as they are, and holds the adapter.
 
@@ -175,7 +163,7 @@ class LoRA(TrainedMethod):
     trains_alone = True
     shares_prefix = False
 
-    def sites(self, model: PreTrainedModel, job_layer: int, config: TrainingConfig) -> list[Site]:
+    def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
         """The block below the lowest adapted one: up to there nothing changes.
 
         Raises:
@@ -221,7 +209,7 @@ class LoRA(TrainedMethod):
         runs = [EditedPass(row.elicit.base, None, "lora") for row in rows]
         return weighted_terms(runs, "elicit", reduction)
 
-    def artifact(self, job: Job, trained: Sequence[Mapping[EditName, nn.Module]]) -> Adapter:
+    def artifact(self, task: Fit, trained: Sequence[Mapping[EditName, nn.Module]]) -> Adapter:
         """A and B of every adapted layer."""
         holder = trained[0]["lora"]
         assert isinstance(holder, PassThrough)
@@ -233,9 +221,9 @@ class LoRA(TrainedMethod):
         }
         return Adapter(
             lora=lora,
-            scale=ALPHA / job.config.rank,
-            blocks=tuple(blocks_of(job.model, job.config)),
-            **job.common,
+            scale=ALPHA / task.config.rank,
+            blocks=tuple(blocks_of(task.model, task.config)),
+            **task.common,
         )
 
 
@@ -279,3 +267,10 @@ def _weight(layer: nn.Module, name: str) -> nn.Parameter:
     weight = getattr(layer, name)[_NAME].weight
     assert isinstance(weight, nn.Parameter)
     return weight
+
+
+def _add(inputs: Tensor, outputs: Tensor, tensors: LoraTensors, scale: float) -> Tensor:
+    down, up = tensors.down.to(inputs.device), tensors.up.to(inputs.device)
+    # As peft: the addition is computed in float32 and rounded once.
+    added = linear(linear(inputs.to(down.dtype), down), up) * scale
+    return (outputs + added).to(outputs.dtype)

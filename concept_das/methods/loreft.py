@@ -1,15 +1,8 @@
-"""LoReFT through pyreft's own intervention, and as plain tensors.
+"""LoReFT: a learned edit of the prompt's first and last tokens at several blocks.
 
-LoReFT edits a hidden state to h + R^T (W h + b - R h), with R's rows orthonormal (ReFT paper, arXiv
-2404.03592). pyreft is optional; everything here but the two functions that build its intervention
-works without it. On several layers at once, by string paths::
-
-    layers = {f"model.layers[{i}].output": build_loreft(576, 4) for i in (5, 10, 15, 20)}
-    model = pyreft.get_reft_model(model, pyreft.ReftConfig(representations=[
-        {"component": path, "low_rank_dimension": 4, "intervention": intervention}
-        for path, intervention in layers.items()
-    ]))
-    model(batch, unit_locations={"sources->base": (None, [positions] * len(layers))})
+It edits a hidden state to h + R^T (W h + b - R h), with R's rows orthonormal (ReFT paper, arXiv
+2404.03592). Training goes through pyreft's own intervention; the trained edit is plain tensors, so
+only the functions that build pyreft's intervention need pyreft.
 
 What pyreft 0.1.0's `LoreftIntervention` does, measured with torch 2.13:
 
@@ -48,9 +41,9 @@ from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.errors import InputError
 from concept_das.methods.base import (
     LIKELIHOOD,
-    Job,
-    SiteMethod,
+    Fit,
     Term,
+    TrainedMethod,
     blocks_of,
     matching,
     weighted_terms,
@@ -64,7 +57,10 @@ from interventions.positions import edit_where
 from objectives import projected
 from objectives.names import Reduction
 
-# What a float32 R may be off by after training; far below what pyreft's loading does to it.
+# The first and the last tokens of the prompt that are edited (AxBench's f5+l5).
+ENDS = (5, 5)
+_PARTS = ("rotation", "weight", "bias")
+# A float32 R may be off by this much after training; far below what pyreft's loading does to it.
 _ORTHONORMAL_WITHIN = 1e-4
 
 
@@ -116,102 +112,16 @@ def loreft_edit(
     weight: Float[Tensor, "rank dim"],
     bias: Float[Tensor, "rank"],
 ) -> Float[Tensor, "*batch dim"]:
-    """h + R^T (W h + b - R h).
+    """h + R^T (W h + b - R h), in the dtype of `hidden`; the arithmetic is in R's.
 
     Args:
         hidden: hidden states, any floating dtype.
-        rotation: R.
-        weight: W.
-        bias: b.
-
-    Returns:
-        The edited hidden states in the dtype of `hidden`; the arithmetic is in R's.
+        rotation, weight, bias: R, W and b.
     """
     wide = hidden.to(rotation.dtype)
     target = torch.nn.functional.linear(wide, weight, bias)
     move = (target - wide @ rotation.T) @ rotation
     return (hidden + move).to(hidden.dtype)
-
-
-def build_loreft(embed_dim: int, low_rank_dimension: int) -> Any:
-    """A new `pyreft.LoreftIntervention` in float32, without dropout.
-
-    R begins random and orthonormal, W and b as torch begins a linear layer.
-
-    Args:
-        embed_dim: width of the hidden states.
-        low_rank_dimension: the rank, 4 in AxBench.
-
-    Raises:
-        InputError: if pyreft is not installed, or the rank is not within the width.
-    """
-    if not 1 <= low_rank_dimension <= embed_dim:
-        raise InputError(
-            f"low_rank_dimension is {low_rank_dimension}; give 1 to {embed_dim}, the hidden size"
-        )
-    try:
-        import pyreft
-    except ImportError as error:
-        raise InputError(
-            'LoReFT needs pyreft; run `pip install "concept-das[reft]"`, or '
-            "`pip install --no-deps pyreft==0.1.0` to keep your transformers"
-        ) from error
-    return pyreft.LoreftIntervention(
-        embed_dim=embed_dim,
-        low_rank_dimension=low_rank_dimension,
-        dtype=torch.float32,
-        dropout=0.0,
-    )
-
-
-def loreft_tensors(intervention: Any) -> LoreftTensors:
-    """R, W and b of a `pyreft.LoreftIntervention`, with their graph; detach them to keep them.
-
-    Raises:
-        InputError: if it has an activation function, which the plain form has not.
-    """
-    probe = torch.tensor([-2.0, 3.0])
-    if not torch.equal(intervention.act_fn(probe), probe):
-        raise InputError("this LoReFT has an activation function; build it with act_fn=None")
-    learned = intervention.learned_source
-    return LoreftTensors(intervention.rotate_layer.weight.T, learned.weight, learned.bias)
-
-
-def loreft_intervention(tensors: LoreftTensors) -> Any:
-    """A `pyreft.LoreftIntervention` with exactly these parameters, fit to be trained further.
-
-    The same bits for R, W and b. The columns that complete R to a basis of the whole space belong
-    to it, so R stays orthonormal in training; they are always the same for the same R, and the
-    global random state is left alone. On the CPU; move it where the model is.
-
-    Raises:
-        InputError: if pyreft is not installed, the shapes differ, or R is not orthonormal.
-    """
-    rotation, weight, bias = (tensor.detach().cpu().float() for tensor in tensors)
-    rank, dim = rotation.shape
-    if weight.shape != rotation.shape or bias.shape != (rank,):
-        raise InputError(
-            f"W has shape {tuple(weight.shape)} and b {tuple(bias.shape)}; R's shape "
-            f"{(rank, dim)} asks for {(rank, dim)} and {(rank,)}"
-        )
-    off = float((rotation @ rotation.T - torch.eye(rank)).abs().max())
-    if not off < _ORTHONORMAL_WITHIN:
-        raise InputError(
-            f"the rows of R are not orthonormal (off by {off:.1e}), which pyreft cannot hold; "
-            "apply the tensors with loreft_edit, or pass R through orthonormal_rows first"
-        )
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        intervention = build_loreft(dim, rank)
-        rotate = intervention.rotate_layer
-        rotate.weight = rotation.T.contiguous()  # completes the basis; R comes back rounded
-        rotate.parametrizations.weight[0].base[:, :rank] = rotation.T
-        intervention.learned_source.weight.copy_(weight)
-        intervention.learned_source.bias.copy_(bias)
-    return intervention
-
-
-_PARTS = ("rotation", "weight", "bias")
 
 
 @readable
@@ -294,25 +204,11 @@ class LearnedEdit(Artifact):
         return cls(loreft=loreft, ends=(ends["first"], ends["last"]), **common)
 
 
-def _move(_inputs: Tensor, hidden: Tensor, tensors: LoreftTensors, multiplier: float) -> Tensor:
-    here = (tensor.to(hidden.device) for tensor in tensors)
-    wide = hidden.float()
-    return (wide + multiplier * (loreft_edit(wide, *here) - wide)).to(hidden.dtype)
-
-
-# The first and the last tokens of the prompt that are edited (AxBench's f5+l5).
-ENDS = (5, 5)
-
-
 class MaskedLoreft(pv.SourcelessIntervention, pv.TrainableIntervention):
     """pyreft's LoReFT at chosen positions, in the model's own precision.
 
     pyreft's forward takes neither a mask nor hidden states of another precision; the parameters
-    that are trained here are its own.
-
-    Args:
-        embed_dim: width of the hidden states.
-        low_rank_dimension: the rank.
+    trained here are pyreft's own.
     """
 
     def __init__(self, embed_dim: int, low_rank_dimension: int) -> None:
@@ -327,26 +223,19 @@ class MaskedLoreft(pv.SourcelessIntervention, pv.TrainableIntervention):
         position_mask: Bool[Tensor, "prompts width"] | None = None,
         **_: Any,
     ) -> Float[Tensor, "batch positions dim"]:
-        """Edit the base at the masked positions.
+        """Edit the base at the masked prompt positions, see `interventions.positions.edit_where`.
 
-        Args:
-            base: hidden states to change.
-            source, subspaces: unused; pyvene passes them.
-            position_mask: true at the prompt positions to change, see
-                `interventions.positions.edit_where`.
-
-        Returns:
-            The edited hidden states, same shape and dtype as `base`.
+        pyvene passes a source and subspaces, which are unused. Shape and dtype are the base's.
         """
         return edit_where(position_mask, loreft_edit(base, *loreft_tensors(self.reft)), base)
 
 
-class LoreftMethod(SiteMethod):
+class LoreftMethod(TrainedMethod):
     """LoReFT at several blocks, for each direction that is trained."""
 
     steering = "the learned edit of the prompt's first and last 5 tokens, times the multiplier"
 
-    def sites(self, model: PreTrainedModel, job_layer: int, config: TrainingConfig) -> list[Site]:
+    def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
         """The recipe's layers.
 
         Raises:
@@ -385,9 +274,9 @@ class LoreftMethod(SiteMethod):
             for term in weighted_terms(self.runs(rows, direction), direction, reduction)
         ]
 
-    def artifact(self, job: Job, trained: Sequence[Mapping[EditName, nn.Module]]) -> LearnedEdit:
+    def artifact(self, task: Fit, trained: Sequence[Mapping[EditName, nn.Module]]) -> LearnedEdit:
         """The edits of each direction and block."""
-        layers = blocks_of(job.model, job.config)
+        layers = blocks_of(task.model, task.config)
         return LearnedEdit(
             loreft={
                 direction: {
@@ -397,7 +286,7 @@ class LoreftMethod(SiteMethod):
                 for direction in self.directions
             },
             ends=ENDS,
-            **job.common,
+            **task.common,
         )
 
 
@@ -433,6 +322,86 @@ class CDASLoReFT(LoreftMethod):
         """The base prompt followed by the source's response; the source is the teacher."""
         runs: list[EditedPass] = [getattr(row, direction) for row in rows]
         return [replace(run, edit=_edit_of(direction)) for run in runs]
+
+
+def build_loreft(embed_dim: int, low_rank_dimension: int) -> Any:
+    """A new `pyreft.LoreftIntervention` in float32, without dropout.
+
+    R begins random and orthonormal, W and b as torch begins a linear layer.
+
+    Raises:
+        InputError: if pyreft is not installed, or the rank is not within the width.
+    """
+    if not 1 <= low_rank_dimension <= embed_dim:
+        raise InputError(
+            f"low_rank_dimension is {low_rank_dimension}; give 1 to {embed_dim}, the hidden size"
+        )
+    try:
+        import pyreft
+    except ImportError as error:
+        raise InputError(
+            'LoReFT needs pyreft; run `pip install "concept-das[reft]"`, or '
+            "`pip install --no-deps pyreft==0.1.0` to keep your transformers"
+        ) from error
+    return pyreft.LoreftIntervention(
+        embed_dim=embed_dim,
+        low_rank_dimension=low_rank_dimension,
+        dtype=torch.float32,
+        dropout=0.0,
+    )
+
+
+def loreft_tensors(intervention: Any) -> LoreftTensors:
+    """R, W and b of a `pyreft.LoreftIntervention`, with their graph; detach them to keep them.
+
+    Raises:
+        InputError: if it has an activation function, which the plain form has not.
+    """
+    probe = torch.tensor([-2.0, 3.0])
+    if not torch.equal(intervention.act_fn(probe), probe):
+        raise InputError("this LoReFT has an activation function; build it with act_fn=None")
+    learned = intervention.learned_source
+    return LoreftTensors(intervention.rotate_layer.weight.T, learned.weight, learned.bias)
+
+
+def loreft_intervention(tensors: LoreftTensors) -> Any:
+    """A `pyreft.LoreftIntervention` with exactly these parameters, fit to be trained further.
+
+    R, W and b keep their bits. The columns that complete R to a basis of the whole space are
+    orthogonal to it, so R stays orthonormal in training; the same R always gets the same columns,
+    and the global random state is left alone. On the CPU; move it to the model's device.
+
+    Raises:
+        InputError: if pyreft is not installed, the shapes differ, or R is not orthonormal.
+    """
+    rotation, weight, bias = (tensor.detach().cpu().float() for tensor in tensors)
+    rank, dim = rotation.shape
+    if weight.shape != rotation.shape or bias.shape != (rank,):
+        raise InputError(
+            f"W has shape {tuple(weight.shape)} and b {tuple(bias.shape)}; R's shape "
+            f"{(rank, dim)} asks for {(rank, dim)} and {(rank,)}"
+        )
+    off = float((rotation @ rotation.T - torch.eye(rank)).abs().max())
+    if not off < _ORTHONORMAL_WITHIN:
+        raise InputError(
+            f"the rows of R are not orthonormal (off by {off:.1e}), which pyreft cannot hold; "
+            "apply the tensors with loreft_edit, or pass R through orthonormal_rows first"
+        )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        intervention = build_loreft(dim, rank)
+        rotate = intervention.rotate_layer
+        rotate.weight = rotation.T.contiguous()  # completes the basis; R comes back rounded
+        rotate.parametrizations.weight[0].base[:, :rank] = rotation.T
+        intervention.learned_source.weight.copy_(weight)
+        intervention.learned_source.bias.copy_(bias)
+    return intervention
+
+
+def _move(_inputs: Tensor, hidden: Tensor, tensors: LoreftTensors, multiplier: float) -> Tensor:
+    here = (tensor.to(hidden.device) for tensor in tensors)
+    wide = hidden.float()
+    return (wide + multiplier * (loreft_edit(wide, *here) - wide)).to(hidden.dtype)
 
 
 def _edit_of(direction: Direction) -> EditName:

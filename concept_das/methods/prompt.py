@@ -1,4 +1,4 @@
-"""Steering by text: a sentence put before the user's own."""
+"""Prompting: steer by a sentence put before the user's text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,9 +8,14 @@ from torch import Tensor
 
 from concept_das.data.chat_format import Prompt
 from concept_das.errors import InputError
-from concept_das.methods.base import FittedMethod, Job
+from concept_das.methods.base import Fit, FittedMethod
 from concept_das.steering.artifact import Artifact, readable
 from concept_das.words import Direction
+
+TEXTS: dict[Direction, str] = {
+    "elicit": "Let your answer show this: {concept}.\n\n",
+    "suppress": "Keep this out of your answer, even if you are asked for it: {concept}.\n\n",
+}
 
 
 @readable
@@ -19,7 +24,7 @@ class SteeringPrompt(Artifact):
     """A text for each direction, inserted right after the template prefix.
 
     Attributes:
-        texts: what is said before the user's text, by direction.
+        texts: the sentence put before the user's text, by direction.
         ids: the same as token ids.
     """
 
@@ -76,12 +81,6 @@ class SteeringPrompt(Artifact):
         return cls(texts=description["texts"], ids=ids, **common)
 
 
-TEXTS: dict[Direction, str] = {
-    "elicit": "Let your answer show this: {concept}.\n\n",
-    "suppress": "Keep this out of your answer, even if you are asked for it: {concept}.\n\n",
-}
-
-
 class Prompting(FittedMethod):
     """Ask for the concept, or ask to leave it out, in words before the user's.
 
@@ -95,15 +94,15 @@ class Prompting(FittedMethod):
     steering = "a sentence before the user's text; has no strength"
     columns = ("concept",)
 
-    def fit(self, job: Job) -> SteeringPrompt:
+    def fit(self, task: Fit) -> SteeringPrompt:
         """Fill in the concept's name.
 
         Raises:
             InputError: if the data do not say what the concept is.
         """
-        concept = job.rows[0].concept.strip().rstrip(".")
+        concept = task.rows[0].concept.strip().rstrip(".")
         if not concept:
             raise InputError("prompting needs the concept in words; fill the data's column concept")
         texts = {direction: text.format(concept=concept) for direction, text in TEXTS.items()}
-        ids = {direction: job.chat.text_ids(text) for direction, text in texts.items()}
-        return SteeringPrompt(texts=texts, ids=ids, **job.common)
+        ids = {direction: task.chat.text_ids(text) for direction, text in texts.items()}
+        return SteeringPrompt(texts=texts, ids=ids, **task.common)

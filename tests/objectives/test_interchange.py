@@ -22,7 +22,7 @@ TEACHER = [[[0.25, 0.75], [0.9, 0.1]], [[0.8, 0.2], [1.0, 0.0]]]
 MASK = torch.tensor([[True, True], [True, False]])
 
 BOTH_DIRECTIONS = pytest.mark.parametrize(
-    "loss", [elicit_loss, suppress_loss], ids=lambda f: f.__name__
+    "loss", [elicit_loss, suppress_loss], ids=["elicit", "suppress"]
 )
 
 

@@ -12,7 +12,7 @@ import torch
 from concept_das import methods
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate
-from concept_das.methods import FittedMethod, Job, matching
+from concept_das.methods import Fit, FittedMethod, matching
 from concept_das.methods.registry import METHODS, find_method, register
 from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
@@ -48,14 +48,18 @@ class RandomDirection(FittedMethod):
     steering = "clamp to multiplier x measured factor"
     draws = True
 
-    def fit(self, job: Job) -> SteeringVector:
-        width = job.model.config.get_text_config().hidden_size
-        generator = torch.Generator().manual_seed(job.config.seed)
+    def fit(self, task: Fit) -> SteeringVector:
+        width = task.model.config.get_text_config().hidden_size
+        generator = torch.Generator().manual_seed(task.config.seed)
         weight = torch.nn.functional.normalize(torch.randn(1, width, generator=generator))
-        site = find_site(job.model, job.layer)
-        latents = measure_latents(job.model, site, weight, job.encoded)
+        site = find_site(task.model, task.layer)
+        latents = measure_latents(task.model, site, weight, task.encoded)
         return SteeringVector(
-            weight, latents.negative_factor, latents.positive_factor, layer=site.layer, **job.common
+            weight,
+            latents.negative_factor,
+            latents.positive_factor,
+            layer=site.layer,
+            **task.common,
         )
 
 

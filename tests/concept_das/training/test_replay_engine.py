@@ -20,7 +20,15 @@ from concept_das.training.pyvene_engine import PyveneLosses
 from concept_das.training.replay_engine import ReplayLosses
 from concept_das.training.state_cache import CacheBudget
 from interventions import DistributedInterchangeIntervention
-from tests.concept_das.helpers import TRAINED, built_for, loss_of, runs_of, terms_of
+from objectives import elicit_loss, suppress_loss
+from tests.concept_das.helpers import (
+    TRAINED,
+    built_for,
+    loss_of,
+    plain_interchange,
+    runs_of,
+    terms_of,
+)
 from tests.tiny import TINY_ARCHITECTURES, tiny_model, tiny_tokenizer
 
 PAD = 0
@@ -64,6 +72,26 @@ def test_equals_pyvene_on_every_architecture(name, layer, rows):
         found, gradient = _loss_and_gradient(engine, intervention, rows, direction)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", ["sequence", "token"])
+def test_equals_the_losses_of_the_paper(reduction, rows):
+    model = tiny_model("llama")
+    site = find_site(model, 1)
+    intervention = DistributedInterchangeIntervention(embed_dim=site.width, low_rank_dimension=2)
+    engine = ReplayLosses(model, [site], edits_of(intervention), METHODS["cdas"], runs_of(rows))
+    for direction, objective in (("elicit", elicit_loss), ("suppress", suppress_loss)):
+        passes = [getattr(row, direction) for row in rows]
+        logits = [plain_interchange(model, 1, intervention.weight, one) for one in passes]
+        students, teachers = (
+            torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
+            for part in zip(*logits, strict=True)
+        )
+        lengths = torch.tensor([len(one.base.response) for one in passes])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        found = loss_of(engine, rows, direction, reduction)
+        expected = objective(students, teachers, mask, reduction)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", TINY_ARCHITECTURES)
