@@ -248,3 +248,8 @@ def test_json_lines_with_a_broken_line(tmp_path: Path) -> None:
     path.write_text(json.dumps({"negative_input": "a"}) + "\n{oh no\n")
     with pytest.raises(InputError, match=r"rows.jsonl cannot be read as .jsonl"):
         read_quadruples(path)
+
+
+def test_responses_are_not_cut_to_nothing() -> None:
+    with pytest.raises(InputError, match="max_response_tokens is 0; it must be at least 1"):
+        encode_quadruples(ROWS[:1], tiny_chat(), max_response_tokens=0)
