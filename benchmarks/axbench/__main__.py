@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.axbench.data import AxBenchData, open_data
+from benchmarks.axbench.estimate import estimate, estimate_text
 from benchmarks.axbench.judging import Judging
 from benchmarks.axbench.neutral import estimate_neutral
-from benchmarks.axbench.plan import plan
 from benchmarks.axbench.presets import Preset, find_preset
 from benchmarks.axbench.stages import AxBench, Neutral, report_tables
 from benchmarks.judges.client import Endpoint
@@ -48,7 +48,6 @@ def axbench(
     neutral: Neutral = "model",
     seed: int = 42,
     dry_run: bool = False,
-    gpu: str = "A100-80GB",
     wandb: TrackingMode = "auto",
 ) -> None:
     """Run AxBench: steer towards and away from concepts by every method, and score the answers.
@@ -58,7 +57,7 @@ def axbench(
             smollm2-135m.
         data: folder with AxBench's files, or hub.
         out: folder of the run; runs/axbench/PRESET if not given. What is finished there is kept.
-        concepts: which concepts of the data, e.g. 0:100 (0 to 99) or 3,7; the preset's, or all.
+        concepts: numbers of the concepts, e.g. 0:100 (0 to 99) or 3,7; the preset's, or all.
         methods: names with commas between them, or all of the preset's.
         changes: hyper-parameters in place of the preset's, as JSON by method or for all, e.g.
             '{"all": {"epochs": 6}, "cdas": {"rank": 4}}'.
@@ -67,8 +66,8 @@ def axbench(
         neutral: who writes neutral responses where the data have none: the model itself, or the API
             model gpt-4o-mini, whose cost is said first.
         seed: of training, the choice of rows, and the sampling.
-        dry_run: print what would be done, how long it takes and what it costs, and stop.
-        gpu: which GPU the dry run reckons with.
+        dry_run: print the rows, steps, answers and requests of the run and the judge's cost, and
+            stop.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
     shard = shard_of_environment()
@@ -80,7 +79,7 @@ def axbench(
         device=loading.device or device_of(shard),
     )
     if dry_run:
-        _print_plan(chosen, concepts, neutral, gpu, judging)
+        _print_estimate(chosen, concepts, neutral, judging)
         return
     texts = open_data(data, cell=chosen.cell)
     numbers = _concepts(texts, chosen, concepts)
@@ -148,14 +147,14 @@ def _concepts(data: AxBenchData, preset: Preset, asked: str | None) -> list[int]
     return numbers
 
 
-def _print_plan(
-    preset: Preset, concepts: str | None, neutral: Neutral, gpu: str, judging: JudgeOptions
+def _print_estimate(
+    preset: Preset, concepts: str | None, neutral: Neutral, judging: JudgeOptions
 ) -> None:
-    """What would be done."""
     numbers = parse_range(concepts) if concepts else preset.concept_ids
     count = 500 if numbers is None else len(numbers)
-    planned = plan(preset, concepts=count, neutral=neutral, directions=DIRECTIONS)
-    print(planned.text(gpu, judging.judge_model or "gpt-4o-mini"))
+    found = estimate(preset, concepts=count, neutral=neutral, directions=DIRECTIONS)
+    model = judging.judge_model or "gpt-4o-mini"
+    print(estimate_text(preset, found, concepts=count, neutral=neutral, judge_model=model))
 
 
 if __name__ == "__main__":
