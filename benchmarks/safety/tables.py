@@ -13,7 +13,6 @@ from concept_das.runs.stages import Job
 
 FIRST = ["method", "seed", "multiplier", "layers", "rank", "parameters"]
 
-
 # Columns that stand beside a number and are none of their own.
 _BESIDE = ("_count", "_total", "_low", "_high", "_stderr", "_unsteered", "_sd")
 
