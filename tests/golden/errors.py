@@ -271,7 +271,7 @@ def _benchmarks(world: _World) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     yield "backdoor", "a model without one", (out, *world.on, *words)
     for case in (
         *("--preset=magic", "--preset=smollm2-135m --methods=lora --dry-run"),
-        *("--preset=smollm2-135m --judge=local"),
+        "--preset=smollm2-135m --judge=local",
         *('--preset=smollm2-135m --dry-run --changes={"all":{"wings":2}}', "--seed=one"),
         *("--preset=smollm2-135m --dry-run --concepts=5:5", "--preset=smollm2-135m --data=none"),
         "--preset=smollm2-135m --dry-run --concepts=a",

@@ -74,6 +74,6 @@ def record_plans(out: Path, work: Path) -> None:
     for name in preset_settings("axbench"):
         text = succeed(benchmark("axbench", f"--preset={name}", "--dry-run")).out
         write_text(out / f"{name}.txt", text)
-    more = ("--methods=cdas,lang", f"--changes={changes}", "--concepts=0:7", "--gpu=H100-80GB")
+    more = ("--methods=cdas,lang", f"--changes={changes}", "--concepts=0:7")
     text = succeed(benchmark("axbench", "--preset=gemma-2-2b-l10", "--dry-run", *more)).out
     write_text(out / "changed.txt", text)
