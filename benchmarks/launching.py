@@ -55,7 +55,7 @@ class Command:
             sys.argv = before
 
     def checkpoint(self) -> "DelayedSubmission":
-        """What submitit queues again before the time limit: the same, which goes on."""
+        """The command that submitit queues again before the time limit; it resumes the work."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -1,4 +1,4 @@
-"""What the stages of every benchmark do with a model: train a method on it, and ask it things."""
+"""Steps that every benchmark takes with a model: train a method on it, and ask it prompts."""
 
 import hashlib
 import json
@@ -29,7 +29,6 @@ from concept_das.training.vectors import train_vectors
 
 _SAMPLE = 1 << 20
 
-
 # What decides on a model's output; others, such as a card, may change.
 _FILES = ("*.safetensors", "*.bin", "*config.json", "tokenizer*.json", "*.jinja")
 
@@ -48,7 +47,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """What the model is loaded as."""
+        """The name that the model is loaded by."""
         return self.loading.model or PACKAGED_MODEL
 
     @cached_property
@@ -63,7 +62,9 @@ class Subject:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """What of the model results depend on, as JSON can hold it; loads nothing.
+        """The properties of the model that results depend on, as JSON can hold them.
+
+        Loads nothing.
 
         A local folder is told by its weight files: their sizes, first and last mebibytes.
         """
@@ -94,9 +95,7 @@ def _digest_of(folder: Path) -> str | None:
 
 VECTOR_FOLDER = "vector"
 
-
 HISTORY_FILE = "history.jsonl"
-
 
 UNUSED_OPTIONS = frozenset({"together"})
 """Of the groups of flags: a benchmark's job trains one concept."""
@@ -128,7 +127,7 @@ def train_method(
 
 
 def trained_vector(folder: Path, subject: Subject) -> Artifact:
-    """What `train_method` left in a folder.
+    """The artifact that `train_method` left in a folder.
 
     Raises:
         VectorMismatchError: if it belongs to another model.
@@ -158,7 +157,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answering:
-    """How prompts are answered.
+    """The way prompts are answered.
 
     Attributes:
         new_tokens: length of an answer.
@@ -174,7 +173,7 @@ class Answering:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What answers depend on, as JSON can hold it."""
+        """The settings that answers depend on, as JSON can hold them."""
         names = ("new_tokens", "temperature", "seed")
         return {name: getattr(self, name) for name in names}
 

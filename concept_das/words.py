@@ -5,11 +5,8 @@ from typing import Literal, get_args
 # D+ and D- of the paper.
 Direction = Literal["elicit", "suppress"]
 
-
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
-
 Rule = Literal["paper", "interpolate"]
-
 
 Positions = Literal["all", "prompt", "generated"]

@@ -27,23 +27,20 @@ from concept_das.runs.files import write_atomically
 
 ALPACA_EVAL_COUNT = 805
 
-
 NO_CONCEPT = -1
 """Concept id of the shared rows."""
 
 
 HARD = "hard negative"
 
-
 _LABELS = {"positive": "positive", "negative": "negative", HARD: "negative"}
-
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class AxBenchData:
-    """What a run reads, all of it checked.
+    """The data that a run reads, checked.
 
     Attributes:
         name: of the training file, for messages.
@@ -260,7 +257,7 @@ _ROWS, _DETECTION, _TEXTS = "quadruples.parquet", "detection.parquet", "texts.js
 
 @dataclass(frozen=True)
 class ConceptTexts:
-    """What is asked about a concept, and what is known of it.
+    """The questions about a concept, and the data that answer them.
 
     Attributes:
         concept: in words.

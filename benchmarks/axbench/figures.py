@@ -18,7 +18,6 @@ from concept_das.words import DIRECTIONS
 
 BASELINE_STYLE: dict[str, Any] = {"color": "#555555", "linewidth": 1.5, "linestyle": "--"}
 
-
 _GOLDEN = (5**0.5 - 1) / 2
 
 

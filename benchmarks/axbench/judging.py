@@ -42,13 +42,13 @@ class Judging:
 
     @property
     def kind(self) -> Kind:
-        """Which kind of judge it is."""
+        """The kind of judge."""
         assert self.options.judge is not None
         return self.options.judge
 
     @property
     def description(self) -> dict[str, Any]:
-        """What ratings depend on, as JSON can hold it."""
+        """The settings that ratings depend on, as JSON can hold them."""
         if self.kind != "proxy":
             return self.options.description
         own = {"others": _OTHERS, "tokens": _RELATED_TOKENS}

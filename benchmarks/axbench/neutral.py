@@ -23,13 +23,13 @@ MAX_TOKENS = 192
 """Enough for 128 tokens of any model's tokenizer, which is where training cuts responses off."""
 
 EXPECTED_TOKENS = 90
-"""What 36,000 responses cost the release, about $2.4, comes to this many each."""
+"""The release paid about $2.4 for 36,000 responses, which comes to this many tokens each."""
 
 log = logging.getLogger(__name__)
 
 
 def neutral_text(instruction: str, concept: str) -> str:
-    """What the model is asked for one neutral response."""
+    """The request for one neutral response."""
     return (
         "Respond to the instruction below in a natural way, with one restriction: your response "
         "must not mention the concept given here, hint at it, or touch on it in any way. Do not "
@@ -40,7 +40,7 @@ def neutral_text(instruction: str, concept: str) -> str:
 
 
 def estimate_neutral(endpoint: Endpoint, concepts: Iterable[AxBenchConcept]) -> Estimate:
-    """What the neutral responses of these concepts will cost; needs no key and no connection."""
+    """The cost of the neutral responses of these concepts; needs no key and no connection."""
     texts = [
         neutral_text(text, source.concept) for source in concepts for text in source.instructions
     ]

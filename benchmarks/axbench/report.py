@@ -38,10 +38,8 @@ from concept_das.words import DIRECTIONS
 
 TEXTS = ("concept_text", "instruction_text", "text")
 
-
 # What a browser filters without delay, and a page of some 50 MB.
 MOST_ANSWERS = 50_000
-
 
 READING = (
     "A score is the harmonic mean of three ratings from 0 to 2: concept, instruction, fluency. For "
@@ -197,12 +195,10 @@ def _for_page(
 
 BASELINE = "unsteered"
 
-
 PROXY = (
     "These are proxy ratings: a probe and the unsteered model's likelihoods gave them, no language "
     "model was asked about the answers. They are not AxBench scores."
 )
-
 
 # By the kind of judge; the published ones are the endpoint's.
 CAUTIONS: dict[Kind, str] = {
@@ -214,13 +210,11 @@ CAUTIONS: dict[Kind, str] = {
     "ratings: they are not comparable, and a difference between them says nothing about a method.",
 }
 
-
 COLUMNS = (
     "method", "direction", "factor", "score", "score_low", "score_high", "concepts", "missing",
     *(f"{name}_rating" for name in RATINGS), "auroc", "auroc_low", "auroc_high",
     "published", "published_source", "difference", "judge", "judge_kind", "caution",
 )  # fmt: skip
-
 
 _CASE = ["method", "direction"]
 
@@ -333,7 +327,7 @@ def shown_tables(
     cell: Cell | None,
     judge_kind: Kind,
 ) -> dict[str, pd.DataFrame]:
-    """What a reader sees, by heading: narrow enough to read, and saying where a proxy rated.
+    """The tables that a reader sees, by heading: narrow, and marked where a proxy rated.
 
     Args:
         table: from `method_table`.

@@ -210,7 +210,7 @@ class PairedDifference:
 def paired_difference(
     reported: pd.DataFrame, method_a: str, method_b: str, direction: Direction
 ) -> PairedDifference:
-    """How much better a method is than another in a direction; NaN if they share no concept.
+    """The lead of one method over another in a direction; NaN if they share no concept.
 
     Raises:
         InputError: if a method has no answers in this direction.
@@ -267,7 +267,7 @@ def winners(reported: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Detection:
-    """How well a direction tells texts with the concept from texts without.
+    """The AUROC by which a direction tells texts with the concept from texts without.
 
     Attributes:
         per_concept: method, concept_id, `auroc`, and the number of `positive` and `negative` texts.

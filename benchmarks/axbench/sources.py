@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the texts are.
+    """The place of the texts.
 
     Attributes:
         train: AxBench's training file.

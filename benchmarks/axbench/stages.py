@@ -57,10 +57,8 @@ UNSTEERED = "unsteered"
 
 Neutral = Literal["model", "api"]
 
-
 # Instructions that the proxy judge may compare a concept's own with.
 _POOL = 64
-
 
 _ANSWERS, _RATINGS, _SCORED, _SELECTED = (
     "answers.parquet",

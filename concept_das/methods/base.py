@@ -155,7 +155,7 @@ class TrainedMethod(Method):
     shares_prefix: ClassVar[bool] = True
 
     def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
-        """Where hidden states are edited.
+        """The sites at which hidden states are edited.
 
         Raises:
             InputError: if there is no such layer.

@@ -103,7 +103,7 @@ class Adapter(Artifact):
         return found
 
     def edit_description(self) -> dict[str, Any]:
-        """Where it acts."""
+        """The adapted layers, the rank and the scale."""
         return {
             "operation": "lora",
             "formula": "y + m scale B A x, at every token",

@@ -178,7 +178,7 @@ class LearnedEdit(Artifact):
         }
 
     def edit_description(self) -> dict[str, Any]:
-        """Where it acts."""
+        """The edited blocks and tokens, and the rank."""
         return {
             "operation": "loreft",
             "formula": "h + m R^T (W h + b - R h), at the prompt's first and last tokens",

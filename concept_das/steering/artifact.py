@@ -29,9 +29,7 @@ from concept_das.words import DIRECTIONS, Direction
 
 FORMAT_VERSION = 1
 
-
 TENSORS_FILE, DESCRIPTION_FILE = "vector.safetensors", "vector.json"
-
 
 Known = TypeVar("Known", bound="type[Artifact]")
 

@@ -19,9 +19,7 @@ from concept_das.words import Direction, Rule
 
 __all__ = ["DirectionAtSite", "ModelIdentity", "Operation", "Rule", "SteeringVector"]
 
-
 Operation = Literal["clamp", "add"]
-
 
 _TENSORS = ("weight", "negative_factor", "positive_factor")
 

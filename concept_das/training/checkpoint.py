@@ -24,7 +24,6 @@ from concept_das.steering.vector import ModelIdentity
 
 RunIdentity = dict[str, Any]
 
-
 log = logging.getLogger(__name__)
 
 

@@ -29,7 +29,6 @@ from interventions.partition import PartitionedSubspace
 
 log = logging.getLogger(__name__)
 
-
 Row = TypeVar("Row", Quadruple, EncodedQuadruple)
 
 

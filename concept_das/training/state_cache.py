@@ -18,7 +18,6 @@ from concept_das.errors import InputError
 
 GIGABYTE = 1024**3
 
-
 log = logging.getLogger(__name__)
 
 
