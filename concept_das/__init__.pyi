@@ -2,8 +2,8 @@ __version__: str
 
 from .data.chat_format import ChatFormat as ChatFormat
 from .data.quadruples import Quadruple as Quadruple
-from .data.quadruples import read_quadruples as read_quadruples
 from .data.quadruples import split_quadruples as split_quadruples
+from .data.reading import read_quadruples as read_quadruples
 from .data.shipped import shipped_instructions as shipped_instructions
 from .errors import InputError as InputError
 from .errors import TrainingError as TrainingError

@@ -15,13 +15,8 @@ import pandas as pd
 
 from benchmarks.axbench.sources import find_sources
 from concept_das.data.axbench_file import AXBENCH_COLUMNS, AxBenchConcept, axbench_concept
-from concept_das.data.quadruples import (
-    Quadruple,
-    quadruples_from_frame,
-    read_frame,
-    read_quadruples,
-    to_frame,
-)
+from concept_das.data.quadruples import Quadruple
+from concept_das.data.reading import quadruples_from_frame, read_frame, read_quadruples, to_frame
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.axbench.published import CELLS, Cell
 from concept_das.data.axbench_file import AXBENCH_COLUMNS
-from concept_das.data.quadruples import TEXT_COLUMNS
+from concept_das.data.reading import TEXT_COLUMNS
 from concept_das.errors import InputError
 
 CONCEPT500 = "pyvene/axbench-concept500"

@@ -21,7 +21,7 @@ from benchmarks.organisms.prompts import (
     shipped_prompts,
 )
 from benchmarks.organisms.recipe import Recipe
-from concept_das.data.quadruples import read_quadruples
+from concept_das.data.reading import read_quadruples
 from concept_das.models.loading import LoadedModel, load_model
 
 

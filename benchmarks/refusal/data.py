@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
 from benchmarks.safety.data import PromptSets, check_limits, check_unseen, release_folder
-from concept_das.data.quadruples import Quadruple, read_quadruples
+from concept_das.data.quadruples import Quadruple
+from concept_das.data.reading import read_quadruples
 from concept_das.errors import InputError
 
 HARMFUL, HARMLESS = "harmful", "harmless"

@@ -27,7 +27,7 @@ from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from benchmarks.speed.timing import attainable_gemm
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
-from concept_das.data.quadruples import read_quadruples
+from concept_das.data.reading import read_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.loading import DTYPES, LoadedModel, load_model

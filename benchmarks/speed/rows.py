@@ -7,7 +7,8 @@ from concept_das.data.axbench_file import read_axbench
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.concept_prompts import TOPIC_PROMPT, concept_input
 from concept_das.data.encoding import EncodedQuadruple, encode_quadruples
-from concept_das.data.quadruples import Quadruple, read_quadruples
+from concept_das.data.quadruples import Quadruple
+from concept_das.data.reading import read_quadruples
 
 
 def refusal_rows(path: Path, chat: ChatFormat) -> list[EncodedQuadruple]:

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from concept_das.data.quadruples import Quadruple, read_quadruples, to_frame
+from concept_das.data.quadruples import Quadruple
+from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from concept_das.data.chat_format import ChatFormat
-from concept_das.data.quadruples import Quadruple, read_quadruples, split_quadruples, to_frame
+from concept_das.data.quadruples import Quadruple, split_quadruples
+from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.data.shipped import shipped_instructions
 from concept_das.evaluation.recovery import evaluate
 from concept_das.experiments.making import make_quadruples

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.axbench.data import AxBenchData, open_data
 from concept_das.data.axbench_file import read_axbench
-from concept_das.data.quadruples import quadruples_from_frame
+from concept_das.data.reading import quadruples_from_frame
 from concept_das.errors import InputError
 from tests.benchmarks.axbench.files import (
     alpaca,

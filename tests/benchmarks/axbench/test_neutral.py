@@ -16,7 +16,7 @@ from benchmarks.judges.client import Endpoint
 from benchmarks.judges.prices import Price
 from concept_das.data.axbench_file import AxBenchConcept
 from concept_das.data.concept_prompts import TOPIC_PROMPT
-from concept_das.data.quadruples import to_frame
+from concept_das.data.reading import to_frame
 from concept_das.experiments import making
 from concept_das.experiments.making import make_quadruples
 from tests.benchmarks.judges.server import Reply, Served, completion, error

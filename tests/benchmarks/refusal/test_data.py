@@ -7,7 +7,8 @@ import benchmarks.organisms.__main__ as organisms
 from benchmarks.detectors.refusals import is_refusal
 from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
 from benchmarks.refusal.data import read_data
-from concept_das.data.quadruples import Quadruple, to_frame
+from concept_das.data.quadruples import Quadruple
+from concept_das.data.reading import to_frame
 from concept_das.errors import InputError
 
 

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from concept_das.cli import parser as cli
 from concept_das.cli.parser import COMMANDS, _groups, _underscored, build_parser, main
-from concept_das.data.quadruples import read_quadruples, to_frame
+from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.errors import TrainingError
 from concept_das.methods.registry import METHODS
 from concept_das.steering.artifact import load_vector

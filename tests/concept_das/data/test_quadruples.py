@@ -9,14 +9,8 @@ import pandas as pd
 import pytest
 
 from concept_das.data.encoding import encode_quadruples
-from concept_das.data.quadruples import (
-    TEXT_COLUMNS,
-    Quadruple,
-    data_hash,
-    read_quadruples,
-    split_quadruples,
-    to_frame,
-)
+from concept_das.data.quadruples import Quadruple, data_hash, split_quadruples
+from concept_das.data.reading import TEXT_COLUMNS, read_quadruples, to_frame
 from concept_das.errors import InputError
 from tests.concept_das.helpers import ROWS, tiny_chat
 

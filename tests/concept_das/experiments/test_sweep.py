@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from concept_das.cli.parser import main
-from concept_das.data.quadruples import Quadruple, split_quadruples, to_frame
+from concept_das.data.quadruples import Quadruple, split_quadruples
+from concept_das.data.reading import to_frame
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.experiments.sweep import SweepPlan, sweep
