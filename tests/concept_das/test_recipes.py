@@ -35,7 +35,15 @@ def test_train_takes_a_recipe_by_its_name(name, parser):
         found = {key: options[key] for key in asdict(config)}
         assert {**found, "layers": tuple(found["layers"])} == asdict(config)
         assert recipe.sources[method].startswith(
-            ("release", "AxBench", "this project", "CDAS paper", "as CDAS", "not released")
+            (
+                "release",
+                "AxBench",
+                "this project",
+                "CDAS paper",
+                "as CDAS",
+                "not released",
+                "OLMo-2",
+            )
         )
     if "model" in recipe.loading:
         family = recipe.loading["model"].split("/")[-1].lower().replace(".", "").replace("-", "")
