@@ -119,7 +119,7 @@ def estimate_text(
             f"list price ({CHARACTERS_PER_TOKEN} characters a token, {EXPECTED_TOKENS} tokens of "
             "rating)"
         ]
-    lines.append("hours: run one concept (--concepts 0) and multiply; concepts take equally long")
+    lines.append("hours: run one concept (--concepts 0) and multiply")
     return "\n".join(lines)
 
 
