@@ -13,12 +13,10 @@ import yaml
 
 from benchmarks.axbench.published import Cell
 from benchmarks.judges.ratings import Kind
-from benchmarks.strengths import to_multipliers
+from benchmarks.presets import preset_named, to_multipliers
 from concept_das.errors import InputError
 from concept_das.methods.recipes import read_recipe
 from concept_das.methods.settings import TrainingConfig
-
-__all__ = ["PRESETS", "Preset", "find_preset", "to_multipliers"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +129,4 @@ def find_preset(name: str) -> Preset:
     Raises:
         InputError: naming the known ones.
     """
-    if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return preset_named(PRESETS, name)

@@ -15,8 +15,9 @@ from benchmarks.backdoor.data import read_prompts, write_pairs
 from benchmarks.backdoor.presets import PRESETS, TRIGGERED_BUT_BENIGN
 from benchmarks.backdoor.published import published
 from benchmarks.capabilities.scores import Framing
+from benchmarks.presets import preset_named
 from benchmarks.safety.run import RunOptions, run_case
-from benchmarks.safety.settings import Choices, Plan, find_preset
+from benchmarks.safety.settings import Choices, Plan
 from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
@@ -54,7 +55,7 @@ def backdoor(
 
     run_case(
         BACKDOOR,
-        find_preset(PRESETS, preset),
+        preset_named(PRESETS, preset),
         published(),
         data_of,
         options,

@@ -9,6 +9,7 @@ import sys
 from functools import partial
 
 from benchmarks.judges.options import JudgeOptions
+from benchmarks.presets import preset_named
 from benchmarks.refusal.case import REFUSAL, judged
 from benchmarks.refusal.data import read_data
 from benchmarks.refusal.judge import RefusalJudge
@@ -16,7 +17,7 @@ from benchmarks.refusal.presets import PRESETS
 from benchmarks.refusal.published import published
 from benchmarks.safety.data import write_data
 from benchmarks.safety.run import RunOptions, run_case
-from benchmarks.safety.settings import Choices, find_preset
+from benchmarks.safety.settings import Choices
 from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
@@ -42,7 +43,7 @@ def refusal(
         data: folder with contrast_train.parquet and contrast_test_jailbreakbench.parquet, or a
             hub data set; the project's own prompts if not given.
     """
-    chosen = find_preset(PRESETS, preset)
+    chosen = preset_named(PRESETS, preset)
     pairs, sets = read_data(data, options.rows, options.tests)
 
     def write(job: Job) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from benchmarks.capabilities.scores import EVERYDAY, Framing
+from benchmarks.presets import to_multipliers
 from benchmarks.steps import Answering, Subject
-from benchmarks.strengths import to_multipliers
 from concept_das.errors import InputError
 from concept_das.methods import TrainedMethod
 from concept_das.methods.recipes import read_recipe
@@ -144,17 +144,6 @@ def _preset(
         load_in_4bit=numbers.loading.get("load_in_4bit", False),
         **more,
     )
-
-
-def find_preset(presets: Mapping[str, Preset], name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        InputError: naming the known ones.
-    """
-    if name not in presets:
-        raise InputError(f"unknown preset {name!r}; choose one of {', '.join(presets)}")
-    return presets[name]
 
 
 @dataclass(frozen=True)

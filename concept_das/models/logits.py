@@ -43,22 +43,6 @@ def response_logits(model: PreTrainedModel, batch: Batch) -> list[Float[Tensor, 
     return list(flat.split([len(row.response) for row in batch.rows]))
 
 
-def stack_responses(
-    per_row: Sequence[Float[Tensor, "_ *rest"]],
-) -> tuple[Float[Tensor, "batch longest *rest"], Bool[Tensor, "batch longest"]]:
-    """Pad per-row logits, or losses, to one tensor, with the mask the objectives take."""
-    padded = nn.utils.rnn.pad_sequence(list(per_row), batch_first=True)
-    lengths = torch.tensor([len(row) for row in per_row], device=padded.device)
-    mask = torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1)
-    return padded, mask
-
-
-def response_labels(rows: Sequence[Turn], device: torch.device) -> Tensor:
-    """Response token ids `[batch, longest]`, padded with 0."""
-    ids = [torch.tensor(row.response, device=device) for row in rows]
-    return nn.utils.rnn.pad_sequence(ids, batch_first=True)
-
-
 def mean_log_likelihood(logits: Float[Tensor, "response vocab"], response: Sequence[int]) -> float:
     """Mean log-probability per response token, in nats."""
     labels = torch.tensor(response, device=logits.device)

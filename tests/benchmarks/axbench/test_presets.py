@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks.axbench.presets import PRESETS, Preset, find_preset, to_multipliers
+from benchmarks.axbench.presets import PRESETS, Preset, find_preset
 from benchmarks.axbench.published import CELLS
+from benchmarks.presets import to_multipliers
 from concept_das.errors import InputError
 from concept_das.methods.registry import METHODS
 

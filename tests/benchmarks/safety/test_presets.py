@@ -3,9 +3,10 @@
 import pytest
 
 from benchmarks.backdoor.presets import PRESETS as BACKDOOR
+from benchmarks.presets import preset_named
 from benchmarks.refusal.presets import PRESETS as REFUSAL
 from benchmarks.refusal.published import published
-from benchmarks.safety.settings import Preset, find_preset
+from benchmarks.safety.settings import Preset
 from concept_das.errors import InputError
 from concept_das.methods.registry import METHODS
 
@@ -46,7 +47,7 @@ def test_the_published_numbers_belong_to_presets() -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(InputError, match="unknown preset 'gpt'; choose one of organism, phi"):
-        find_preset(REFUSAL, "gpt")
+        preset_named(REFUSAL, "gpt")
     preset = REFUSAL["organism"]
     assert [part.config.method for part in preset.chosen("")] == list(preset.default)
     assert [part.config.method for part in preset.chosen("das, lora")] == ["das", "lora"]

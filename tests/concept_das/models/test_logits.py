@@ -5,9 +5,7 @@ from concept_das.data.batches import batches, collate
 from concept_das.models.logits import (
     logits_only_at,
     mean_log_likelihood,
-    response_labels,
     response_logits,
-    stack_responses,
 )
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, encoded_rows, plain_logits
 from tests.tiny import tiny_model
@@ -38,23 +36,6 @@ def test_the_head_is_left_as_it_was() -> None:
     with pytest.raises(_Boom), logits_only_at(model, mask):
         raise _Boom
     assert torch.equal(model(ids).logits, expected)
-
-
-def test_stacked_rows_can_be_taken_apart() -> None:
-    rows = [torch.randn(length, 7) for length in (2, 4, 1)]
-    padded, mask = stack_responses(rows)
-    assert padded.shape == (3, 4, 7)
-    assert mask.sum(dim=1).tolist() == [2, 4, 1]
-    for row, values, own in zip(rows, padded, mask, strict=True):
-        assert torch.equal(values[own], row)
-
-
-def test_labels_stand_where_the_mask_is() -> None:
-    turns = [row.elicit.base for row in encoded_rows()]
-    labels = response_labels(turns, torch.device("cpu"))
-    _, mask = stack_responses([torch.zeros(len(turn.response), 1) for turn in turns])
-    for turn, ids, own in zip(turns, labels, mask, strict=True):
-        assert tuple(ids[own].tolist()) == turn.response
 
 
 def test_mean_log_likelihood_by_hand() -> None:
