@@ -1,10 +1,12 @@
 """The door: help and `import concept_das` come at once, and steering loads what it needs only."""
 
+import importlib.metadata
 import subprocess
 import sys
 
 import pytest
 
+from concept_das.cli import main
 from concept_das.cli.parser import COMMANDS
 
 SLOW = ("torch", "transformers", "pyvene", "datasets", "pandas", "matplotlib", "scipy", "wandb")
@@ -54,3 +56,8 @@ for package in (concept_das, concept_das.exports, concept_das.methods, intervent
         assert name in dir(package)
 """
     assert "pyvene" in loaded_by(program)
+
+
+def test_the_installed_command_is_the_command_line() -> None:
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="concept-das")
+    assert command.load() is main
