@@ -7,10 +7,11 @@ truncated or edited file is noticed. Nothing is unpickled.
 
 import hashlib
 import json
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -28,6 +29,8 @@ from concept_das.runs.files import write_atomically
 from concept_das.words import DIRECTIONS, Direction
 
 FORMAT_VERSION = 1
+
+log = logging.getLogger(__name__)
 
 TENSORS_FILE, DESCRIPTION_FILE = "vector.safetensors", "vector.json"
 
@@ -144,18 +147,31 @@ class Artifact(ABC):
                 f"{direction}; choose a method that can (`concept-das methods`)"
             )
 
-    def check_model(self, model: PreTrainedModel) -> None:
-        """Make sure it belongs to the model.
+    def check_model(self, model: PreTrainedModel, *, allow_other_weights: bool = False) -> None:
+        """Make sure it belongs to the model: the weights are those that it was trained on.
+
+        Precision, quantisation, device and wrappers (torch.compile, PEFT) may differ; what an
+        active adapter adds counts as part of the weights.
+
+        Args:
+            allow_other_weights: warn, and do not raise, if it is another model with blocks of the
+                same number and width: a fine-tune, perhaps.
 
         Raises:
             VectorMismatchError: if it was trained on another one.
         """
         other = ModelIdentity.of(model)
-        if other.fingerprint != self.model.fingerprint:
+        if other.has_weights_of(self.model):
+            return
+        found = f"this vector belongs to {_described(self.model)}, not to {_described(other)}"
+        if not other.has_shape_of(self.model):
+            raise VectorMismatchError(f"{found}; load that model, or train a vector for this one")
+        if not allow_other_weights:
             raise VectorMismatchError(
-                f"this vector belongs to {_described(self.model)}, not to {_described(other)}; "
-                "load that model, or train a vector for this one"
+                f"{found}; load that model, train a vector for this one, or give "
+                "allow_other_weights=True if this is a fine-tune of it"
             )
+        log.warning("%s; its effect on other weights is not known", found)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `vector.safetensors` and `vector.json` into a folder, atomically."""
@@ -207,18 +223,27 @@ def readable(kind: Known) -> Known:
 
 
 def load_vector(
-    folder: str | os.PathLike[str], model: PreTrainedModel | LoadedModel | None = None
+    folder: str | os.PathLike[str],
+    model: PreTrainedModel | LoadedModel | None = None,
+    *,
+    allow_other_weights: bool = False,
 ) -> Artifact:
     """Read a saved artifact, and check that it belongs to the model if one is given.
+
+    Args:
+        allow_other_weights: take it for a model with other weights too, with a warning; see
+            `Artifact.check_model`. The artifact that is returned belongs to the given model.
 
     Raises:
         InputError: if a file is missing, truncated or was edited.
         VectorMismatchError: if it belongs to another model.
     """
     artifact = _read(Path(folder))
-    if model is not None:
-        artifact.check_model(model.model if isinstance(model, LoadedModel) else model)
-    return artifact
+    if model is None:
+        return artifact
+    model = model.model if isinstance(model, LoadedModel) else model
+    artifact.check_model(model, allow_other_weights=allow_other_weights)
+    return replace(artifact, model=ModelIdentity.of(model)) if allow_other_weights else artifact
 
 
 def _read(folder: Path) -> Artifact:
@@ -264,7 +289,7 @@ def _read(folder: Path) -> Artifact:
 
 
 def _described(model: ModelIdentity) -> str:
-    return f"{model.name} ({model.architecture}, weights {model.fingerprint[:8]})"
+    return f"{model.name} ({model.architecture}, weights {model.fingerprint[-8:]})"
 
 
 def _hash_of(description: Mapping[str, Any]) -> str:

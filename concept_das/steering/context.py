@@ -102,6 +102,7 @@ def steer(
     positions: Positions = "all",
     prefix_length: int | None = None,
     prompt_lengths: Sequence[int] | None = None,
+    allow_other_weights: bool = False,
 ) -> Iterator[None]:
     """Apply a vector, or one per batch row, to every forward pass inside the block.
 
@@ -118,6 +119,8 @@ def steer(
         prompt_lengths: tokens of each row's prompt, padding not counted; needed for `prompt` and
             `generated`, and for LoReFT, when the model is called directly and not through
             `generate`.
+        allow_other_weights: steer another fine-tune of the vector's model too, with a warning; see
+            `Artifact.check_model`.
 
     Raises:
         VectorMismatchError: if a vector belongs to another model.
@@ -126,7 +129,7 @@ def steer(
     if isinstance(vector, Artifact):
         vector = Steering(vector, direction, multiplier, rule)
     rows = [vector] if isinstance(vector, Steering) else list(vector)
-    check_steering(model, rows, positions)
+    check_steering(model, rows, positions, allow_other_weights)
     for row in rows:
         if row is not None and row.vector.is_text:
             raise InputError(
@@ -155,7 +158,10 @@ def steer(
 
 
 def check_steering(
-    model: PreTrainedModel, rows: Sequence[Steering | None], positions: Positions
+    model: PreTrainedModel,
+    rows: Sequence[Steering | None],
+    positions: Positions,
+    allow_other_weights: bool = False,
 ) -> None:
     """Make sure, before any work, that rows can be steered.
 
@@ -168,7 +174,7 @@ def check_steering(
     used = [row for row in rows if row is not None]
     # Describing the model takes longer than all the rest, and many vectors are of one model.
     for row in {row.vector.model.fingerprint: row for row in used}.values():
-        row.vector.check_model(model)
+        row.vector.check_model(model, allow_other_weights=allow_other_weights)
     for row in used:
         row.check()
 

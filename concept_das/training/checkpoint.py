@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.errors import InputError
 from concept_das.models.blocks import Site
+from concept_das.models.identity import same_weights
 from concept_das.runs.files import write_atomically
 from concept_das.steering.vector import ModelIdentity
 
@@ -107,6 +108,8 @@ def resume(
     if not path.exists():
         return
     numbers = _numbers(path)
+    if same_weights(numbers["run"].get("model", ""), run["model"]):
+        numbers["run"]["model"] = run["model"]  # earlier releases wrote another fingerprint
     if numbers["run"] != run:
         changed = sorted(name for name in run if numbers["run"].get(name) != run[name])
         raise InputError(

@@ -12,6 +12,8 @@ from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
 from concept_das.steering import artifact as artifacts
+from concept_das.steering.artifact import load_vector
+from concept_das.steering.context import steer
 from concept_das.steering.vector import ModelIdentity, SteeringVector
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, random_vector, unchecked, vector_at
 from tests.tiny import LAYERS, VOCABULARY, WIDTH, tiny_model, tiny_tokenizer
@@ -195,6 +197,33 @@ def test_another_models_vector(saved: Path) -> None:
     with pytest.raises(VectorMismatchError):
         SteeringVector.load(saved, tiny_model("qwen2"))
     SteeringVector.load(saved, LoadedModel(tiny_model(), tiny_tokenizer(), "the same"))
+
+
+def test_another_fine_tune_only_when_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base, tuned = tiny_model(), tiny_model()
+    saved = random_vector(base).save(tmp_path)
+    with torch.no_grad():
+        tuned.model.layers[0].mlp.up_proj.weight.mul_(1.1)
+    with pytest.raises(VectorMismatchError, match="allow_other_weights=True if this is a fine-tun"):
+        load_vector(saved, tuned)
+    vector = load_vector(saved)
+    with pytest.raises(VectorMismatchError), steer(tuned, vector):
+        pass
+    assert not caplog.records
+    with steer(tuned, vector, allow_other_weights=True):
+        pass
+    adopted = load_vector(saved, tuned, allow_other_weights=True)
+    assert [record.message.rpartition("; ")[2] for record in caplog.records] == [
+        "its effect on other weights is not known"
+    ] * 2
+    with steer(tuned, adopted):  # belongs to the fine-tune from here on
+        pass
+    shallow = tiny_model(seed=1)
+    shallow.config.num_hidden_layers = LAYERS - 1
+    with pytest.raises(VectorMismatchError, match="or train a vector for this one$"):
+        load_vector(saved, shallow, allow_other_weights=True)
 
 
 @EVERY_ARCHITECTURE
