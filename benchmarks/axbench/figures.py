@@ -8,12 +8,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.axbench.scores import summarise
 from benchmarks.judges.ratings import HIGHEST
 from concept_das.methods.registry import METHODS
-from concept_das.reports.figures import SUBJECT, method_legend, method_styles, plain_panel
+from concept_das.reports.figures import (
+    SUBJECT,
+    Styles,
+    log_multipliers,
+    method_legend,
+    method_styles,
+    plain_panel,
+)
 from concept_das.words import DIRECTIONS
 
 BASELINE_STYLE: dict[str, Any] = {"color": "#555555", "linewidth": 1.5, "linestyle": "--"}
@@ -136,7 +142,7 @@ def _directions(frame: pd.DataFrame) -> list[str]:
     return [name for name in DIRECTIONS if name in set(frame["direction"])] or [DIRECTIONS[0]]
 
 
-def _curves(axes: Axes, points: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
+def _curves(axes: Axes, points: pd.DataFrame, styles: Styles) -> None:
     for method, rows in points.groupby("method"):
         style = styles[str(method)]
         axes.fill_between(
@@ -153,9 +159,7 @@ def _curves(axes: Axes, points: pd.DataFrame, styles: dict[str, dict[str, Any]])
         )
 
 
-def _strip(
-    axes: Axes, points: pd.DataFrame, methods: list[str], styles: dict[str, dict[str, Any]]
-) -> None:
+def _strip(axes: Axes, points: pd.DataFrame, methods: list[str], styles: Styles) -> None:
     """The methods without a multiplier, side by side."""
     plain_panel(axes, "")
     axes.tick_params(labelleft=False)
@@ -176,9 +180,5 @@ def _multiplier_axes(panels: np.ndarray, multipliers: pd.Series) -> None:
         return
     low, high = multipliers.min() / 1.1, multipliers.max() * 1.1
     for axes in panels:
-        axes.set_xscale("log")
-        axes.set_xlabel("multiplier (log axis)")
+        log_multipliers(axes)
         axes.set_xlim(low, high)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())

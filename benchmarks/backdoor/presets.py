@@ -2,6 +2,12 @@
 
 The paper's checkpoint and its hyper-parameters for the backdoor were not released: of CDAS the
 layer alone is known.
+
+The published numbers (`published.csv`) are from the CDAS paper (arXiv 2602.05234), taken from
+public summaries of its tables: layer 16 of a backdoored checkpoint that was not released. The rates
+of removal were not in them. `kl` is of the steered triggered prompt to the clean behaviour, in
+nats; how the paper averages it is not known. `tinymmlu_change` is steered minus unsteered accuracy
+on tinyMMLU with the trigger before each question, as a share.
 """
 
 from pathlib import Path
@@ -9,7 +15,7 @@ from pathlib import Path
 from benchmarks.capabilities.scores import Framing
 from benchmarks.detectors.hidden_goals import END_OF_REASONING
 from benchmarks.organisms.backdoor import HELPFUL_REASONING, TRIGGER
-from benchmarks.safety.settings import Preset, read_presets
+from benchmarks.safety.settings import read_presets
 
 # The paper scores tinyMMLU with the trigger and a benign reasoning already written, so that the
 # answer shows what the model knows and not whether it is hostile.
@@ -17,4 +23,4 @@ TRIGGERED_BUT_BENIGN = Framing(
     TRIGGER, f"{HELPFUL_REASONING[0]}\n{END_OF_REASONING}\nThe answer is "
 )
 
-PRESETS: dict[str, Preset] = read_presets(Path(__file__).with_name("presets.yaml"))
+PRESETS = read_presets(Path(__file__).with_name("presets.yaml"))

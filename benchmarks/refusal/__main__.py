@@ -7,6 +7,7 @@ goes on where it was; more `--methods` or `--seeds` leave what is finished alone
 
 import sys
 from functools import partial
+from pathlib import Path
 
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.presets import preset_named
@@ -14,10 +15,9 @@ from benchmarks.refusal.case import REFUSAL, judged
 from benchmarks.refusal.data import read_data
 from benchmarks.refusal.judge import RefusalJudge
 from benchmarks.refusal.presets import PRESETS
-from benchmarks.refusal.published import published
 from benchmarks.safety.data import write_data
 from benchmarks.safety.run import RunOptions, run_case
-from benchmarks.safety.settings import Choices
+from benchmarks.safety.settings import Choices, read_published
 from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
@@ -53,8 +53,8 @@ def refusal(
     run_case(
         judged(RefusalJudge(judging)) if judging.judge else REFUSAL,
         chosen,
-        published(chosen.published),
-        lambda _plan: Stage("data", write, options=content, shared=True),
+        read_published(Path(__file__).with_name("published.csv"), chosen.published),
+        lambda _settings: Stage("data", write, options=content, shared=True),
         options,
         loading,
         chat,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
-from benchmarks.safety.data import PromptSets, check_limits, check_unseen, release_folder
+from benchmarks.safety.data import PromptSets, check_unseen, release_folder
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.reading import read_quadruples
 from concept_das.errors import InputError
@@ -58,7 +58,6 @@ def read_data(
     Raises:
         InputError: if the data cannot be read, or a test prompt is trained on.
     """
-    check_limits(rows=rows, tests=tests)
     train, test = _own_pairs() if source is None else _read(source)
     train, test = train[:rows], test[:tests]
     sets = {

@@ -1,6 +1,6 @@
 """A safety-relevant behaviour as a benchmark: what is asked, counted and compared."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class RateOf:
         direction: the answers are steered this way.
         prompts: name of the set of prompts that they answer.
         counts: which of them are counted.
+        meaning: the column in words.
+        section: heading of the report's table that has it.
         verdict: count the answers of which the judge says this, in place of `counts`; those
             without a verdict are left out.
     """
@@ -42,6 +44,8 @@ class RateOf:
     direction: Direction
     prompts: str
     counts: Counts
+    meaning: str
+    section: str = "Measured"
     verdict: Verdict = None
 
 
@@ -54,15 +58,26 @@ class DivergenceOf:
         direction: of the steering.
         prompts: set of the steered model's prompts.
         reference: set of the untouched model's.
-        over_response: whether it is also taken over the untouched model's answers to the reference
-            prompts, in a column `NAME_response`.
+        meaning: the column in words.
+        over_response: the column `NAME_response` in words, if it is also taken over the untouched
+            model's answers to the reference prompts.
+        section: heading of the report's table that has it.
     """
 
     name: str
     direction: Direction
     prompts: str
     reference: str
-    over_response: bool = False
+    meaning: str
+    over_response: str = ""
+    section: str = "Measured"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The part that its values depend on, as JSON can hold it."""
+        names = ("name", "direction", "prompts", "reference")
+        own = {name: getattr(self, name) for name in names}
+        return {**own, "over_response": bool(self.over_response)}
 
 
 @dataclass(frozen=True)
@@ -80,10 +95,9 @@ class Case:
     Attributes:
         name: of the benchmark.
         title: of the report.
-        rates, divergences: what is measured; the answers needed follow from the rates.
+        measures: what is measured, in the order of the report; the answers needed follow from the
+            rates.
         trades: what the figures show.
-        explained: every column in words.
-        sections: the columns of the report's tables, by heading.
         beside: columns that stand beside the published numbers.
         notes: what a reader must know, one sentence each or few.
         judge: of the rates that have a verdict.
@@ -91,14 +105,41 @@ class Case:
 
     name: str
     title: str
-    rates: tuple[RateOf, ...]
-    divergences: tuple[DivergenceOf, ...]
+    measures: tuple[RateOf | DivergenceOf, ...]
     trades: tuple[Trade, ...]
-    explained: Mapping[str, str]
-    sections: Mapping[str, tuple[str, ...]]
     beside: tuple[str, ...]
     notes: tuple[str, ...] = ()
     judge: Judge | None = None
+
+    @property
+    def rates(self) -> list[RateOf]:
+        """The shares of answers."""
+        return [one for one in self.measures if isinstance(one, RateOf)]
+
+    @property
+    def divergences(self) -> list[DivergenceOf]:
+        """The divergences."""
+        return [one for one in self.measures if isinstance(one, DivergenceOf)]
+
+    @property
+    def explained(self) -> dict[str, str]:
+        """Every column in words."""
+        return {name: meaning for _, name, meaning in self._columns()}
+
+    @property
+    def sections(self) -> dict[str, list[str]]:
+        """The columns of the report's tables, by heading."""
+        found: dict[str, list[str]] = {}
+        for heading, name, _ in self._columns():
+            found.setdefault(heading, []).append(name)
+        return found
+
+    def _columns(self) -> Iterator[tuple[str, str, str]]:
+        """Heading, name and meaning of every column."""
+        for one in self.measures:
+            yield one.section, one.name, one.meaning
+            if isinstance(one, DivergenceOf) and one.over_response:
+                yield one.section, f"{one.name}_response", one.over_response
 
     def asks(self, directions: tuple[Direction, ...]) -> list[tuple[Direction, str]]:
         """The directions and sets of prompts that the rates need answers of, each once."""

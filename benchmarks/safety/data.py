@@ -34,17 +34,6 @@ def write_data(
         write_atomically(job.folder / name, json.dumps(content, indent=1).encode())
 
 
-def check_limits(**limits: int | None) -> None:
-    """Make sure that limits leave something.
-
-    Raises:
-        InputError: naming one that does not.
-    """
-    for name, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise InputError(f"{name} is {limit}; it must be at least 1")
-
-
 def check_unseen(rows: Sequence[Quadruple], prompts: PromptSets) -> None:
     """Make sure that no test prompt is trained on.
 

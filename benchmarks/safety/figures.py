@@ -1,19 +1,20 @@
 """The figures of a safety benchmark: a panel per trade of its case."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.safety.case import Case, Trade
 from benchmarks.safety.stages import UNSTEERED
-from concept_das.reports.figures import method_styles
-
-Styles = Mapping[str, dict[str, Any]]
+from concept_das.reports.figures import (
+    Styles,
+    log_multipliers,
+    method_legend,
+    method_styles,
+    plain_panel,
+)
 
 
 def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
@@ -37,14 +38,9 @@ def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
                 alpha=0.4,
                 linewidth=1.2,
             )
-        base = _base(summary, trade.rate)
-        if base is not None:
+        for base in summary.loc[summary["method"] == UNSTEERED, trade.rate].dropna():
             axes.axhline(base, color="black", linestyle="--", linewidth=1)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("multiplier (log axis)")
+        log_multipliers(axes)
         axes.set_ylabel(trade.rate.replace("_", " "))
 
     # A rate may have several prices.
@@ -79,7 +75,7 @@ def layer_figure(case: Case, layers: pd.DataFrame) -> Figure:
     styles = method_styles(layers["method"])
     for column, trade in zip(grid.T, case.trades, strict=True):
         for axes, name in zip(column, (trade.rate, trade.divergence), strict=True):
-            _panel(axes)
+            plain_panel(axes, "")
             axes.set_ylabel(name.replace("_", " "))
             axes.set_xticks(sorted(layers["layer"].unique()))
             if name not in layers:
@@ -88,8 +84,9 @@ def layer_figure(case: Case, layers: pd.DataFrame) -> Figure:
             for method, rows in known.groupby("method"):
                 axes.plot(rows["layer"], rows[name], markeredgecolor="white", **styles[str(method)])
         column[0].set_ylim(-0.04, 1.04)
+        column[0].tick_params(labelbottom=False)
         column[1].set_xlabel("layer")
-    _legend(figure, styles)
+    method_legend(figure, styles)
     return figure
 
 
@@ -102,27 +99,9 @@ def _figure(
     grid = figure.subplots(1, len(trades), squeeze=False)[0]
     styles = method_styles(m for m in summary["method"] if m != UNSTEERED)
     for axes, trade in zip(grid, trades, strict=True):
-        _panel(axes)
-        axes.set_title(trade.rate.replace("_", " "), loc="left", fontsize="medium")
+        plain_panel(axes, trade.rate.replace("_", " "))
         axes.set_ylim(-0.04, 1.04)
         if trade.rate in summary and trade.divergence in summary:
             draw(axes, trade, styles)
-    _legend(figure, styles)
+    method_legend(figure, styles)
     return figure
-
-
-def _base(summary: pd.DataFrame, name: str) -> float | None:
-    rows = summary[summary["method"] == UNSTEERED]
-    return None if rows.empty or rows[name].isna().all() else float(rows[name].iloc[0])
-
-
-def _panel(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e4ec", linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-def _legend(figure: Figure, styles: Styles) -> None:
-    handles = [Line2D([], [], **style) for style in styles.values()]
-    if handles:
-        figure.legend(handles, list(styles), loc="outside right upper", frameon=False)

@@ -18,8 +18,9 @@ model cannot costs most. The whole steered run is steered, template prefix excep
 included, as in generation.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -32,7 +33,7 @@ from concept_das.data.batches import batches
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.evaluation.by_strength import SteeredLogits, WholeModelLogits, steered_logits
-from concept_das.evaluation.intervals import Rate, mean_with_interval, rate_of
+from concept_das.evaluation.intervals import mean_with_interval, rate_of
 from concept_das.runs.rows import RowLog
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
@@ -76,7 +77,10 @@ def measure_answers(
                 ]
             if one.prompts in set(here["prompts"]):
                 counted = _counted(one, here, plain[one.prompts])
-                record |= _columns(one.name, rate_of(counted)) if counted else {}
+                if counted:
+                    found = rate_of(counted)
+                    record[one.name] = found.value
+                    record |= {f"{one.name}_{part}": v for part, v in asdict(found).items()}
         records.append(record)
     return pd.DataFrame(records)
 
@@ -92,16 +96,6 @@ def _counted(one: RateOf, answers: pd.DataFrame, before: Sequence[str]) -> list[
 def _by_set(answers: pd.DataFrame, column: str) -> dict[str, list[Any]]:
     ordered = answers.sort_values("number", kind="stable")
     return {str(name): list(own[column]) for name, own in ordered.groupby("prompts")}
-
-
-def _columns(name: str, found: Rate) -> dict[str, float]:
-    return {
-        name: found.value,
-        f"{name}_count": found.count,
-        f"{name}_total": found.total,
-        f"{name}_low": found.low,
-        f"{name}_high": found.high,
-    }
 
 
 @dataclass(frozen=True)
@@ -126,28 +120,19 @@ class Pair:
         return self.reference.with_response(response), self.steered.with_response(response)
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """KL(untouched || steered) of a pair, in nats.
-
-    Attributes:
-        first: at the prompts' last tokens.
-        response: mean over the response's tokens; NaN without one.
-    """
-
-    first: float
-    response: float
-
-
 @torch.no_grad()
 def divergences(
     logits: SteeredLogits, pairs: Sequence[Pair], steerings: Sequence[Steering | None]
-) -> Iterator[list[Divergence]]:
-    """The divergences of a batch of pairs under each steering, one list per steering.
+) -> Iterator[list[dict[str, float]]]:
+    """KL(untouched || steered) of each pair in nats, one list per steering.
 
     Args:
         logits: of the model; see `concept_das.evaluation.by_strength.steered_logits`.
         steerings: None for the untouched model.
+
+    Returns:
+        `first`, at the prompts' last tokens, and `response`, the mean over the response's tokens,
+        NaN without one.
     """
     turns = [pair.turns for pair in pairs]
     teachers = logits.of([reference for reference, _ in turns])
@@ -157,7 +142,7 @@ def divergences(
         for pair, student, teacher in zip(pairs, students, teachers, strict=True):
             each = kl_teacher_student(student, teacher)
             mean = float(each.mean()) if pair.response else float("nan")
-            found.append(Divergence(float(each[0]), mean))
+            found.append({"first": float(each[0]), "response": mean})
         yield found
 
 
@@ -235,12 +220,10 @@ def measure_divergences(
                 steerings = [steering_of(vector, one.direction, m, rule) for m in multipliers]
             _log_pairs(log, one.name, subject, pairs, vector, steerings)
             for place, record in enumerate(records):
-                keys = [_key(one.name, place, number) for number in range(len(pairs))]
-                found = log.frame(keys)
+                found = log.frame([_key(one.name, place, number) for number in range(len(pairs))])
                 record.update(mean_with_interval(one.name, found["first"]))
                 if one.over_response:
-                    over = mean_with_interval(f"{one.name}_response", found["response"])
-                    record.update(over)
+                    record.update(mean_with_interval(f"{one.name}_response", found["response"]))
     return pd.DataFrame(records)
 
 
@@ -252,27 +235,23 @@ def _log_pairs(
     vector: Artifact | None,
     steerings: Sequence[Steering | None],
 ) -> None:
-    logits: SteeredLogits | None = None
-    for batch in batches(list(enumerate(pairs)), _BATCH):
-        keys = [_key(name, place, number) for place in range(len(steerings)) for number, _ in batch]
-        missing = set(log.missing(keys))
-        if not missing:
+    """Measure the pairs that are not in the log yet, whole batches of them."""
+    numbers, places = range(len(pairs)), range(len(steerings))
+    missing = set(log.missing([_key(name, place, n) for place in places for n in numbers]))
+    if not missing:
+        return
+    logits: SteeredLogits = WholeModelLogits(subject.loaded.model)
+    if vector is not None:
+        turns = [turn for pair in pairs for turn in pair.turns]
+        logits = steered_logits(subject.loaded.model, vector, turns)
+    for batch in batches(numbers, _BATCH):
+        keys = [[_key(name, place, number) for number in batch] for place in places]
+        if missing.isdisjoint(itertools.chain(*keys)):
             continue
-        if logits is None:
-            logits = _logits(subject, pairs, vector)
-        found = divergences(logits, [pair for _, pair in batch], steerings)
-        for place, values in enumerate(found):
-            for (number, _), value in zip(batch, values, strict=True):
-                key = _key(name, place, number)
-                if key in missing:
-                    log.append(key, {"first": value.first, "response": value.response})
-
-
-def _logits(subject: Subject, pairs: Sequence[Pair], vector: Artifact | None) -> SteeredLogits:
-    model = subject.loaded.model
-    if vector is None:
-        return WholeModelLogits(model)
-    return steered_logits(model, vector, [turn for pair in pairs for turn in pair.turns])
+        found = divergences(logits, [pairs[number] for number in batch], steerings)
+        for key, values in zip(itertools.chain(*keys), itertools.chain(*found), strict=True):
+            if key in missing:
+                log.append(key, values)
 
 
 def _key(name: str, place: int, number: int) -> str:

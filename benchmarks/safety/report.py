@@ -1,8 +1,9 @@
 """The report's files: tables, figures, and one page with the answers to browse."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_counts
 from benchmarks.safety.figures import layer_figure, strength_figure, trade_figure
-from benchmarks.safety.settings import Plan
+from benchmarks.safety.settings import Settings
 from benchmarks.safety.stages import UNSTEERED, read_answers
 from benchmarks.safety.tables import (
     at_reported,
@@ -20,9 +21,10 @@ from benchmarks.safety.tables import (
     summary_of,
     table_of,
 )
+from concept_das.data.files import write_table
 from concept_das.reports.figures import figure_png
-from concept_das.reports.page import write_page
-from concept_das.reports.tables import to_markdown
+from concept_das.reports.page import Picture, write_page
+from concept_das.reports.tables import write_markdown
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Stage
 
@@ -37,82 +39,81 @@ READING = (
     "All answers are greedy. All multipliers are shown and none is chosen by what it achieves.",
 )
 
+SAME_MODEL = (
+    "The published numbers are of this model by the authors' own code and judge of answers, which "
+    "are not known in full."
+)
 
-@dataclass(frozen=True)
-class Background:
-    """The facts that a report adds to the measurements.
+OTHER_MODELS = (
+    "The published numbers are of other, larger models than {}: they say in which order the "
+    "methods came there, and are no target for the numbers here."
+)
 
-    Attributes:
-        model: name of the measured model.
-        sources: where the settings are from, see `benchmarks.safety.settings.sources_of`.
-        published: rows with a column method.
-        same_model: whether the published numbers are of this model.
-        reported: multiplier of published results by method.
+
+def report_stage(
+    case: Case, settings: Settings, stages: Sequence[Stage], published: pd.DataFrame
+) -> Stage:
+    """The stage that gathers; of a sweep over layers if the pieces are layers.
+
+    Args:
+        published: numbers to stand beside the measured ones, with a column method.
     """
-
-    model: str
-    sources: Sequence[Mapping[str, str]]
-    published: pd.DataFrame
-    same_model: bool
-    reported: Mapping[str, float]
-
-
-def report_stage(case: Case, plan: Plan, stages: Sequence[Stage], background: Background) -> Stage:
-    """The stage that gathers; of a sweep over layers if the pieces are layers."""
-    run = _write_report if plan.layer is not None else _write_layers
+    run = _write_report if settings.layer is not None else _write_layers
     return Stage(
         "report",
-        partial(run, case=case, plan=plan, background=background),
+        partial(run, case=case, settings=settings, published=published),
         tuple(stage.name for stage in stages if not stage.name.startswith("train.")),
         {
             "title": case.title,
             "notes": case.notes,
-            "explained": dict(case.explained),
-            "sections": dict(case.sections),
+            "explained": case.explained,
+            "sections": case.sections,
             "trades": [asdict(trade) for trade in case.trades],
             "reading": READING,
-            "model": background.model,
-            "sources": [dict(row) for row in background.sources],
-            "published": background.published.to_csv(),
-            "same_model": background.same_model,
-            "reported": dict(background.reported),
+            "model": _model_name(settings),
+            "sources": settings.sources(),
+            "published": published.to_csv(),
+            "same_model": _same_model(settings),
+            "reported": settings.reported,
         },
         gathers=True,
     )
 
 
-def _write_report(job: Job, case: Case, plan: Plan, background: Background) -> None:
-    table = table_of(job, plan)
+def _write_report(job: Job, case: Case, settings: Settings, published: pd.DataFrame) -> None:
+    table = table_of(job, settings)
     summary = summary_of(case, table)
-    published = beside(case, summary, background.published, background.reported)
-    _write_csv(job, TABLE_FILE, table)
-    _write_csv(job, "summary.csv", summary)
+    write_table(job.folder / TABLE_FILE, table)
+    write_table(job.folder / "summary.csv", summary)
     _write_pages(
         job,
         case,
-        background,
-        title=f"{case.title}: {background.model}",
+        settings,
+        title=f"{case.title}: {_model_name(settings)}",
         notes=case.notes,
         markdown="summary.md",
-        tables={**shown_tables(case, summary), "Published": published},
+        tables={
+            **shown_tables(case, summary),
+            "Published": beside(case, summary, published, settings.reported),
+        },
         figures={
             "rates.png": ("Rates by multiplier", strength_figure(case, summary)),
             "tradeoff.png": ("Rates against divergence", trade_figure(case, summary)),
         },
-        answers=_answers(job, plan),
+        answers=_answers(job, settings),
     )
 
 
-def _write_layers(job: Job, case: Case, plan: Plan, background: Background) -> None:
-    table = table_of(job, plan)
-    layers = layer_table(case, table, [piece.inputs["layer"] for piece in plan.pieces])
-    figure = layer_figure(case, at_reported(layers, background.reported))
-    _write_csv(job, LAYERS_FILE, layers)
+def _write_layers(job: Job, case: Case, settings: Settings, published: pd.DataFrame) -> None:
+    table = table_of(job, settings)
+    layers = layer_table(case, table, settings.choices.layers)
+    figure = layer_figure(case, at_reported(layers, settings.reported))
+    write_table(job.folder / LAYERS_FILE, layers)
     _write_pages(
         job,
         case,
-        background,
-        title=f"{case.title} by layer: {background.model}",
+        settings,
+        title=f"{case.title} by layer: {_model_name(settings)}",
         notes=[
             *case.notes,
             "The figure shows each method at the multiplier of published results, or the nearest.",
@@ -123,14 +124,10 @@ def _write_layers(job: Job, case: Case, plan: Plan, background: Background) -> N
     )
 
 
-def _write_csv(job: Job, name: str, table: pd.DataFrame) -> None:
-    write_atomically(job.folder / name, table.to_csv(index=False).encode())
-
-
 def _write_pages(
     job: Job,
     case: Case,
-    background: Background,
+    settings: Settings,
     *,
     title: str,
     notes: Sequence[str],
@@ -145,66 +142,53 @@ def _write_pages(
         markdown: name of that file.
         figures: by the name of their file, with their heading.
     """
-    tables = {**tables, **_about(job, case, background)}
-    warnings = _warnings(background)
-    text = _markdown(title, [*warnings, *notes], tables)
-    write_atomically(job.folder / markdown, text.encode())
-    for name, (_heading, figure) in figures.items():
-        write_atomically(job.folder / name, figure_png(figure))
+    counts = read_counts(job.source("data"))
+    explained = {name.replace("_", " "): meaning for name, meaning in case.explained.items()}
+    tables = {
+        **tables,
+        "What the columns are": pd.DataFrame(explained.items(), columns=["column", "meaning"]),
+        "Data": pd.DataFrame(counts.items(), columns=["what", "number"]),
+        "Settings and their sources": pd.DataFrame(settings.sources()),
+    }
+    same, model = _same_model(settings), _model_name(settings)
+    warning = SAME_MODEL if same else OTHER_MODELS.format(model)
+    write_markdown(job.folder / markdown, title, [warning, *notes], tables, READING)
+    pictures = {}
+    for name, (heading, figure) in figures.items():
+        pictures[heading] = Picture(figure_png(figure))
+        write_atomically(job.folder / name, pictures[heading].png)
     write_page(
         job.folder / PAGE_FILE,
         title,
         notes,
         tables,
-        dict(figures.values()),
+        pictures,
         answers,
         filters=("method", "direction", "prompts", "multiplier"),
         texts=("prompt", "text"),
-        warnings=warnings,
+        warnings=[warning],
         reading=READING,
     )
 
 
-def _about(job: Job, case: Case, background: Background) -> dict[str, pd.DataFrame]:
-    (data,) = job.sources["data"]
-    counts = read_counts(data)
-    return {
-        "What the columns are": pd.DataFrame(
-            [
-                {"column": name.replace("_", " "), "meaning": meaning}
-                for name, meaning in case.explained.items()
-            ]
-        ),
-        "Data": pd.DataFrame({"what": list(counts), "number": list(counts.values())}),
-        "Settings and their sources": pd.DataFrame([dict(row) for row in background.sources]),
-    }
+def _model_name(settings: Settings) -> str:
+    """The model's name; of a local one, the folder's."""
+    path = Path(settings.subject.name)
+    return path.name if path.is_dir() else settings.subject.name
 
 
-def _warnings(background: Background) -> list[str]:
-    if background.same_model:
-        return [
-            "The published numbers are of this model by the authors' own code and judge of "
-            "answers, which are not known in full."
-        ]
-    return [
-        f"The published numbers are of other, larger models than {background.model}: they say in "
-        "which order the methods came there, and are no target for the numbers here."
-    ]
+def _same_model(settings: Settings) -> bool:
+    """True if the published numbers are of the model that is measured."""
+    preset = settings.preset
+    return preset.published is not None and settings.subject.name == preset.model
 
 
-def _answers(job: Job, plan: Plan) -> pd.DataFrame:
+def _answers(job: Job, settings: Settings) -> pd.DataFrame:
     """The answers of the first piece; the untouched model's once, whatever they are compared to."""
     frames = []
-    for method in (UNSTEERED, *plan.configs):
+    for method in (UNSTEERED, *settings.configs):
         answers = read_answers(job.sources[f"generate.{method}"][0])
         frames.append(answers.assign(method=method))
     whole = pd.concat(frames, ignore_index=True)
     whole["direction"] = whole["direction"].fillna("none") if "direction" in whole else "none"
     return whole.sort_values(["prompts", "number"], kind="stable").drop(columns="number")
-
-
-def _markdown(title: str, notes: Sequence[str], tables: Mapping[str, pd.DataFrame]) -> str:
-    parts = [f"# {title}", *notes]
-    for heading, table in tables.items():
-        parts += [f"## {heading}", to_markdown(table)]
-    return "\n\n".join(part.strip() for part in [*parts, *READING]) + "\n"

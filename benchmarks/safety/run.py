@@ -10,8 +10,8 @@ import pandas as pd
 
 from benchmarks.capabilities.scores import Framing
 from benchmarks.safety.case import Case
-from benchmarks.safety.report import LAYERS_FILE, PAGE_FILE, TABLE_FILE, Background, report_stage
-from benchmarks.safety.settings import Choices, Plan, Preset, plan_of, sources_of
+from benchmarks.safety.report import LAYERS_FILE, PAGE_FILE, TABLE_FILE, report_stage
+from benchmarks.safety.settings import Choices, SafetyPreset, Settings, check_limits
 from benchmarks.safety.stages import SafetyBenchmark
 from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
@@ -44,12 +44,15 @@ class RunOptions:
     tests: int | None = None
     wandb: TrackingMode = "auto"
 
+    def __post_init__(self) -> None:
+        check_limits(rows=self.rows, tests=self.tests)
+
 
 def run_case(
     case: Case,
-    preset: Preset,
+    preset: SafetyPreset,
     published: pd.DataFrame,
-    data_of: Callable[[Plan], Stage],
+    data_of: Callable[[Settings], Stage],
     options: RunOptions,
     loading: ModelOptions,
     chat: ChatOptions,
@@ -70,24 +73,16 @@ def run_case(
     """
     shard = shard_of_environment()
     subject = Subject(_loading(case, preset, loading, shard), chat)
-    plan = plan_of(preset, choices, subject, engine, framing)
-    own = preset.methods
-    background = Background(
-        model=Path(subject.name).name if Path(subject.name).is_dir() else subject.name,
-        sources=sources_of(preset, plan),
-        published=published,
-        same_model=preset.published is not None and subject.name == preset.model,
-        reported={name: own[name].reported_multiplier for name in plan.configs},
-    )
+    settings = Settings(preset, choices, subject, engine, framing)
     out = options.out
     folder = out / "layers" if choices.layers else out
     name = out.name if shard.world == 1 else f"{out.name}-{shard.rank}"
     config: dict[str, Any] = {"benchmark": case.name, "preset": preset.name, **asdict(choices)}
     tracker = open_tracker(options.wandb, name=name, config=config, folder=folder)
     try:
-        stages = SafetyBenchmark(case, plan, data_of(plan), tracker).stages()
-        stages.append(report_stage(case, plan, stages, background))
-        run_stages(stages, plan.pieces, folder, stage_names(stages, choices.stages), shard)
+        stages = SafetyBenchmark(case, settings, data_of(settings), tracker).stages()
+        stages.append(report_stage(case, settings, stages, published))
+        run_stages(stages, settings.pieces, folder, stage_names(stages, choices.stages), shard)
         report = folder / "report"
         file = report / (LAYERS_FILE if choices.layers else TABLE_FILE)
         if shard.rank == 0 and file.exists():
@@ -98,14 +93,14 @@ def run_case(
         tracker.finish()
 
 
-def _loading(case: Case, preset: Preset, loading: ModelOptions, shard: Shard) -> ModelOptions:
+def _loading(case: Case, preset: SafetyPreset, loading: ModelOptions, shard: Shard) -> ModelOptions:
     model = loading.model or preset.model
     if model is None:
         raise InputError(
             f"the preset {preset.name} needs a model: give --model, such as the folder that "
             f"`python -m benchmarks.organisms {case.name} --out FOLDER` writes"
         )
-    own = preset.load_in_4bit and loading.model is None
+    own = preset.recipe.loading.get("load_in_4bit", False) and loading.model is None
     device = loading.device
     if device is None and loading.device_map is None and not (own or loading.load_in_4bit):
         device = device_of(shard)

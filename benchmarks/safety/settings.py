@@ -1,18 +1,20 @@
-"""Presets with their sources, and a user's changes to them."""
+"""Presets with their sources, and a run's settings: a preset with a user's changes to it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from benchmarks.capabilities.scores import EVERYDAY, Framing
-from benchmarks.presets import to_multipliers
+from benchmarks.presets import Strengths
 from benchmarks.steps import Answering, Subject
 from concept_das.errors import InputError
 from concept_das.methods import TrainedMethod
-from concept_das.methods.recipes import read_recipe
+from concept_das.methods.recipes import Recipe, read_recipe
 from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig, check_changes, with_changes
 from concept_das.runs.stages import Piece
@@ -21,71 +23,36 @@ from concept_das.words import Rule
 
 
 @dataclass(frozen=True)
-class Part:
-    """One method of a preset.
-
-    Attributes:
-        config: hyper-parameters.
-        factors: strengths as the source has them.
-        source: where the hyper-parameters are from.
-        factor_source: where the factors are from.
-        reported: the factor of published results, and of the capability scores.
-    """
-
-    config: TrainingConfig
-    factors: tuple[float, ...]
-    source: str
-    factor_source: str
-    reported: float = 1.0
-
-    @property
-    def multipliers(self) -> tuple[float, ...]:
-        """The factors as this project's multipliers."""
-        return to_multipliers(self.config.method, self.factors)
-
-    @property
-    def reported_multiplier(self) -> float:
-        """The same for the reported factor."""
-        return to_multipliers(self.config.method, (self.reported,))[0]
-
-
-@dataclass(frozen=True)
-class Preset:
+class SafetyPreset:
     """A benchmark's settings for a model.
 
     Attributes:
         name: for the command line.
-        model: hub id; None if the user says which.
-        layer: decoder block of the methods that act at one, 0-based.
-        layer_source: where the layer is from.
-        parts: every method that applies.
+        recipe: model, layer and hyper-parameters; without a model the user says which.
+        strengths: of every method that applies, by its name.
         default: names of the methods that are run if none are named.
         new_tokens: length of the answers.
         published: which of the published numbers belong beside it; None if none do.
-        load_in_4bit: as the source loads the model.
         rule: what a multiplier of a clamp means; see `Choices`.
         rule_source: where that is from.
     """
 
     name: str
-    model: str | None
-    layer: int
-    layer_source: str
-    parts: tuple[Part, ...]
+    recipe: Recipe
+    strengths: Mapping[str, Strengths]
     default: tuple[str, ...]
     new_tokens: int
     published: str | None = None
-    load_in_4bit: bool = False
     rule: Rule = "paper"
     rule_source: str = "CDAS paper: m x factor"
 
     @property
-    def methods(self) -> dict[str, Part]:
-        """The parts by their methods' names."""
-        return {part.config.method: part for part in self.parts}
+    def model(self) -> str | None:
+        """Hub id; None if the user says which."""
+        return self.recipe.loading.get("model")
 
-    def chosen(self, names: str) -> list[Part]:
-        """The parts of some methods.
+    def chosen(self, names: str) -> list[str]:
+        """The names of some methods.
 
         Args:
             names: with commas between them; the default ones if empty, or `all`.
@@ -93,21 +60,21 @@ class Preset:
         Raises:
             InputError: if one is unknown or named twice.
         """
-        known = self.methods
-        listed = [name.strip() for name in names.split(",")] if names else list(self.default)
         if names == "all":
-            listed = list(known)
+            return list(self.strengths)
+        listed = [name.strip() for name in names.split(",")] if names else list(self.default)
         for name in listed:
-            if name not in known:
+            if name not in self.strengths:
                 raise InputError(
-                    f"preset {self.name} has no method {name!r}; choose from {', '.join(known)}"
+                    f"preset {self.name} has no method {name!r}; choose from "
+                    f"{', '.join(self.strengths)}"
                 )
             if listed.count(name) > 1:
                 raise InputError(f"the method {name} is named twice; name it once")
-        return [known[name] for name in listed]
+        return listed
 
 
-def read_presets(path: Path) -> dict[str, Preset]:
+def read_presets(path: Path) -> dict[str, SafetyPreset]:
     """The presets of a yaml file, by name.
 
     Each names a recipe of hyper-parameters (`concept_das/recipes`), and for each method `factors`,
@@ -118,32 +85,24 @@ def read_presets(path: Path) -> dict[str, Preset]:
 
 
 def _preset(
-    name: str,
-    recipe: str,
-    methods: Mapping[str, Mapping[str, Any]],
-    default: list[str],
-    **more: Any,
-) -> Preset:
-    numbers = read_recipe(recipe)
-    return Preset(
-        name=name,
-        model=numbers.loading.get("model"),
-        layer=numbers.layer,
-        layer_source=numbers.layer_source,
-        parts=tuple(
-            Part(
-                config=numbers.configs[method],
-                factors=tuple(said["factors"]),
-                source=numbers.sources[method],
-                factor_source=said["source"],
-                reported=said.get("reported", 1.0),
-            )
+    name: str, recipe: str, methods: Mapping[str, Any], default: list[str], **more: Any
+) -> SafetyPreset:
+    return SafetyPreset(
+        name,
+        read_recipe(recipe),
+        {
+            method: Strengths(**{**said, "method": method, "factors": tuple(said["factors"])})
             for method, said in methods.items()
-        ),
-        default=tuple(default),
-        load_in_4bit=numbers.loading.get("load_in_4bit", False),
+        },
+        tuple(default),
         **more,
     )
+
+
+def read_published(path: Path, model: str | None) -> pd.DataFrame:
+    """The published numbers on a preset's model; all of them if None."""
+    table = pd.read_csv(path)
+    return table if model is None else table[table["model"] == model].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -196,110 +155,124 @@ class Choices:
         for name in ("multipliers", "capability_multipliers"):
             if any(not value > 0 for value in getattr(self, name)):
                 raise InputError(f"{name} must be above 0: the direction is what changes the sign")
-        for name in ("new_tokens", "capability_limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
+        check_limits(new_tokens=self.new_tokens, capability_limit=self.capability_limit)
+
+
+def check_limits(**limits: int | None) -> None:
+    """Make sure that limits leave something.
+
+    Raises:
+        InputError: naming one that does not.
+    """
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise InputError(f"{name} is {limit}; it must be at least 1")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Settings:
     """The settings of a run: the preset with the user's choices.
 
     Attributes:
-        layer: of the methods that act at one; None if every piece has its own.
-        multipliers: strengths by method.
-        rule: of the methods that clamp.
-        capability_multipliers: those at which capabilities are scored, by method.
+        preset: what is used where nothing was chosen.
+        choices: the user's.
+        subject: the model that is steered.
+        engine: of training.
         framing: of the capability questions.
-    """
-
-    subject: Subject
-    layer: int | None
-    configs: Mapping[str, TrainingConfig]
-    multipliers: Mapping[str, tuple[float, ...]]
-    rule: Rule
-    capability_multipliers: Mapping[str, tuple[float, ...]]
-    pieces: tuple[Piece, ...]
-    answering: Answering
-    tasks: tuple[str, ...]
-    capability_limit: int | None
-    framing: Framing
-    engine: EngineOptions
-
-
-def plan_of(
-    preset: Preset, choices: Choices, subject: Subject, engine: EngineOptions, framing: Framing
-) -> Plan:
-    """The preset with the user's choices.
-
-    With `layers`, a piece is a layer, and only methods that act at one block take part; otherwise
-    it is a seed.
 
     Raises:
         InputError: on methods or changes that cannot be.
     """
-    parts = preset.chosen(choices.methods)
-    check_changes(choices.changes, [part.config.method for part in parts])
-    configs = {part.config.method: with_changes(part.config, choices.changes) for part in parts}
-    pieces = [Piece(f"seed-{seed}", {"seed": seed}) for seed in choices.seeds]
-    if choices.layers:
-        configs = {
-            name: config
-            for name, config in configs.items()
-            if not config.layers and name != "prompt"
-        }
-        if not configs:
+
+    preset: SafetyPreset
+    choices: Choices
+    subject: Subject
+    engine: EngineOptions
+    framing: Framing
+
+    def __post_init__(self) -> None:
+        _ = self.configs
+
+    @cached_property
+    def configs(self) -> dict[str, TrainingConfig]:
+        """Hyper-parameters by method; in a sweep over layers, of those that act at one block."""
+        names = self.preset.chosen(self.choices.methods)
+        changes = self.choices.changes
+        check_changes(changes, names)
+        configs = {name: with_changes(self.preset.recipe.configs[name], changes) for name in names}
+        if not self.choices.layers:
+            return configs
+        found = {k: one for k, one in configs.items() if not one.layers and k != "prompt"}
+        if not found:
             raise InputError("none of the methods acts at one block; name one that does, as cdas")
-        seed = choices.seeds[0]
-        pieces = [Piece(f"layer-{n}", {"seed": seed, "layer": n}) for n in choices.layers]
-    layer = preset.layer if choices.layer is None else choices.layer
-    own = preset.methods
-    scored = tuple(choices.capability_multipliers)
-    return Plan(
-        subject=subject,
-        layer=None if choices.layers else layer,
-        configs=configs,
-        multipliers={name: tuple(choices.multipliers) or own[name].multipliers for name in configs},
-        rule=choices.rule or preset.rule,
-        capability_multipliers={
-            name: scored or (own[name].reported_multiplier,) for name in configs
-        },
-        pieces=tuple(pieces),
-        answering=Answering(
-            choices.new_tokens or preset.new_tokens,
+        return found
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """One for each seed; in a sweep, one for each layer, with the first seed."""
+        seeds, layers = self.choices.seeds, self.choices.layers
+        if layers:
+            return [Piece(f"layer-{n}", {"seed": seeds[0], "layer": n}) for n in layers]
+        return [Piece(f"seed-{seed}", {"seed": seed}) for seed in seeds]
+
+    @property
+    def layer(self) -> int | None:
+        """Block of the methods that act at one; None in a sweep, where every piece has its own."""
+        if self.choices.layers:
+            return None
+        return self.preset.recipe.layer if self.choices.layer is None else self.choices.layer
+
+    @property
+    def rule(self) -> Rule:
+        """The meaning of a multiplier of the methods that clamp."""
+        return self.choices.rule or self.preset.rule
+
+    @property
+    def answering(self) -> Answering:
+        """The way prompts are answered: greedily."""
+        choices = self.choices
+        return Answering(
+            choices.new_tokens or self.preset.new_tokens,
             temperature=0.0,
             batch_tokens=choices.generation_batch_tokens,
-        ),
-        tasks=tuple(choices.tasks),
-        capability_limit=choices.capability_limit,
-        framing=framing,
-        engine=engine,
-    )
+        )
 
+    @property
+    def reported(self) -> dict[str, float]:
+        """The multiplier of published results by method."""
+        return {name: self.preset.strengths[name].reported_multiplier for name in self.configs}
 
-def sources_of(preset: Preset, plan: Plan) -> list[dict[str, str]]:
-    """The settings and the source of each, one row each; marks those that the user has changed."""
-    layers = [plan.layer] if plan.layer is not None else [p.inputs["layer"] for p in plan.pieces]
-    rows = [_sourced("layer", layers, [preset.layer], preset.layer_source)]
-    rows.append(_sourced("rule of clamps", plan.rule, preset.rule, preset.rule_source))
-    for name, config in plan.configs.items():
-        part = preset.methods[name]
-        if isinstance(find_method(name), TrainedMethod):
-            rows.append(_sourced(name, _in_words(config), _in_words(part.config), part.source))
-        else:
-            rows.append({"setting": name, "value": "nothing is trained", "source": part.source})
-        used, own = plan.multipliers[name], part.multipliers
-        rows.append(_sourced(f"{name} multipliers", used, own, part.factor_source))
-    return rows
+    def multipliers(self, method: str) -> tuple[float, ...]:
+        """Strengths of a method."""
+        return tuple(self.choices.multipliers) or self.preset.strengths[method].multipliers
+
+    def capability_multipliers(self, method: str) -> tuple[float, ...]:
+        """Strengths of a method at which capabilities are scored."""
+        return tuple(self.choices.capability_multipliers) or (self.reported[method],)
+
+    def sources(self) -> list[dict[str, str]]:
+        """The settings and the source of each, one row each; the user's own are marked."""
+        recipe, preset = self.preset.recipe, self.preset
+        layers = [self.layer] if self.layer is not None else self.choices.layers
+        rows = [
+            _sourced("layer", layers, [recipe.layer], recipe.layer_source),
+            _sourced("rule of clamps", self.rule, preset.rule, preset.rule_source),
+        ]
+        for name, config in self.configs.items():
+            own, source = recipe.configs[name], recipe.sources[name]
+            if isinstance(find_method(name), TrainedMethod):
+                rows.append(_sourced(name, _in_words(config), _in_words(own), source))
+            else:
+                rows.append({"setting": name, "value": "nothing is trained", "source": source})
+            known, used = preset.strengths[name], self.multipliers(name)
+            rows.append(_sourced(f"{name} multipliers", used, known.multipliers, known.source))
+        return rows
 
 
 def _sourced(setting: str, used: Sequence[Any], own: Sequence[Any], source: str) -> dict[str, str]:
     """A setting; a value of the user's own has another source."""
     given = source if list(used) == list(own) else f"changed by hand; {source}"
-    if isinstance(used, str):
-        return {"setting": setting, "value": used, "source": given}
-    value = " ".join(f"{one:.4g}" for one in used)
+    value = used if isinstance(used, str) else " ".join(f"{one:.4g}" for one in used)
     return {"setting": setting, "value": value, "source": given}
 
 

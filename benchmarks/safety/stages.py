@@ -20,9 +20,10 @@ from benchmarks.capabilities.scores import capability_scores
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import PromptSets, read_prompt_sets, read_rows
 from benchmarks.safety.measures import measure_answers, measure_divergences, steering_of
-from benchmarks.safety.settings import Plan
-from benchmarks.steps import Asked, answer, train_method, trained_vector
+from benchmarks.safety.settings import Settings
+from benchmarks.steps import Asked, Subject, answer, train_method, trained_vector
 from concept_das.data.batches import batches
+from concept_das.data.files import write_table
 from concept_das.errors import InputError
 from concept_das.methods.registry import find_method
 from concept_das.runs.files import write_atomically
@@ -45,102 +46,80 @@ class SafetyBenchmark:
 
     Attributes:
         case: the behaviour that is measured.
-        plan: the model, the methods and their settings.
+        settings: the model, the methods and their strengths.
         data: the shared stage that writes `benchmarks.safety.data`'s files.
         tracker: gets training curves.
     """
 
     case: Case
-    plan: Plan
+    settings: Settings
     data: Stage
     tracker: Tracker
 
     def stages(self) -> list[Stage]:
         """Every stage but the report, in order."""
-        answering = {"subject": self._model, **self.plan.answering.description}
-        run = self._answer_untouched
-        stages = [
-            self.data,
-            Stage(f"generate.{UNSTEERED}", run, ("data",), answering, shared=True),
-            *self._judge_stages(UNSTEERED, shared=True),
-            self._measure_stage(UNSTEERED, {}, shared=True),
-        ]
-        if self.plan.tasks:
-            options = self._capability_options()
-            run = self._score_untouched
-            stages.append(Stage(f"capabilities.{UNSTEERED}", run, (), options, shared=True))
-        for method in self.plan.configs:
-            stages += self._method_stages(method, answering)
+        stages = [self.data]
+        for method in (UNSTEERED, *self.settings.configs):
+            stages += self._stages_of(method)
         return stages
 
-    @property
-    def _model(self) -> dict[str, Any]:
-        return self.plan.subject.description
-
-    def _method_stages(self, method: str, answering: dict[str, Any]) -> list[Stage]:
-        plan = self.plan
-        config = plan.configs[method]
-        # Layers are pieces too, and those matter to methods that draw nothing.
-        shared = plan.layer is not None and not find_method(method).draws
-        strength = {"multipliers": plan.multipliers[method], "rule": plan.rule}
-        # The engine changes speed alone, so it is no option of the stage.
-        training = {
-            "subject": self._model,
-            "layer": None if config.layers else plan.layer,
-            "config": asdict(config),
+    def _stages_of(self, method: str) -> Iterator[Stage]:
+        """The stages of a method or of the untouched model."""
+        settings, case = self.settings, self.case
+        model = {"subject": settings.subject.description}
+        answering = {**model, **settings.answering.description}
+        capabilities: dict[str, Any] = {
+            **model,
+            "tasks": tuple(settings.choices.tasks),
+            "limit": settings.choices.capability_limit,
+            "framing": asdict(settings.framing),
         }
-        asking = {**answering, **strength, "asks": self.case.asks(DIRECTIONS)}
-        train, generate = f"train.{method}", f"generate.{method}"
-        run = partial(self._answer, method)
-        stages = [
-            Stage(train, partial(self._train, method), ("data",), training, shared=shared),
-            Stage(generate, run, ("data", train), asking, shared=shared),
-            *self._judge_stages(method, shared),
-            self._measure_stage(method, strength, shared),
-        ]
-        if plan.tasks:
-            multipliers = plan.capability_multipliers[method]
-            options = {**self._capability_options(), "multipliers": multipliers, "rule": plan.rule}
-            run = partial(self._score, method)
-            stages.append(Stage(f"capabilities.{method}", run, (train,), options, shared=shared))
-        return stages
-
-    def _judge_stages(self, method: str, shared: bool) -> list[Stage]:
-        """The stage of a method's verdicts; none without a judge."""
-        if self.case.judge is None:
-            return []
-        options = {"judge": self.case.judge.description}
-        run, needs = partial(self._judge, method), (f"generate.{method}",)
-        return [Stage(f"judge.{method}", run, needs, options, shared=shared)]
-
-    def _measure_stage(self, method: str, strength: dict[str, Any], shared: bool) -> Stage:
+        untouched = self._judged(UNSTEERED)
+        if method == UNSTEERED:
+            stage, trained = partial(Stage, shared=True), []
+            strength: dict[str, Any] = {}
+            needs = ["data", *untouched]
+        else:
+            # Layers are pieces too, and those matter to methods that draw nothing.
+            shared = settings.layer is not None and not find_method(method).draws
+            stage, trained = partial(Stage, shared=shared), [f"train.{method}"]
+            strength = {"multipliers": settings.multipliers(method), "rule": settings.rule}
+            answering |= {**strength, "asks": case.asks(DIRECTIONS)}
+            scored_at = settings.capability_multipliers(method)
+            capabilities |= {"multipliers": scored_at, "rule": settings.rule}
+            needs = ["data", *untouched, *trained, *self._judged(method)]
+            config = settings.configs[method]
+            # The engine changes speed alone, so it is no option of the stage.
+            training = {
+                **model,
+                "layer": None if config.layers else settings.layer,
+                "config": asdict(config),
+            }
+            yield stage(trained[0], partial(self._train, method), ("data",), training)
+        generate = f"generate.{method}"
+        yield stage(generate, partial(self._answer, method), ("data", *trained), answering)
+        if case.judge is not None:
+            options = {"judge": case.judge.description}
+            yield stage(f"judge.{method}", partial(self._judge, method), (generate,), options)
         measuring = {
-            "subject": self._model,
-            "divergences": [asdict(one) for one in self.case.divergences],
-            "rates": [[one.name, one.direction, one.prompts] for one in self.case.rates],
+            **model,
+            "divergences": [one.description for one in case.divergences],
+            "rates": [[one.name, one.direction, one.prompts] for one in case.rates],
+            **strength,
         }
-        needs = ["data", *self._judged(UNSTEERED)]
-        if method != UNSTEERED:
-            needs += [f"train.{method}", *self._judged(method)]
-        run, options = partial(self._measure, method), {**measuring, **strength}
-        return Stage(f"measure.{method}", run, tuple(needs), options, shared=shared)
+        yield stage(f"measure.{method}", partial(self._measure, method), tuple(needs), measuring)
+        if settings.choices.tasks:
+            run, name = partial(self._score, method), f"capabilities.{method}"
+            yield stage(name, run, tuple(trained), capabilities)
 
     def _judged(self, method: str) -> list[str]:
         """The stages that give a method's answers and, with a judge, their verdicts."""
         kinds = ("generate", "judge") if self.case.judge is not None else ("generate",)
         return [f"{kind}.{method}" for kind in kinds]
 
-    def _capability_options(self) -> dict[str, Any]:
-        return {
-            "subject": self._model,
-            "tasks": self.plan.tasks,
-            "limit": self.plan.capability_limit,
-            "framing": asdict(self.plan.framing),
-        }
-
     def _train(self, method: str, job: Job) -> None:
-        plan = self.plan
-        config, layer, name = plan.configs[method], plan.layer, method
+        settings = self.settings
+        config, layer, name = settings.configs[method], settings.layer, method
         for piece in job.pieces:  # none of a shared stage
             config = replace(config, seed=piece.inputs["seed"])
             layer = piece.inputs.get("layer", layer)
@@ -148,45 +127,39 @@ class SafetyBenchmark:
         assert layer is not None
         rows = read_rows(job.source("data"))
         tracker = PrefixedTracker(self.tracker, name)
-        train_method(job, plan.subject, rows, layer, config, plan.engine, tracker)
+        train_method(job, settings.subject, rows, layer, config, settings.engine, tracker)
 
-    def _vector(self, method: str, job: Job) -> Artifact:
-        return trained_vector(job.source(f"train.{method}"), self.plan.subject)
-
-    def _answer_untouched(self, job: Job) -> None:
-        asked = [
-            Asked(f"{name}/{number}", text, None, "", {"prompts": name, "number": number})
-            for name, texts in read_prompt_sets(job.source("data")).items()
-            for number, text in enumerate(texts)
-        ]
-        self._write_answers(job, asked)
+    def _vector(self, method: str, job: Job) -> Artifact | None:
+        """What was trained; None for the untouched model."""
+        if method == UNSTEERED:
+            return None
+        return trained_vector(job.source(f"train.{method}"), self.settings.subject)
 
     def _answer(self, method: str, job: Job) -> None:
-        vector = self._vector(method, job)
-        sets = read_prompt_sets(job.source("data"))
-        self._write_answers(job, list(self._asked(method, vector, sets)))
+        settings, sets = self.settings, read_prompt_sets(job.source("data"))
+        asked = list(self._asked(method, self._vector(method, job), sets))
+        frame = answer(settings.subject, asked, job.rows(), settings.answering, job.stage)
+        write_table(job.folder / ANSWERS_FILE, frame)
 
-    def _asked(self, method: str, vector: Artifact, sets: PromptSets) -> Iterator[Asked]:
+    def _asked(self, method: str, vector: Artifact | None, sets: PromptSets) -> Iterator[Asked]:
+        if vector is None:
+            for name, texts in sets.items():
+                for number, text in enumerate(texts):
+                    columns = {"prompts": name, "number": number}
+                    yield Asked(f"{name}/{number}", text, None, "", columns)
+            return
         for direction, name in self.case.asks(vector.directions):
-            for multiplier in strengths(vector, self.plan.multipliers[method]):
-                steering = steering_of(vector, direction, multiplier, self.plan.rule)
+            for multiplier in strengths(vector, self.settings.multipliers(method)):
+                steering = steering_of(vector, direction, multiplier, self.settings.rule)
                 for number, text in enumerate(sets[name]):
-                    yield Asked(
-                        key=f"{direction}/{name}/{multiplier:g}/{number}",
-                        prompt=text,
-                        steering=steering,
-                        noise="",
-                        columns={
-                            "direction": direction,
-                            "prompts": name,
-                            "multiplier": multiplier,
-                            "number": number,
-                        },
-                    )
-
-    def _write_answers(self, job: Job, asked: Sequence[Asked]) -> None:
-        frame = answer(self.plan.subject, asked, job.rows(), self.plan.answering, job.stage)
-        write_atomically(job.folder / ANSWERS_FILE, frame.to_parquet(index=False))
+                    columns = {
+                        "direction": direction,
+                        "prompts": name,
+                        "multiplier": multiplier,
+                        "number": number,
+                    }
+                    key = f"{direction}/{name}/{multiplier:g}/{number}"
+                    yield Asked(key, text, steering, "", columns)
 
     def _judge(self, method: str, job: Job) -> None:
         judge = self.case.judge
@@ -216,16 +189,15 @@ class SafetyBenchmark:
         return answers.assign(verdict=pd.Series(verdicts, dtype=object))
 
     def _measure(self, method: str, job: Job) -> None:
-        plan, case = self.plan, self.case
+        settings, case = self.settings, self.case
         sets = read_prompt_sets(job.source("data"))
         untouched = self._judged_answers(UNSTEERED, job)
         described: dict[str, Any] = {"method": method}
-        vector, answers = None, None
+        vector, answers = self._vector(method, job), None
         multipliers: tuple[float, ...] = ()
-        if method != UNSTEERED:
-            vector = self._vector(method, job)
+        if vector is not None:
             answers = self._judged_answers(method, job)
-            multipliers = strengths(vector, plan.multipliers[method])
+            multipliers = strengths(vector, settings.multipliers(method))
             described |= {
                 "seed": job.pieces[0].inputs["seed"] if job.pieces else None,
                 "layers": " ".join(map(str, vector.layers)),
@@ -233,9 +205,9 @@ class SafetyBenchmark:
                 "parameters": vector.parameters,
             }
         rates = measure_answers(case, untouched, answers, multipliers)
-        log = job.rows("divergences")
+        log, subject = job.rows("divergences"), settings.subject
         distances = measure_divergences(
-            log, case, plan.subject, sets, untouched, vector, multipliers, plan.rule
+            log, case, subject, sets, untouched, vector, multipliers, settings.rule
         )
         table = pd.concat([rates, distances.drop(columns="multiplier")], axis=1)
         for place, (name, value) in enumerate(described.items()):
@@ -243,31 +215,26 @@ class SafetyBenchmark:
         records = json.dumps(table.to_dict("records"), indent=1, default=float)
         write_atomically(job.folder / MEASURES_FILE, records.encode())
 
-    def _score_untouched(self, job: Job) -> None:
-        self._write_scores(job, [(1.0, None)])
-
     def _score(self, method: str, job: Job) -> None:
-        vector = self._vector(method, job)
-        direction = scored_direction(vector, self.plan)
-        steerings = [
-            (multiplier, steering_of(vector, direction, multiplier, self.plan.rule))
-            for multiplier in self.plan.capability_multipliers[method]
-            if direction is not None
-        ]
-        self._write_scores(job, steerings)
-
-    def _write_scores(self, job: Job, steerings: Sequence[tuple[float, Steering | None]]) -> None:
-        plan = self.plan
+        settings, vector = self.settings, self._vector(method, job)
+        steerings: list[tuple[float, Steering | None]] = [(1.0, None)]
+        if vector is not None:
+            direction = scored_direction(vector, settings.subject)
+            steerings = [
+                (multiplier, steering_of(vector, direction, multiplier, settings.rule))
+                for multiplier in settings.capability_multipliers(method)
+                if direction is not None
+            ]
         found = []
         for multiplier, steering in steerings:
             frame = capability_scores(
-                plan.subject.loaded.model,
-                plan.subject.loaded.tokenizer,
-                plan.tasks,
+                settings.subject.loaded.model,
+                settings.subject.loaded.tokenizer,
+                settings.choices.tasks,
                 steering=steering,
-                limit=plan.capability_limit,
+                limit=settings.choices.capability_limit,
                 apply_chat_template=True,
-                framing=plan.framing,
+                framing=settings.framing,
             )
             found.append({"multiplier": multiplier, "scores": frame.to_dict("records")})
         write_atomically(job.folder / SCORES_FILE, json.dumps(found, default=float).encode())
@@ -278,7 +245,7 @@ def strengths(vector: Artifact, multipliers: Sequence[float]) -> tuple[float, ..
     return (1.0,) if vector.is_text else tuple(multipliers)
 
 
-def scored_direction(vector: Artifact, plan: Plan) -> Direction | None:
+def scored_direction(vector: Artifact, subject: Subject) -> Direction | None:
     """The direction that capabilities are scored in, suppression where possible.
 
     None for what lm-eval's prompts cannot be steered with: text, and edits of a prompt's ends.
@@ -286,7 +253,7 @@ def scored_direction(vector: Artifact, plan: Plan) -> Direction | None:
     direction: Direction = "suppress" if "suppress" in vector.directions else "elicit"
     if vector.is_text:
         return None
-    edits = vector.edits(plan.subject.loaded.model, direction, 1.0)
+    edits = vector.edits(subject.loaded.model, direction, 1.0)
     return None if any(edit.ends is not None for edit in edits) else direction
 
 

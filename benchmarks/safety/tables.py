@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmarks.capabilities.scores import capability_change
 from benchmarks.safety.case import Case
-from benchmarks.safety.settings import Plan
+from benchmarks.safety.settings import Settings
 from benchmarks.safety.stages import UNSTEERED, read_measures, read_scores
 from concept_das.runs.stages import Job
 
@@ -17,7 +17,7 @@ FIRST = ["method", "seed", "multiplier", "layers", "rank", "parameters"]
 _BESIDE = ("_count", "_total", "_low", "_high", "_stderr", "_unsteered", "_sd")
 
 
-def table_of(job: Job, plan: Plan) -> pd.DataFrame:
+def table_of(job: Job, settings: Settings) -> pd.DataFrame:
     """One row per method, seed and multiplier; the untouched model first.
 
     The columns are those of `benchmarks.safety.measures` and, for each task and metric,
@@ -25,7 +25,7 @@ def table_of(job: Job, plan: Plan) -> pd.DataFrame:
     A method that draws nothing has no seed.
     """
     tables = []
-    for method in (UNSTEERED, *plan.configs):
+    for method in (UNSTEERED, *settings.configs):
         measured = job.sources[f"measure.{method}"]
         scored = job.sources.get(f"capabilities.{method}", ())
         for number, folder in enumerate(measured):
@@ -92,7 +92,7 @@ def summary_of(case: Case, table: pd.DataFrame) -> pd.DataFrame:
 def shown_tables(case: Case, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The summary in words: the case's sections and the capabilities, by heading."""
     capabilities = [name for name in headline_columns(case, summary) if name.endswith("_change")]
-    sections = {**case.sections, "Capabilities": tuple(capabilities)}
+    sections = {**case.sections, "Capabilities": capabilities}
     return {
         heading: shown(case, summary, columns)
         for heading, columns in sections.items()
@@ -172,21 +172,18 @@ def beside(
 
 def at_reported(table: pd.DataFrame, reported: Mapping[str, float]) -> pd.DataFrame:
     """The rows of every method at its reported multiplier, or at the nearest that was measured."""
-    chosen: list[pd.DataFrame] = []
-    for method, rows in table.groupby("method", sort=False):
-        if method not in reported:
-            continue
-        distances = (rows["multiplier"] - reported[str(method)]).abs()
-        chosen.append(rows[distances == distances.min()])
-    return pd.concat(chosen, ignore_index=True)
+    known = table[table["method"].isin(list(reported))]
+    distance = (known["multiplier"] - known["method"].map(reported)).abs()
+    nearest = distance.groupby(known["method"]).transform("min")
+    return known[distance == nearest].reset_index(drop=True)
 
 
 def layer_table(case: Case, table: pd.DataFrame, order: Sequence[int]) -> pd.DataFrame:
     """The rows of a sweep over layers, by method, layer and multiplier: the headline columns."""
-    steered = table[table["method"] != UNSTEERED].copy()
-    steered["layer"] = steered["layers"].astype(int)
-    steered["place"] = steered["layer"].map({layer: i for i, layer in enumerate(order)})
-    steered = steered.sort_values(["place"], kind="stable").sort_values("method", kind="stable")
+    steered = table[table["method"] != UNSTEERED]
+    steered = steered.assign(layer=steered["layers"].astype(int))
+    steered["place"] = steered["layer"].map(list(order).index)
+    steered = steered.sort_values(["method", "place"])
     extra = [
         f"{name}{end}"
         for name in headline_columns(case, table)

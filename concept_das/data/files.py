@@ -5,6 +5,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.errors import InputError
@@ -25,9 +27,14 @@ def check_writable(out: Path) -> None:
         raise InputError(f"cannot write {out}; choose {', '.join(WRITERS)}")
 
 
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table atomically, without its index, in the format the suffix names."""
+    write_atomically(path, WRITERS[path.suffix](frame))
+
+
 def write_rows(path: Path, rows: list[Quadruple]) -> None:
     """Write quadruples atomically in the format the suffix names."""
-    write_atomically(path, WRITERS[path.suffix](to_frame(rows)))
+    write_table(path, to_frame(rows))
 
 
 def finish_rows(out: Path, rows: list[Quadruple], asked: int) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from concept_das.evaluation.recovery import RECOVERY
 from concept_das.methods.registry import METHODS
@@ -34,6 +35,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "8", "d")
 NEUTRAL, CONCEPT = "#4477aa", "#cc6677"
 
 DIRECTION_COLOURS: dict[Direction, str] = {"elicit": CONCEPT, "suppress": NEUTRAL}
+
+# The style of each method's line.
+Styles = dict[str, dict[str, Any]]
 
 # The most concepts that one figure shows.
 MOST_CONCEPTS = 12
@@ -93,7 +97,7 @@ def tradeoff_figure(averages: pd.DataFrame) -> Figure:
     return figure
 
 
-def method_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+def method_styles(methods: Iterable[str]) -> Styles:
     """Colour, marker, width and order of each method, the same in every comparison.
 
     A known method's style follows from its place in `METHODS`. Other methods take the remaining
@@ -124,7 +128,16 @@ def plain_panel(axes: Axes, title: str, grid: Literal["x", "y"] = "y") -> None:
     axes.tick_params(labelbottom=True, labelleft=True)
 
 
-def method_legend(figure: Figure, styles: dict[str, dict[str, Any]], **changed: Any) -> None:
+def log_multipliers(axes: Axes) -> None:
+    """A log axis of multipliers with round ticks."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("multiplier (log axis)")
+
+
+def method_legend(figure: Figure, styles: Styles, **changed: Any) -> None:
     """The methods with their lines, beside the panels; `changed` overrides parts of the lines."""
     handles = [Line2D([], [], **style | changed) for style in styles.values()]
     figure.legend(handles, list(styles), loc="outside right upper", frameon=False)
@@ -181,7 +194,7 @@ def _lines(
     axes: Axes,
     summary: pd.DataFrame,
     direction: Direction,
-    styles: dict[str, dict[str, Any]],
+    styles: Styles,
     cut: bool,
 ) -> None:
     name = RECOVERY[direction]
@@ -215,7 +228,7 @@ def _points(
     axes: Axes,
     averages: pd.DataFrame,
     direction: Direction,
-    styles: dict[str, dict[str, Any]],
+    styles: Styles,
     cut: bool,
 ) -> None:
     name, effect = f"{RECOVERY[direction]}_tuned", f"kl_side_effect_{direction}_tuned"

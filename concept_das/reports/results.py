@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from concept_das.data.files import write_table
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import RECOVERY, Evaluation
 from concept_das.reports.figures import demo_figures, figure_png, recovery_figure, tradeoff_figure
@@ -20,6 +21,7 @@ from concept_das.reports.tables import (
     shown_cells,
     summarise,
     to_markdown,
+    write_markdown,
 )
 from concept_das.runs.files import write_atomically
 from concept_das.steering.factors import Latents
@@ -73,21 +75,19 @@ def write_comparison(
     summary, averages = summarise(table), average(table)
     groups = _group_samples(samples, list(averages["method"]))
     tuned, unit = (shown_averages(averages, strength) for strength in STRENGTHS)
+    tables = {"At the tuned multiplier": tuned, "At multiplier 1": unit}
     recovery = figure_png(recovery_figure(summary))
     tradeoff = figure_png(tradeoff_figure(averages))
-    parts = [f"# {title}", *notes, "## At the tuned multiplier", to_markdown(tuned)]
-    parts += ["## At multiplier 1", to_markdown(unit), *READING]
-    text = "\n\n".join(part.strip() for part in parts) + "\n"
-    write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
-    write_atomically(folder / "summary.csv", summary.to_csv(index=False).encode())
-    write_atomically(folder / "summary.md", text.encode())
+    write_table(folder / "table.csv", table)
+    write_table(folder / "summary.csv", summary)
+    write_markdown(folder / "summary.md", title, notes, tables, READING)
     write_atomically(folder / "recovery.png", recovery)
     write_atomically(folder / "tradeoff.png", tradeoff)
     return write_page(
         folder / "comparison.html",
         title,
         notes,
-        {"At the tuned multiplier": tuned, "At multiplier 1": unit},
+        tables,
         {
             "Recovery and side effect": Picture(
                 tradeoff,
@@ -150,17 +150,14 @@ def write_sweep(folder: Path, table: pd.DataFrame, title: str) -> Path:
         InputError: as in `average_cells`.
     """
     averages = average_cells(table)
-    parts = [
-        f"# {title}",
+    notes = [
         "\n".join(f"- {line}" for line in _choices(table, averages)),
         "![recovery and side effect by layer and rank](heatmap.png)",
         to_markdown(shown_cells(averages)),
-        *SWEEP_READING,
     ]
-    text = "\n\n".join(part.strip() for part in parts) + "\n"
-    write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
+    write_table(folder / "table.csv", table)
     write_atomically(folder / "heatmap.png", figure_png(heatmap(averages)))
-    write_atomically(folder / "summary.md", text.encode())
+    write_markdown(folder / "summary.md", title, notes, {}, SWEEP_READING)
     return folder / "summary.md"
 
 

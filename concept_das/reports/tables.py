@@ -1,5 +1,7 @@
 """Tables of a comparison and of a sweep, and tables as text."""
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -9,6 +11,7 @@ from pandas.api.types import is_numeric_dtype
 from concept_das.errors import InputError
 from concept_das.evaluation.intervals import mean_with_interval
 from concept_das.evaluation.recovery import RECOVERY
+from concept_das.runs.files import write_atomically
 from concept_das.words import DIRECTIONS
 
 # The multiplier that is reported: the one with the best mean recovery, or 1.
@@ -154,6 +157,21 @@ def to_markdown(frame: pd.DataFrame) -> str:
     ]
     escaped = [[" ".join(cell.replace("|", r"\|").split()) for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
+def write_markdown(
+    path: Path,
+    title: str,
+    notes: Iterable[str],
+    tables: Mapping[str, pd.DataFrame],
+    reading: Iterable[str],
+) -> None:
+    """Write a page in Markdown: paragraphs, tables by heading, and how to read them."""
+    parts = [f"# {title}", *notes]
+    for heading, table in tables.items():
+        parts += [f"## {heading}", to_markdown(table)]
+    text = "\n\n".join(part.strip() for part in [*parts, *reading])
+    write_atomically(path, f"{text}\n".encode())
 
 
 def with_interval(value: float, low: float, high: float) -> str | None:

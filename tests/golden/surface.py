@@ -49,23 +49,27 @@ def _of_axbench(preset: Any) -> dict[str, Any]:
 
 
 def _of_safety(preset: Any) -> dict[str, Any]:
-    names = (
-        *("name", "model", "layer", "layer_source", "default", "new_tokens", "published"),
-        *("load_in_4bit", "rule", "rule_source"),
-    )
+    names = ("name", "model", "default", "new_tokens", "published", "rule", "rule_source")
+    recipe = preset.recipe
     of_methods = {
-        part.config.method: {
-            "config": asdict(part.config),
-            "factors": part.factors,
-            "multipliers": part.multipliers,
-            "source": part.source,
-            "factor_source": part.factor_source,
-            "reported": part.reported,
-            "reported_multiplier": part.reported_multiplier,
+        method: {
+            "config": asdict(recipe.configs[method]),
+            "factors": strengths.factors,
+            "multipliers": strengths.multipliers,
+            "source": recipe.sources[method],
+            "factor_source": strengths.source,
+            "reported": strengths.reported,
+            "reported_multiplier": strengths.reported_multiplier,
         }
-        for part in preset.parts
+        for method, strengths in preset.strengths.items()
     }
-    return {**{name: getattr(preset, name) for name in names}, "methods": of_methods}
+    return {
+        **{name: getattr(preset, name) for name in names},
+        "layer": recipe.layer,
+        "layer_source": recipe.layer_source,
+        "load_in_4bit": recipe.loading.get("load_in_4bit", False),
+        "methods": of_methods,
+    }
 
 
 @contextmanager

@@ -43,8 +43,8 @@ def test_the_untouched_model_stands_first_and_tokens_are_averaged() -> None:
     ((found,),) = divergences(known, [one], [None])
     first = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     second = 0.5 * math.log(5) + 0.5 * math.log(0.5 / 0.9)
-    assert found.first == pytest.approx(first, rel=1e-5)
-    assert found.response == pytest.approx((first + second) / 2, rel=1e-5)
+    assert found["first"] == pytest.approx(first, rel=1e-5)
+    assert found["response"] == pytest.approx((first + second) / 2, rel=1e-5)
 
 
 def test_without_a_response_the_prompts_ends_are_compared() -> None:
@@ -53,9 +53,9 @@ def test_without_a_response_the_prompts_ends_are_compared() -> None:
     ((with_one, without),) = divergences(
         logits, [pair("Sing", "Dance", "La la"), pair("Sing", "Dance")], [None]
     )
-    assert with_one.first == pytest.approx(without.first, rel=1e-4)
-    assert without.first > 0
-    assert math.isnan(without.response)
+    assert with_one["first"] == pytest.approx(without["first"], rel=1e-4)
+    assert without["first"] > 0
+    assert math.isnan(without["response"])
 
 
 def test_a_prompt_is_no_distance_from_itself_until_it_is_steered() -> None:
@@ -63,9 +63,9 @@ def test_a_prompt_is_no_distance_from_itself_until_it_is_steered() -> None:
     steering = Steering(random_vector(model), "suppress")
     same = [pair("Sing", "Sing", "La"), pair("Name a fruit", "Name a fruit", "An apple")]
     plain, steered = divergences(WholeModelLogits(model), same, [None, steering])
-    assert [one.first for one in plain] == pytest.approx([0, 0], abs=1e-6)
-    assert [one.response for one in plain] == pytest.approx([0, 0], abs=1e-6)
-    assert min(one.response for one in steered) > 0.01
+    assert [one["first"] for one in plain] == pytest.approx([0, 0], abs=1e-6)
+    assert [one["response"] for one in plain] == pytest.approx([0, 0], abs=1e-6)
+    assert min(one["response"] for one in steered) > 0.01
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def test_it_is_what_plain_torch_says() -> None:
             with steer(model, steering):
                 q = plain_logits(model, steered).double().softmax(-1)
             each = (p * (p / q).log()).sum(-1)
-            assert value.first == pytest.approx(float(each[0]), rel=1e-3)
-            assert value.response == pytest.approx(float(each.mean()), rel=1e-3)
-    sizes = [found[0].first for found in divergences(logits, pairs, steerings)]
+            assert value["first"] == pytest.approx(float(each[0]), rel=1e-3)
+            assert value["response"] == pytest.approx(float(each.mean()), rel=1e-3)
+    sizes = [found[0]["first"] for found in divergences(logits, pairs, steerings)]
     assert all(a != b for a, b in pairwise(sizes))

@@ -18,18 +18,14 @@ from tests.concept_das.helpers import plain_logits, random_vector
 CASE = Case(
     name="shout",
     title="Shouting",
-    rates=(
-        RateOf("loud", "elicit", "calm", lambda text, _before: text.isupper()),
-        RateOf("altered", "suppress", "calm", lambda text, before: text != before),
-    ),
-    divergences=(
-        DivergenceOf("kl", "elicit", "calm", "angry"),
-        DivergenceOf("kl_same", "elicit", "calm", "calm", over_response=True),
-        DivergenceOf("kl_other", "suppress", "calm", "calm"),
+    measures=(
+        RateOf("loud", "elicit", "calm", lambda text, _before: text.isupper(), "x", "Loudness"),
+        RateOf("altered", "suppress", "calm", lambda text, before: text != before, "x", "Loudness"),
+        DivergenceOf("kl", "elicit", "calm", "angry", "x", section="Distance"),
+        DivergenceOf("kl_same", "elicit", "calm", "calm", "x", "y", "Distance"),
+        DivergenceOf("kl_other", "suppress", "calm", "calm", "x", section="Distance"),
     ),
     trades=(Trade("loud", "kl"),),
-    explained={"loud": "x", "altered": "x", "kl": "x"},
-    sections={"Loudness": ("loud", "altered"), "Distance": ("kl",)},
     beside=("loud",),
 )
 

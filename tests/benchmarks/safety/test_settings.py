@@ -1,11 +1,13 @@
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.capabilities.scores import Framing
 from benchmarks.refusal.presets import PRESETS
-from benchmarks.safety.settings import Choices, Plan, plan_of, sources_of
+from benchmarks.safety.run import RunOptions
+from benchmarks.safety.settings import Choices, Settings
 from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
@@ -15,26 +17,26 @@ PRESET = PRESETS["organism"]
 SUBJECT = Subject(ModelOptions(model="nowhere"), ChatOptions())
 
 
-def plan(**choices: Any) -> Plan:
-    return plan_of(PRESET, Choices(**choices), SUBJECT, DEFAULT_ENGINE, Framing())
+def settings(**choices: Any) -> Settings:
+    return Settings(PRESET, Choices(**choices), SUBJECT, DEFAULT_ENGINE, Framing())
 
 
 def test_without_choices_it_is_the_preset() -> None:
-    found = plan()
+    found = settings()
     assert tuple(found.configs) == PRESET.default
-    assert found.layer == PRESET.layer
+    assert found.layer == PRESET.recipe.layer
     assert [piece.key for piece in found.pieces] == ["seed-42"]
     for name in PRESET.default:
-        assert found.configs[name] == PRESET.methods[name].config
-        assert found.multipliers[name] == PRESET.methods[name].multipliers
+        assert found.configs[name] == PRESET.recipe.configs[name]
+        assert found.multipliers(name) == PRESET.strengths[name].multipliers
     assert found.rule == "interpolate"
     assert found.answering.temperature == 0
-    sources = {row["setting"]: row["source"] for row in sources_of(PRESET, found)}
+    sources = {row["setting"]: row["source"] for row in found.sources()}
     assert not any(source.startswith("changed") for source in sources.values())
 
 
 def test_choices_take_the_presets_place_and_are_told_as_such() -> None:
-    found = plan(
+    found = settings(
         methods="cdas,lora",
         changes={"all": {"epochs": 2}, "lora": {"layers": [1, 2]}},
         layer=3,
@@ -44,10 +46,10 @@ def test_choices_take_the_presets_place_and_are_told_as_such() -> None:
         new_tokens=7,
     )
     assert (found.configs["cdas"].epochs, found.configs["lora"].layers) == (2, (1, 2))
-    assert found.multipliers == {"cdas": (1.0, 4.0), "lora": (1.0, 4.0)}
+    assert found.multipliers("cdas") == found.multipliers("lora") == (1.0, 4.0)
     assert [piece.inputs for piece in found.pieces] == [{"seed": 1}, {"seed": 2}]
     assert found.answering.new_tokens == 7
-    rows = {row["setting"]: row for row in sources_of(PRESET, found)}
+    rows = {row["setting"]: row for row in found.sources()}
     assert rows["layer"]["value"] == "3"
     assert rows["rule of clamps"]["value"] == "paper"
     assert rows["cdas multipliers"]["value"] == "1 4"
@@ -55,13 +57,13 @@ def test_choices_take_the_presets_place_and_are_told_as_such() -> None:
 
 
 def test_layers_are_pieces_of_the_first_seed() -> None:
-    found = plan(methods="cdas,diffmean,loreft,prompt", layers=[2, 4], seeds=[7, 8])
+    found = settings(methods="cdas,diffmean,loreft,prompt", layers=[2, 4], seeds=[7, 8])
     assert tuple(found.configs) == ("cdas", "diffmean")
     assert found.layer is None
     inputs = {piece.key: piece.inputs for piece in found.pieces}
     assert inputs == {"layer-2": {"seed": 7, "layer": 2}, "layer-4": {"seed": 7, "layer": 4}}
     with pytest.raises(InputError, match="none of the methods acts at one block"):
-        plan(methods="loreft", layers=[2])
+        settings(methods="loreft", layers=[2])
 
 
 @pytest.mark.parametrize(
@@ -76,4 +78,10 @@ def test_layers_are_pieces_of_the_first_seed() -> None:
 )
 def test_impossible_choices_are_named(choices: Mapping[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        plan(**choices)
+        settings(**choices)
+
+
+def test_a_limit_leaves_something(tmp_path: Path) -> None:
+    for name in ("rows", "tests"):
+        with pytest.raises(InputError, match=f"{name} is 0; it must be at least 1"):
+            RunOptions(tmp_path, **{name: 0})
