@@ -1,26 +1,32 @@
-r"""From a conversation to token ids whose parts are known by construction.
+r"""From a conversation to token ids whose parts are known.
 
-The chat template is rendered once, around a marker in place of the user's text, and cut there:
+The chat template is rendered with the user's text and tokenised once, as transformers does it:
 
     <bos><start_of_turn>user\n | user text | <end_of_turn>\n | <start_of_turn>model\n | response
     -------- prefix ---------                                   - generation prompt --
 
-Each piece is tokenised on its own and the ids are concatenated. So the prefix length, the end of
-the prompt and the source position are sums of lengths; nothing is ever searched for in a user's
-text, and a prompt that holds the template's own words is plain text like any other.
+The parts are cut by the offsets of a few short texts when the format is made. Every prompt must
+then begin with the same prefix and end with the same generation prompt, or it is refused. Nothing
+is searched for in a user's text, and a prompt that holds the template's own words is plain text
+like any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from concept_das.data.chat_template import ChatTemplate
+from concept_das.data.plain_text import PlainText, ids_of
 from concept_das.errors import InputError
 
-_MARKER = "USERTEXT"
+# Beginnings that tokenizers treat differently: one may join a template's last space with a letter,
+# another with a bracket.
+_PROBES = ("Hi", "a", "7", "(")
 
 
 @dataclass(frozen=True)
@@ -29,22 +35,24 @@ class ChatFormat:
 
     Attributes:
         prefix: ids before the user's text: begin-of-text, system prompt, user header. The template
-            prefix that is never intervened on.
+            prefix that is never intervened on. A token that joins the template's last space with
+            the text belongs to the text.
         turn_end: ids between the user's text and the generation prompt.
-        generation_prompt: ids that open the model's turn.
+        generation_prompt: ids that open the model's turn; all ids after the user's text if the
+            template does the same with and without one.
         source_token: index of the token of the generation prompt at which the source latent is
             read; negative counts from its end.
-        strips_text: true if the template trims white space around the user's text.
-        system: the system prompt, if any.
+        template: the template, its options and the system prompt.
+        plain: encodes texts that spell special tokens, and answers.
     """
 
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     prefix: tuple[int, ...]
     turn_end: tuple[int, ...]
     generation_prompt: tuple[int, ...]
-    source_token: int = -1
-    strips_text: bool = False
-    system: str | None = None
+    source_token: int
+    template: ChatTemplate = field(repr=False)
+    plain: PlainText = field(repr=False)
 
     @classmethod
     def of(
@@ -54,6 +62,7 @@ class ChatFormat:
         system: str | None = None,
         source_token: int = -1,
         chat_template: str | None = None,
+        date: str | None = None,
         **template_options: Any,
     ) -> "ChatFormat":
         """Cut the tokenizer's chat template.
@@ -62,77 +71,86 @@ class ChatFormat:
             system: system prompt; the template's default if None.
             source_token: index within the generation prompt, -1 its last token (the paper reads the
                 source there, and found which token by grid search).
-            chat_template: a Jinja template to use instead of the tokenizer's own.
+            chat_template: a Jinja template to use instead of the tokenizer's own, or the name of
+                one of several that it has.
+            date: the day, as 2024-07-26 (the default), for a template that writes today's date: a
+                vector must find the same prompts tomorrow.
             template_options: passed to the template (`enable_thinking=False`, for instance).
 
         Raises:
-            InputError: if there is no template, it has no generation prompt, it rejects the system
-                prompt, or the source token is not within the generation prompt.
+            InputError: if there is no template, it shows nothing after the user's text, it rejects
+                the system prompt, or the source token is not within the generation prompt.
         """
-        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        template = chat_template or tokenizer.chat_template
-        if template is None:
+        template = ChatTemplate.of(tokenizer, chat_template, system, date, template_options)
+        cuts = [_Cut.of(template, text) for text in _PROBES]
+        prefix = _shared(cut.before for cut in cuts)
+        after = _shared(cut.after[::-1] for cut in cuts)[::-1]
+        ids, closed = (
+            tuple(ids_of(tokenizer, template.render(_PROBES[0], opened=opened)))
+            for opened in (True, False)
+        )
+        turn_end = ids[len(ids) - len(after) : len(_shared([ids, closed]))]
+        if not after:
             raise InputError(
-                f"the tokenizer of {name} has no chat template; use an instruction-tuned model or "
-                "pass chat_template"
+                f"the tokenizer of {template.name} joins the text with all that the chat template "
+                "writes after it; pass chat_template with a line break there"
             )
-
-        def render(text: str, add_generation_prompt: bool) -> str:
-            messages = [{"role": "user", "content": text}]
-            if system is not None:
-                messages.insert(0, {"role": "system", "content": system})
-            try:
-                rendered = tokenizer.apply_chat_template(
-                    messages,
-                    chat_template=template,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    **template_options,
-                )
-            except Exception as error:  # templates raise what they like
-                hint = "; it may not accept a system prompt" if system is not None else ""
-                raise InputError(
-                    f"the chat template of {name} rejects a conversation{hint} ({error})"
-                ) from error
-            assert isinstance(rendered, str)
-            return rendered
-
-        closed, opened = render(_MARKER, False), render(_MARKER, True)
-        if opened == closed or not opened.startswith(closed):
-            raise InputError(
-                f"the chat template of {name} has no generation prompt; pass chat_template with an "
-                "add_generation_prompt part"
-            )
-        if closed.count(_MARKER) != 1:
-            raise InputError(f"the chat template of {name} does not show the user's text once")
-        before, after = closed.split(_MARKER)
-        generation_prompt = _ids(tokenizer, opened[len(closed) :])
+        if turn_end == after:
+            turn_end = ()
+        generation_prompt = after[len(turn_end) :]
         if not -len(generation_prompt) <= source_token < len(generation_prompt):
             raise InputError(
-                f"source_token {source_token} is outside the generation prompt of {name}, which "
-                f"has {len(generation_prompt)} tokens"
+                f"source_token {source_token} is outside the generation prompt of {template.name}, "
+                f"which has {len(generation_prompt)} tokens"
             )
-        return cls(
+        chat = cls(
             tokenizer=tokenizer,
-            prefix=_ids(tokenizer, before),
-            turn_end=_ids(tokenizer, after),
+            prefix=prefix,
+            turn_end=turn_end,
             generation_prompt=generation_prompt,
             source_token=source_token,
-            strips_text=f" {_MARKER}" not in render(f" {_MARKER} ", False),
-            system=system,
+            template=template,
+            plain=PlainText.of(template),
         )
+        encoded = tokenizer.apply_chat_template(
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            **template.arguments(_PROBES[0]),
+        )
+        if chat.prompt(_PROBES[0]).ids != tuple(encoded["input_ids"]):
+            raise InputError(
+                f"the tokenizer of {template.name} makes other tokens of its own chat template "
+                "than of the same text; load the fast tokenizer"
+            )
+        return chat
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt, if any."""
+        return self.template.system
 
     def prompt(self, text: str) -> "Prompt":
         """Token ids of one user turn, up to where the model begins to answer.
 
         Raises:
-            InputError: if the text is empty.
+            InputError: if the text is empty, or its beginning or end runs together with the
+                template's own text.
         """
-        text = text.strip() if self.strips_text else text
-        if not text.strip():
+        rendered = self.template.render(text)
+        shown = self.template.shown(rendered)
+        if not shown.strip():
             raise InputError("an instruction is empty; remove the row")
-        ids = (*self.prefix, *self.text_ids(text), *self.turn_end, *self.generation_prompt)
+        ids = tuple(ids_of(self.tokenizer, rendered))
+        if self.plain.spells_special_tokens(shown):
+            ids = self.plain.prompt_ids(shown)
         start = len(ids) - len(self.generation_prompt)
+        if ids[: len(self.prefix)] != self.prefix or ids[start:] != self.generation_prompt:
+            raise InputError(
+                f"the tokenizer of {self.template.name} joins an end of the instruction "
+                f"{shown[:40]!r} with the chat template's own text; remove the white space or "
+                "punctuation there"
+            )
         return Prompt(
             ids=ids,
             prefix_length=len(self.prefix),
@@ -140,21 +158,45 @@ class ChatFormat:
         )
 
     def text_ids(self, text: str) -> tuple[int, ...]:
-        """Ids of plain text: no begin-of-text, and no special tokens even if it spells them."""
-        ids = self.tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        ).input_ids
-        return tuple(ids)
+        """Ids of plain text as the model answers it, after the generation prompt.
+
+        No begin-of-text, and no special tokens even if the text spells them.
+        """
+        return self.plain.answer_ids(text)
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, template_text: str) -> tuple[int, ...]:
-    """Ids of a piece of the template, special tokens recognised, none added."""
-    encoded = tokenizer(template_text, add_special_tokens=False, return_attention_mask=False)
-    return tuple(encoded.input_ids)
+@dataclass(frozen=True)
+class _Cut:
+    """Ids of a conversation that lie before the user's text, and after it.
+
+    A tokenizer without offsets gives all ids for both.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, template: ChatTemplate, text: str) -> "_Cut":
+        rendered = template.render(text)
+        tokenizer = template.tokenizer
+        if not tokenizer.is_fast:
+            ids = tuple(ids_of(tokenizer, rendered))
+            return cls(ids, ids)
+        encoded = tokenizer(
+            rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        pairs = list(zip(encoded.input_ids, encoded.offset_mapping, strict=True))
+        start, stop = len(template.before), len(template.before) + len(text)
+        return cls(
+            tuple(token for token, (_, end) in pairs if end <= start),
+            tuple(token for token, (begin, _) in pairs if begin >= stop),
+        )
+
+
+def _shared(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """The ids that all rows begin with."""
+    columns = zip(*rows, strict=False)
+    return tuple(column[0] for column in takewhile(lambda column: len({*column}) == 1, columns))
 
 
 @dataclass(frozen=True)

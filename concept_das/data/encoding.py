@@ -63,14 +63,18 @@ def encode_quadruples(
         max_positions: the model's context length.
 
     Raises:
-        InputError: naming the row whose prompt and response do not fit the context, or whose
-            response has no tokens; or if `max_response_tokens` is below 1.
+        InputError: naming the row whose prompt is refused by the chat format or does not fit the
+            context with its response, or whose response has no tokens; or if `max_response_tokens`
+            is below 1.
     """
     if max_response_tokens is not None and max_response_tokens < 1:
         raise InputError(f"max_response_tokens is {max_response_tokens}; it must be at least 1")
     encoded = []
     for number, row in enumerate(rows):
-        neutral, concept = chat.prompt(row.negative_input), chat.prompt(row.positive_input)
+        try:
+            neutral, concept = chat.prompt(row.negative_input), chat.prompt(row.positive_input)
+        except InputError as error:
+            raise InputError(f"row {number}: {error}") from error
         responses = {}
         for column in ("negative_output", "positive_output"):
             ids = chat.text_ids(getattr(row, column))[:max_response_tokens]

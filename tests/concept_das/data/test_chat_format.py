@@ -106,7 +106,7 @@ def test_a_tokenizer_without_a_template() -> None:
     ("template", "message"),
     [
         ("{{ messages[0]['content'] }}", "has no generation prompt"),
-        ("{{ 'a' if add_generation_prompt else 'b' }}", "has no generation prompt"),
+        ("{{ 'a' if add_generation_prompt else 'b' }}", "does not show the user's text once"),
         ("Hi{{ '>' if add_generation_prompt }}", "does not show the user's text once"),
         (
             "{{ messages[0]['content'] + messages[0]['content'] }}"

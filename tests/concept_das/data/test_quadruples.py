@@ -247,3 +247,9 @@ def test_json_lines_with_a_broken_line(tmp_path: Path) -> None:
 def test_responses_are_not_cut_to_nothing() -> None:
     with pytest.raises(InputError, match="max_response_tokens is 0; it must be at least 1"):
         encode_quadruples(ROWS[:1], tiny_chat(), max_response_tokens=0)
+
+
+def test_the_row_of_a_refused_prompt_is_named() -> None:
+    rows = [Quadruple("Hi", "a", "Hi, pirate", "b"), Quadruple(" ", "a", "Hi, pirate", "b")]
+    with pytest.raises(InputError, match="row 1: an instruction is empty; remove the row"):
+        encode_quadruples(rows, tiny_chat())
