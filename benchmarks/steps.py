@@ -27,6 +27,9 @@ from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import NoTracker, Tracker
 from concept_das.training.vectors import train_vectors
 
+UNSTEERED = "unsteered"
+"""The method that does nothing: the untouched model."""
+
 _SAMPLE = 1 << 20
 
 # What decides on a model's output; others, such as a card, may change.

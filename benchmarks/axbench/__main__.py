@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.axbench.data import AxBenchData, open_data
-from benchmarks.axbench.estimate import estimate, estimate_text
+from benchmarks.axbench.estimate import estimate_text
 from benchmarks.axbench.judging import Judging
-from benchmarks.axbench.neutral import estimate_neutral
-from benchmarks.axbench.presets import Preset, find_preset
-from benchmarks.axbench.stages import AxBench, Neutral, report_tables
+from benchmarks.axbench.neutral import Neutral, estimate_neutral
+from benchmarks.axbench.presets import PRESETS, Preset
+from benchmarks.axbench.stages import AxBench, report_tables
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
+from benchmarks.presets import preset_named
 from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
@@ -28,7 +29,9 @@ from concept_das.runs.processes import device_of, parse_range, shard_of_environm
 from concept_das.runs.stages import run_stages, stage_names
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker
-from concept_das.words import DIRECTIONS
+
+# In a set of AxBench's data, as the dry run reads none.
+_ALL_CONCEPTS = 500
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ def axbench(
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
     shard = shard_of_environment()
-    chosen = _changed(find_preset(preset), methods, changes)
+    chosen = _changed(preset_named(PRESETS, preset), methods, changes)
     judging = replace(judging, judge=judging.judge or chosen.judge)
     loading = replace(
         loading,
@@ -79,7 +82,10 @@ def axbench(
         device=loading.device or device_of(shard),
     )
     if dry_run:
-        _print_estimate(chosen, concepts, neutral, judging)
+        asked = parse_range(concepts) if concepts else chosen.concept_ids
+        count = _ALL_CONCEPTS if asked is None else len(asked)
+        model = judging.judge_model or Endpoint.model
+        print(estimate_text(chosen, count, neutral, model))
         return
     texts = open_data(data, cell=chosen.cell)
     numbers = _concepts(texts, chosen, concepts)
@@ -145,16 +151,6 @@ def _concepts(data: AxBenchData, preset: Preset, asked: str | None) -> list[int]
             f"{max(data.concept_ids)}"
         )
     return numbers
-
-
-def _print_estimate(
-    preset: Preset, concepts: str | None, neutral: Neutral, judging: JudgeOptions
-) -> None:
-    numbers = parse_range(concepts) if concepts else preset.concept_ids
-    count = 500 if numbers is None else len(numbers)
-    found = estimate(preset, concepts=count, neutral=neutral, directions=DIRECTIONS)
-    model = judging.judge_model or "gpt-4o-mini"
-    print(estimate_text(preset, found, concepts=count, neutral=neutral, judge_model=model))
 
 
 if __name__ == "__main__":

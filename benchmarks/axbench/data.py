@@ -13,10 +13,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.axbench.published import Cell
 from benchmarks.axbench.sources import find_sources
 from concept_das.data.axbench_file import AXBENCH_COLUMNS, AxBenchConcept, axbench_concept
+from concept_das.data.files import by_concept, write_table
 from concept_das.data.quadruples import Quadruple
-from concept_das.data.reading import quadruples_from_frame, read_frame, read_quadruples, to_frame
+from concept_das.data.reading import (
+    check_columns,
+    check_texts,
+    quadruples_from_frame,
+    read_frame,
+    read_quadruples,
+    to_frame,
+)
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
 
@@ -28,7 +37,7 @@ NO_CONCEPT = -1
 
 HARD = "hard negative"
 
-_LABELS = {"positive": "positive", "negative": "negative", HARD: "negative"}
+_CATEGORIES = ("positive", "negative", HARD)
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +66,10 @@ class AxBenchData:
         Raises:
             InputError: if there is no such concept.
         """
-        self._require(concept_id)
         return axbench_concept(self._train, concept_id, self.name)
 
     def contrastive(self, concept_id: int) -> list[Quadruple] | None:
-        """A concept's quadruples, or None if there are none and they have to be made.
-
-        Raises:
-            InputError: if there is no such concept.
-        """
-        self._require(concept_id)
+        """A concept's quadruples, or None if there are none and they have to be made."""
         return None if self._quadruples is None else self._quadruples.get(concept_id)
 
     def instructions(self, concept_id: int, count: int) -> list[str]:
@@ -77,9 +80,8 @@ class AxBenchData:
         factors on the first half and reports on the second.
 
         Raises:
-            InputError: if there is no such concept, or not so many instructions.
+            InputError: if there are not so many instructions.
         """
-        self._require(concept_id)
         if not 1 <= count <= len(self._instructions):
             raise InputError(
                 f"{count} instructions per concept were asked for; there are "
@@ -88,40 +90,30 @@ class AxBenchData:
         drawn = self._instructions.sample(count, random_state=concept_id)
         return drawn["instruction"].tolist()
 
-    def detection(self, concept_id: int, *, hard: bool = False) -> pd.DataFrame | None:
+    def detection(self, concept_id: int) -> pd.DataFrame | None:
         """Held-out texts with the concept and without, for the AUROC of detecting it.
 
         In AxBench a concept has 36 positive texts, 36 negative ones of mixed genres, and up to 9
         hard negatives, which use a word of the concept in another sense. Its AUROC
         (`AUCROCEvaluator` in `axbench/evaluators/aucroc.py`) is over the first two: it maps labels
         by the names "hard negative seen" and "unseen", which the files do not use, and drops
-        what it cannot map. Hard negatives have a measure of their own there.
-
-        Args:
-            hard: take in the hard negatives, as negatives. The AUROC is then not AxBench's.
+        what it cannot map. So hard negatives are left out here too.
 
         Returns:
             Columns label (positive or negative), instruction and response; None if the source
             has no such texts.
 
         Raises:
-            InputError: if there is no such concept, or it has no such texts where others have.
+            InputError: if the concept has no such texts where others have.
         """
-        self._require(concept_id)
         if self._latent is None:
             return None
         rows = self._latent[self._latent["concept_id"] == concept_id]
-        if not hard:
-            rows = rows[rows["category"] != HARD]
+        rows = rows[rows["category"] != HARD]
         if rows.empty:
             raise InputError(f"the texts for detection have none of concept {concept_id}")
-        return pd.DataFrame(
-            {
-                "label": rows["category"].map(_LABELS),
-                "instruction": rows["input"],
-                "response": rows["output"],
-            }
-        ).reset_index(drop=True)
+        named = {"category": "label", "input": "instruction", "output": "response"}
+        return rows[[*named]].rename(columns=named).reset_index(drop=True)
 
     def negatives(self, concept_id: int) -> list[str]:
         """The shared outputs without any concept, of the concept's genre.
@@ -139,14 +131,8 @@ class AxBenchData:
             )
         return outputs
 
-    def _require(self, concept_id: int) -> None:
-        if concept_id not in self.concept_ids:
-            raise InputError(
-                f"{self.name} has no concept {concept_id}; it has {list(self.concept_ids)}"
-            )
 
-
-def open_data(source: str, *, cell: str | None = None, revision: str | None = None) -> AxBenchData:
+def open_data(source: str, cell: Cell | None = None) -> AxBenchData:
     """Read and check all texts of a run.
 
     Args:
@@ -155,15 +141,13 @@ def open_data(source: str, *, cell: str | None = None, revision: str | None = No
             parquet file with the columns `negative_input` and so on), and checksums
             (`checksums.json`, an object from file name to SHA-256, or `SHA256SUMS`); or
             `pyvene/axbench-concept500` or `pyvene/axbench-concept10` on the hub.
-        cell: model size and layer that AxBench took the concepts from, such as `2b-l20` or
-            `2b/l20`; needed on the hub.
-        revision: of the data set on the hub.
+        cell: model size and layer that AxBench took the concepts from; needed on the hub.
 
     Raises:
         InputError: naming the file, row and column that cannot be used, or the file that is
             missing, ambiguous, or not what its checksum says.
     """
-    found = find_sources(source, cell=cell, revision=revision)
+    found = find_sources(source, cell)
     train = _read(found.train, AXBENCH_COLUMNS)
     concepts = dict(zip(train["concept_id"], train["output_concept"], strict=True))
     concepts.pop(NO_CONCEPT, None)
@@ -189,32 +173,20 @@ def open_data(source: str, *, cell: str | None = None, revision: str | None = No
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A table with all these columns, whose cells are texts, and whole numbers in `concept_id`."""
     frame = read_frame(path)
-    for column in columns:
-        if column not in frame.columns:
-            raise InputError(f"{path} has no column {column!r}; it has {', '.join(frame.columns)}")
-    if frame.empty:
-        raise InputError(f"{path} has no rows")
-    for column in columns:
-        if column == "concept_id":
-            if not pd.api.types.is_integer_dtype(frame[column]):
-                raise InputError(f"{path}, column 'concept_id' is not of whole numbers")
-            continue
-        for row, value in enumerate(frame[column]):
-            if not isinstance(value, str):
-                raise InputError(f"{path}, row {row}, column {column!r}: {value!r} is not text")
-            if not value.strip():
-                raise InputError(
-                    f"{path}, row {row}, column {column!r} is empty; fill or drop it in a copy"
-                )
+    check_columns(frame, columns, str(path))
+    texts = [column for column in columns if column != "concept_id"]
+    check_texts(frame, texts, str(path), filled=texts)
+    if "concept_id" in columns and not pd.api.types.is_integer_dtype(frame["concept_id"]):
+        raise InputError(f"{path}, column 'concept_id' is not of whole numbers")
     return frame
 
 
 def _read_latent(path: Path, concepts: dict[int, str]) -> pd.DataFrame:
     frame = _read(path, ("input", "output", "output_concept", "category", "concept_id"))
-    unknown = sorted(set(frame["category"]) - set(_LABELS))
+    unknown = sorted(set(frame["category"]) - set(_CATEGORIES))
     if unknown:
         raise InputError(
-            f"{path} has the category {unknown[0]!r}, which is none of {', '.join(_LABELS)}"
+            f"{path} has the category {unknown[0]!r}, which is none of {', '.join(_CATEGORIES)}"
         )
     # A hard negative carries the sense it was written for in place of the concept.
     plain = frame[frame["category"] != HARD]
@@ -224,15 +196,10 @@ def _read_latent(path: Path, concepts: dict[int, str]) -> pd.DataFrame:
 
 def _read_quadruples(path: Path, concepts: dict[int, str]) -> dict[int, list[Quadruple]]:
     frame = read_frame(path)
-    for column in ("concept_id", "concept"):
-        if column not in frame.columns:
-            raise InputError(f"{path} has no column {column!r}; it has {', '.join(frame.columns)}")
-    by_concept: dict[int, list[Quadruple]] = {}
-    for row in quadruples_from_frame(frame, str(path)):
-        by_concept.setdefault(row.concept_id, []).append(row)
-    named = ((row.concept_id, row.concept) for rows in by_concept.values() for row in rows)
-    _same_concepts(path, named, concepts)
-    return by_concept
+    check_columns(frame, ("concept_id", "concept"), str(path))
+    rows = quadruples_from_frame(frame, str(path))
+    _same_concepts(path, ((row.concept_id, row.concept) for row in rows), concepts)
+    return by_concept(rows)
 
 
 def _same_concepts(path: Path, named: Iterable[tuple[int, str]], concepts: dict[int, str]) -> None:
@@ -278,9 +245,9 @@ def write_texts(
         rows: to train on.
         detection: texts to be told apart (`label`, `instruction`, `response`), if there are any.
     """
-    write_atomically(folder / _ROWS, to_frame(rows).to_parquet(index=False))
+    write_table(folder / _ROWS, to_frame(rows))
     if detection is not None:
-        write_atomically(folder / _DETECTION, detection.to_parquet(index=False))
+        write_table(folder / _DETECTION, detection)
     write_atomically(folder / _TEXTS, json.dumps(asdict(texts), ensure_ascii=False).encode())
 
 

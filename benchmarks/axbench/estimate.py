@@ -5,23 +5,21 @@ estimates from mean lengths. Hours are not estimated: they depend on the machine
 finished concept tells them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 
+from benchmarks.axbench.neutral import Neutral
 from benchmarks.axbench.presets import Preset
 from benchmarks.judges.endpoint import EXPECTED_TOKENS
 from benchmarks.judges.prices import CHARACTERS_PER_TOKEN, PRICES, approximate_tokens
 from benchmarks.judges.questions import question_text
 from benchmarks.judges.ratings import QUESTIONS, Item
-from concept_das.errors import InputError
 from concept_das.methods import TrainedMethod, find_method
-from concept_das.words import Direction
 
-Neutral = Literal["given", "model", "api"]
+# Training quadruples of a concept in AxBench.
+_ROWS = 72
 
 # Mean lengths in tokens (SmolLM2's) of 720 AxBench training rows (2B, layer 20, 10 concepts) and of
 # AlpacaEval's 805 instructions; a neutral response is taken to be as long as the concept's. A
@@ -31,123 +29,76 @@ _TRAINING_INSTRUCTION, _TEST_INSTRUCTION, _RESPONSE, _CONCEPT_CHARACTERS = 16, 3
 _REQUEST = 100
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """The counts of a run over all concepts.
+def counts(preset: Preset, concepts: int) -> pd.DataFrame:
+    """What a run of a preset will do; nothing is loaded or downloaded.
 
-    Attributes:
-        methods: a row per method: training `rows` and `steps`, `multipliers`, `directions`,
-            generated `answers`, and their `new_tokens` if all are of full length.
-        requests: to an endpoint, of judge and neutral responses.
-        prompt_tokens, completion_tokens: of these requests, estimated.
+    Returns:
+        A row per method, over all concepts: training `rows` and `steps`, `multipliers`,
+        `directions`, generated `answers`, and their `new_tokens` if all are of full length.
     """
-
-    methods: pd.DataFrame
-    requests: int
-    prompt_tokens: float
-    completion_tokens: float
-
-    def dollars(self, model: str) -> float | None:
-        """Estimated cost at a model's list price; None if the price is not known."""
-        price = PRICES.get(model)
-        return None if price is None else price.of(self.prompt_tokens, self.completion_tokens)
+    return pd.DataFrame([_method(preset, name, concepts) for name in preset.methods])
 
 
-def estimate(
-    preset: Preset,
-    *,
-    concepts: int,
-    rows_per_concept: int = 72,
-    neutral: Neutral = "given",
-    directions: Sequence[Direction] = ("elicit",),
-) -> Estimate:
-    """Count what a run of a preset will do; nothing is loaded or downloaded.
-
-    Args:
-        concepts: their number.
-        rows_per_concept: training quadruples of each (72 in AxBench), where the preset sets none.
-        neutral: neutral responses are in the data, or made by the model itself, or by an endpoint.
-        directions: of the answers, where a method has them (AxBench: elicit alone).
-
-    Raises:
-        InputError: if a number is below 1, or `neutral` is none of these.
-    """
-    for name, value in (("concepts", concepts), ("rows_per_concept", rows_per_concept)):
-        if value < 1:
-            raise InputError(f"{name} is {value}; an estimate needs at least 1")
-    if neutral not in get_args(Neutral):
-        raise InputError(f"unknown neutral {neutral!r}; choose given, model or api")
-    rows = min(preset.rows or rows_per_concept, rows_per_concept)
-    table = pd.DataFrame(
-        [_method(preset, name, concepts, rows, directions) for name in preset.methods]
+def requests(preset: Preset, concepts: int, neutral: Neutral) -> tuple[int, int, int]:
+    """Requests to an endpoint, of judge and neutral responses, and their tokens in and out."""
+    judged = int(counts(preset, concepts)["answers"].sum()) if preset.judge == "api" else 0
+    written = concepts * _ROWS if neutral == "api" else 0
+    item = Item(
+        instruction="x" * (_TEST_INSTRUCTION * CHARACTERS_PER_TOKEN),
+        response="x" * (preset.new_tokens * CHARACTERS_PER_TOKEN),
+        concept="x" * _CONCEPT_CHARACTERS,
     )
-    judged = int(table["answers"].sum()) if preset.judge == "api" else 0
-    written = concepts * rows_per_concept if neutral == "api" else 0
-    return Estimate(
-        methods=table,
-        requests=judged * len(QUESTIONS) + written,
-        prompt_tokens=judged * _question_tokens(preset.new_tokens)
-        + written * (_TRAINING_INSTRUCTION + _REQUEST),
-        completion_tokens=judged * len(QUESTIONS) * EXPECTED_TOKENS + written * _RESPONSE,
+    of_answer = sum(approximate_tokens(question_text(question, item)) for question in QUESTIONS)
+    return (
+        judged * len(QUESTIONS) + written,
+        judged * of_answer + written * (_TRAINING_INSTRUCTION + _REQUEST),
+        judged * len(QUESTIONS) * EXPECTED_TOKENS + written * _RESPONSE,
     )
 
 
-def estimate_text(
-    preset: Preset, found: Estimate, *, concepts: int, neutral: Neutral, judge_model: str
-) -> str:
-    """An estimate in words and a table.
+def estimate_text(preset: Preset, concepts: int, neutral: Neutral, judge_model: str) -> str:
+    """The size of a run in words and a table.
 
     Args:
-        judge_model: the endpoint's, whose price is taken.
+        neutral: who writes neutral responses.
+        judge_model: the endpoint's, whose list price is taken.
     """
-    counts = found.methods.set_index("method").map("{:,}".format).reset_index()
+    table = counts(preset, concepts).set_index("method").map("{:,}".format).reset_index()
     lines = [
         f"{preset.name}: {preset.model}, layer {preset.layer}, {concepts} concepts. Nothing has "
         "been run.",
         "",
-        counts.to_string(index=False),
+        table.to_string(index=False),
         "",
-        f"neutral responses: {'in the data' if neutral == 'given' else f'by the {neutral}'}",
+        f"neutral responses: by the {neutral}",
         f"judge: {preset.judge}",
     ]
-    if found.requests:
-        dollars = found.dollars(judge_model)
-        cost = f"about ${dollars:,.2f}" if dollars is not None else "of unknown price"
+    asked, tokens_in, tokens_out = requests(preset, concepts, neutral)
+    if asked:
+        price = PRICES.get(judge_model)
+        cost = f"about ${price.of(tokens_in, tokens_out):,.2f}" if price else "of unknown price"
         lines += [
-            f"endpoint: {found.requests:,} requests, {found.prompt_tokens / 1e6:,.1f} million "
-            f"tokens in and {found.completion_tokens / 1e6:,.1f} out, {cost} at {judge_model}'s "
-            f"list price ({CHARACTERS_PER_TOKEN} characters a token, {EXPECTED_TOKENS} tokens of "
-            "rating)"
+            f"endpoint: {asked:,} requests, {tokens_in / 1e6:,.1f} million tokens in and "
+            f"{tokens_out / 1e6:,.1f} out, {cost} at {judge_model}'s list price "
+            f"({CHARACTERS_PER_TOKEN} characters a token, {EXPECTED_TOKENS} tokens of rating)"
         ]
     lines.append("hours: run one concept (--concepts 0) and multiply")
     return "\n".join(lines)
 
 
-def _method(
-    preset: Preset, name: str, concepts: int, rows: int, directions: Sequence[Direction]
-) -> dict[str, Any]:
-    """A method's counts over all concepts."""
+def _method(preset: Preset, name: str, concepts: int) -> dict[str, Any]:
     config, method = preset.configs[name], find_method(name)
+    rows = min(preset.rows or _ROWS, _ROWS)
     steps = config.epochs * ceil(rows / config.batch_size)
-    ways = [direction for direction in directions if direction in method.directions]
     strengths = len(preset.strengths(name))
-    answers = concepts * preset.instructions_per_concept * strengths * len(ways)
+    ways = len(method.directions)
+    answers = concepts * preset.instructions_per_concept * strengths * ways
     return {
         "method": name,
         "rows": concepts * rows,
         "steps": concepts * steps if isinstance(method, TrainedMethod) else 0,
         "multipliers": strengths,
-        "directions": len(ways),
+        "directions": ways,
         "answers": answers,
         "new_tokens": answers * preset.new_tokens,
     }
-
-
-def _question_tokens(response: int) -> int:
-    """Tokens of the questions about an answer."""
-    item = Item(
-        instruction="x" * (_TEST_INSTRUCTION * CHARACTERS_PER_TOKEN),
-        response="x" * (response * CHARACTERS_PER_TOKEN),
-        concept="x" * _CONCEPT_CHARACTERS,
-    )
-    return sum(approximate_tokens(question_text(question, item)) for question in QUESTIONS)

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from benchmarks.axbench.scores import summarise
 from benchmarks.judges.ratings import HIGHEST
+from benchmarks.steps import UNSTEERED
 from concept_das.methods.registry import METHODS
 from concept_das.reports.figures import (
     SUBJECT,
@@ -27,24 +28,23 @@ BASELINE_STYLE: dict[str, Any] = {"color": "#555555", "linewidth": 1.5, "linesty
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def multiplier_figure(
-    answers: pd.DataFrame, fixed: Iterable[str], baseline: str, score: str
-) -> Figure:
+def multiplier_figure(answers: pd.DataFrame, fixed: Iterable[str], score: str) -> Figure:
     """Score against multiplier, a panel per direction; bands are 95% intervals over concepts.
+
+    The baseline is a horizontal line.
 
     Args:
         answers: scored ones, of every multiplier, to the inputs that are reported.
         fixed: methods without a multiplier; they stand at the side, as points with intervals.
-        baseline: method that is drawn as a horizontal line.
         score: what the score is called, which says so where the judge is a proxy.
     """
-    fixed = sorted((method for method in fixed if method != baseline), key=_place)
+    fixed = sorted((method for method in fixed if method != UNSTEERED), key=_place)
     points = pd.concat(
         summarise(rows).assign(multiplier=multiplier)
         for multiplier, rows in answers.groupby("multiplier")
     )
     known = points[points["score"].notna()]
-    competing = known[known["method"] != baseline]
+    competing = known[known["method"] != UNSTEERED]
     lines = competing[~competing["method"].isin(fixed)]
     directions = _directions(known)
     figure = Figure(figsize=(6.2 * len(directions) + 1.6, 4.8), layout="constrained", dpi=120)
@@ -63,7 +63,7 @@ def multiplier_figure(
         _curves(axes, lines[lines["direction"] == direction], styles)
         for strip in side:
             _strip(strip, here, fixed, styles)
-        for level in here.loc[here["method"] == baseline, "score"]:
+        for level in here.loc[here["method"] == UNSTEERED, "score"]:
             for each in (axes, *side):
                 each.axhline(level, **BASELINE_STYLE, zorder=1)
     _multiplier_axes(panels[:, 0], lines["multiplier"])
@@ -71,33 +71,32 @@ def multiplier_figure(
     grid[0].set_ylim(-0.02 * highest, 1.05 * highest)  # whole markers at 0
     grid[0].set_ylabel(f"{score}, mean over concepts (0 to 2)")
     shown = dict(styles)
-    if baseline in set(known["method"]):
-        shown[f"{baseline} (baseline)"] = BASELINE_STYLE
+    if UNSTEERED in set(known["method"]):
+        shown[f"{UNSTEERED} (baseline)"] = BASELINE_STYLE
     method_legend(figure, shown)
     return figure
 
 
-def concepts_figure(tuned: pd.DataFrame, baseline: str, score: str) -> Figure:
+def concepts_figure(tuned: pd.DataFrame, score: str) -> Figure:
     """The spread over concepts: a dot per concept and method, a panel per direction.
 
-    Methods stand in the order of their means over both directions, the baseline below all.
+    Methods stand in the order of their means over both directions, the baseline below all, in grey.
 
     Args:
         tuned: scored answers that are reported, at one multiplier for each concept.
-        baseline: method that is drawn in grey.
         score: as in `multiplier_figure`.
     """
     means = tuned.groupby(["method", "direction", "concept_id"])["score"].mean().dropna()
     summary = summarise(tuned).set_index(["method", "direction"])
     overall = summary["score"].groupby("method").mean().dropna().rename("mean").reset_index()
-    overall["last"] = overall["method"] == baseline
+    overall["last"] = overall["method"] == UNSTEERED
     order = overall.sort_values(["last", "mean", "method"], ascending=[True, False, True])
     methods = list(order["method"])
     directions = _directions(summary.reset_index())
     size = (6.2 * len(directions) + 1.0, 1.6 + 0.42 * len(methods))
     figure = Figure(figsize=size, layout="constrained", dpi=120)
     grid = figure.subplots(1, len(directions), squeeze=False, sharex=True, sharey=True)[0]
-    styles = method_styles(method for method in methods if method != baseline)
+    styles = method_styles(method for method in methods if method != UNSTEERED)
     names = ["score", "score_low", "score_high"]
     for axes, direction in zip(grid, directions, strict=True):
         plain_panel(axes, direction, grid="x")
@@ -116,7 +115,7 @@ def concepts_figure(tuned: pd.DataFrame, baseline: str, score: str) -> Figure:
         axes.set_xlabel(f"{score} of a concept (0 to 2)")
     grid[0].set_xlim(-0.04, HIGHEST + 0.04)
     grid[0].set_xticks(np.arange(0, HIGHEST + 0.1, 0.5))
-    labels = [f"{method} (baseline)" if method == baseline else method for method in methods]
+    labels = [f"{method} (baseline)" if method == UNSTEERED else method for method in methods]
     grid[0].set_yticks(range(len(methods)), labels)
     grid[0].set_ylim(max(len(methods), 1) - 0.5, -0.5)
     figure.legend(

@@ -9,6 +9,7 @@ model under study can write them as well (`concept_das.make_quadruples`), into t
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.prices import Estimate
@@ -24,6 +25,9 @@ MAX_TOKENS = 192
 
 EXPECTED_TOKENS = 90
 """The release paid about $2.4 for 36,000 responses, which comes to this many tokens each."""
+
+# Who writes neutral responses: the model under study, or an API model.
+Neutral = Literal["model", "api"]
 
 log = logging.getLogger(__name__)
 

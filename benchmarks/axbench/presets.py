@@ -13,7 +13,7 @@ import yaml
 
 from benchmarks.axbench.published import Cell
 from benchmarks.judges.ratings import Kind
-from benchmarks.presets import preset_named, to_multipliers
+from benchmarks.presets import to_multipliers
 from concept_das.errors import InputError
 from concept_das.methods.recipes import read_recipe
 from concept_das.methods.settings import TrainingConfig
@@ -58,10 +58,6 @@ class Preset:
         """The multipliers that a method is run at: the grid, and 1 for the unit scores."""
         return tuple(sorted({*self.multipliers.get(method, ()), 1.0}))
 
-    def seeded(self, method: str, seed: int) -> TrainingConfig:
-        """A method's hyper-parameters with a seed."""
-        return replace(self.configs[method], seed=seed)
-
     def only(self, methods: Sequence[str]) -> "Preset":
         """The preset with some of its methods.
 
@@ -85,11 +81,6 @@ class Preset:
     def multipliers(self) -> dict[str, tuple[float, ...]]:
         """The factors of each method as this project's multipliers."""
         return {name: to_multipliers(name, factors) for name, factors in self.factors.items()}
-
-
-def _read() -> dict[str, Preset]:
-    content = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text("utf-8"))
-    return {name: _preset(name, entry, content) for name, entry in content["presets"].items()}
 
 
 def _preset(name: str, entry: Mapping[str, Any], whole: Mapping[str, Any]) -> Preset:
@@ -120,13 +111,6 @@ def _preset(name: str, entry: Mapping[str, Any], whole: Mapping[str, Any]) -> Pr
     )
 
 
-PRESETS: dict[str, Preset] = _read()
+_CONTENT = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text("utf-8"))
 
-
-def find_preset(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        InputError: naming the known ones.
-    """
-    return preset_named(PRESETS, name)
+PRESETS = {name: _preset(name, entry, _CONTENT) for name, entry in _CONTENT["presets"].items()}

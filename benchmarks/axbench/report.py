@@ -1,8 +1,9 @@
 """An AxBench run as tables, figures and one page.
 
 The answers are the scored table of `benchmarks.axbench.scores.with_scores`, in which `concept`,
-`instruction` and `fluency` are ratings, with the texts beside them:
+`instruction` and `fluency` are ratings, with these beside them:
 
+- `judge`, `judge_kind`: who rated, the same in every row;
 - `concept_text`: the concept in words;
 - `instruction_text`: what the model was asked, without any steering prompt;
 - `text`: what it answered.
@@ -21,21 +22,23 @@ from benchmarks.axbench.figures import concepts_figure, multiplier_figure
 from benchmarks.axbench.published import Cell, published
 from benchmarks.axbench.scores import (
     RATINGS,
-    REPORTED_ON,
-    Detection,
+    mean_auroc,
     reported,
     summarise,
     unit,
     winners,
 )
 from benchmarks.judges.ratings import Kind
+from benchmarks.steps import UNSTEERED
+from concept_das.data.files import write_table
 from concept_das.errors import InputError
 from concept_das.reports.figures import SUBJECT, figure_png
-from concept_das.reports.page import write_page
-from concept_das.reports.tables import to_markdown, with_interval
+from concept_das.reports.page import Picture, write_page
+from concept_das.reports.tables import with_interval, write_markdown
 from concept_das.runs.files import write_atomically
 from concept_das.words import DIRECTIONS
 
+JUDGED = ("judge", "judge_kind")
 TEXTS = ("concept_text", "instruction_text", "text")
 
 # What a browser filters without delay, and a page of some 50 MB.
@@ -63,14 +66,12 @@ def write_report(
     folder: Path,
     scored: pd.DataFrame,
     selected: pd.DataFrame,
-    judge: str,
-    judge_kind: Kind,
+    reported_on: Iterable[int],
     *,
     title: str = "AxBench",
     notes: Sequence[str] = (),
-    detection: Detection | None = None,
+    detection: pd.DataFrame | None = None,
     cell: Cell | None = None,
-    reported_on: Iterable[int] = REPORTED_ON,
 ) -> Path:
     """Write the report of a run.
 
@@ -98,47 +99,48 @@ def write_report(
     keys = ["method", "concept_id", "direction", "multiplier", "input_id"]
     scored, on = scored.sort_values(keys, ignore_index=True), list(reported_on)
     selected = selected.sort_values(keys[:3], ignore_index=True)
-    table = method_table(scored, selected, judge, judge_kind, detection, cell, on)
+    table = method_table(scored, selected, on, detection, cell)
+    kind: Kind = scored["judge_kind"].iloc[0]
     best = reported_answers(scored, selected, on)
-    competing = best[best["method"] != BASELINE]
+    competing = best[best["method"] != UNSTEERED]
     rated = set(competing.loc[competing["score"].notna(), "method"])
     against = winners(competing, SUBJECT) if SUBJECT in rated else None
-    tables = shown_tables(table, selected, against, cell, judge_kind)
-    score = "score (proxy)" if judge_kind == "proxy" else "score"
+    score = "score (proxy)" if kind == "proxy" else "score"
     held_out = scored[scored["input_id"].isin(on)]
-    figures = {
-        "Score by multiplier": multiplier_figure(held_out, fixed_methods(scored), BASELINE, score),
-        "Spread over concepts, tuned": concepts_figure(best, BASELINE, score),
+    pictures = {
+        heading: Picture(figure_png(figure))
+        for heading, figure in (
+            ("Score by multiplier", multiplier_figure(held_out, fixed_methods(scored), score)),
+            ("Spread over concepts, tuned", concepts_figure(best, score)),
+        )
     }
-    warnings = [PROXY] if judge_kind == "proxy" else []
-    if cell is not None:
-        warnings.append(CAUTIONS[judge_kind])
-    notes = [f"Judge: {judge} ({judge_kind}).", *notes]
-    parts = [f"# {title}", *(f"**{warning}**" for warning in warnings), *notes]
-    for heading, frame in tables.items():
-        parts += [f"## {heading}", to_markdown(frame)]
-    summary = "\n\n".join(part.strip() for part in [*parts, "## How to read them", *READING])
-    csvs = {
-        "table.csv": table,
-        "selected.csv": selected,
-        "winners.csv": against,
-        "detection.csv": None if detection is None else detection.per_concept,
-    }
+    for name, picture in zip(("score_by_multiplier", "concepts"), pictures.values(), strict=True):
+        write_atomically(folder / f"{name}.png", picture.png)
+    csvs = {"table": table, "selected": selected, "winners": against, "detection": detection}
     for name, rows in csvs.items():
         if rows is None:
-            (folder / name).unlink(missing_ok=True)
+            (folder / f"{name}.csv").unlink(missing_ok=True)
         else:
-            write_atomically(folder / name, rows.to_csv(index=False).encode())
-    for name, figure in zip(("score_by_multiplier", "concepts"), figures.values(), strict=True):
-        write_atomically(folder / f"{name}.png", figure_png(figure))
-    write_atomically(folder / "summary.md", f"{summary}\n".encode())
+            write_table(folder / f"{name}.csv", rows)
+    tables = shown_tables(table, selected, against, cell)
+    warnings = [PROXY] if kind == "proxy" else []
+    if cell is not None:
+        warnings.append(CAUTIONS[kind])
+    notes = [f"Judge: {scored['judge'].iloc[0]} ({kind}).", *notes]
+    write_markdown(
+        folder / "summary.md",
+        title,
+        [*(f"**{warning}**" for warning in warnings), *notes],
+        tables,
+        ["## How to read them", *READING],
+    )
     kept, left_out = _first_concepts(scored)
     return write_page(
         folder / "report.html",
         title,
         [*notes, *left_out],
         tables,
-        figures,
+        pictures,
         _for_page(kept, selected, on, score),
         filters=["method", "concept", "direction", "multiplier", "input", "reported as"],
         texts=["instruction", "answer"],
@@ -193,8 +195,6 @@ def _for_page(
     )
 
 
-BASELINE = "unsteered"
-
 PROXY = (
     "These are proxy ratings: a probe and the unsteered model's likelihoods gave them, no language "
     "model was asked about the answers. They are not AxBench scores."
@@ -222,22 +222,18 @@ _CASE = ["method", "direction"]
 def method_table(
     scored: pd.DataFrame,
     selected: pd.DataFrame,
-    judge: str,
-    judge_kind: Kind,
-    detection: Detection | None = None,
+    reported_on: Iterable[int],
+    detection: pd.DataFrame | None = None,
     cell: Cell | None = None,
-    reported_on: Iterable[int] = REPORTED_ON,
 ) -> pd.DataFrame:
     """One row per method, direction and factor.
 
     Args:
         scored: the answers, from `with_scores`.
         selected: from `select_multipliers` on the other inputs.
-        judge: its name.
-        judge_kind: what kind of judge it is.
+        reported_on: input ids that were not used to choose multipliers.
         detection: from `detection_auroc`.
         cell: whose published scores stand beside those that elicit.
-        reported_on: input ids that were not used to choose multipliers.
 
     Returns:
         The columns method, direction, `factor` (tuned, unit or NA); `score`, `score_low`,
@@ -253,30 +249,29 @@ def method_table(
     """
     check_answers(scored)
     fixed, on = fixed_methods(scored), list(reported_on)
-    best = reported_answers(scored, selected, on)
     at_unit = unit(scored[~scored["method"].isin(fixed)], on)
     # A method without any multiplier that could be chosen has a row all the same.
-    cases = scored[_CASE].drop_duplicates()
-    tuned = cases.merge(_means(best), on=_CASE, how="left")
+    tuned = scored[_CASE].drop_duplicates()
+    tuned = tuned.merge(_means(reported_answers(scored, selected, on)), on=_CASE, how="left")
     tuned["factor"] = np.where(tuned["method"].isin(fixed), "NA", "tuned")
     tuned["concepts"] = tuned["concepts"].fillna(0).astype(int)
     parts = [tuned, _means(at_unit).assign(factor="unit")]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     if detection is not None:
-        table = table.merge(detection.summary.drop(columns="concepts"), on="method", how="left")
+        table = table.merge(mean_auroc(detection), on="method", how="left")
     if cell is not None:
         known = published(cell).assign(direction=DIRECTIONS[0])
         known = known.rename(columns={"score": "published", "source": "published_source"})
         table = table.merge(known, on=["method", "factor", "direction"], how="left")
         table["difference"] = table["score"] - table["published"]
+    kind: Kind = scored["judge_kind"].iloc[0]
     table = table.reindex(columns=[*COLUMNS])
-    table = table.assign(judge=judge, judge_kind=judge_kind)
-    beside = table["published"].notna()
-    other = PROXY if judge_kind == "proxy" else ""
-    table["caution"] = np.where(beside, CAUTIONS[judge_kind], other)
+    table = table.assign(judge=scored["judge"].iloc[0], judge_kind=kind)
+    other = PROXY if kind == "proxy" else ""
+    table["caution"] = np.where(table["published"].notna(), CAUTIONS[kind], other)
     order = table.assign(
         place=table["direction"].map(DIRECTIONS.index),
-        group=(table["factor"] == "unit") + 2 * (table["method"] == BASELINE),
+        group=(table["factor"] == "unit") + 2 * (table["method"] == UNSTEERED),
         lost=-table["score"],
     ).sort_values(["place", "group", "lost", "method"])
     return table.loc[order.index].reset_index(drop=True)
@@ -288,7 +283,7 @@ def check_answers(scored: pd.DataFrame, texts: Sequence[str] = ()) -> None:
     Raises:
         InputError: if it is empty or lacks a column.
     """
-    needed = [*_CASE, "concept_id", "multiplier", "input_id", *RATINGS, "score", *texts]
+    needed = [*_CASE, "concept_id", "multiplier", "input_id", *RATINGS, "score", *JUDGED, *texts]
     absent = [name for name in needed if name not in scored.columns]
     if absent:
         remedy = "make it with with_scores" if absent[0] == "score" else "add it"
@@ -325,7 +320,6 @@ def shown_tables(
     selected: pd.DataFrame,
     against: pd.DataFrame | None,
     cell: Cell | None,
-    judge_kind: Kind,
 ) -> dict[str, pd.DataFrame]:
     """The tables that a reader sees, by heading: narrow, and marked where a proxy rated.
 
@@ -334,11 +328,10 @@ def shown_tables(
         selected: from `select_multipliers`.
         against: from `winners`.
         cell: whose published scores are listed that have no row in the table.
-        judge_kind: as in `method_table`.
     """
-    mark = " (proxy ratings)" if judge_kind == "proxy" else ""
+    mark = " (proxy ratings)" if (table["judge_kind"] == "proxy").all() else ""
     shown = {
-        f"{direction.capitalize()}{mark}": _shown(rows, judge_kind)
+        f"{direction.capitalize()}{mark}": _shown(rows)
         for direction in DIRECTIONS
         if len(rows := table[table["direction"] == direction])
     }
@@ -378,9 +371,10 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     return summarise(rows).merge(means.reset_index(), on=_CASE, how="left")
 
 
-def _shown(rows: pd.DataFrame, judge_kind: Kind) -> pd.DataFrame:
+def _shown(rows: pd.DataFrame) -> pd.DataFrame:
+    judge_kind = rows["judge_kind"].iloc[0]
     columns: dict[str, object] = {
-        "method": rows["method"].replace(BASELINE, f"{BASELINE} (baseline)"),
+        "method": rows["method"].replace(UNSTEERED, f"{UNSTEERED} (baseline)"),
         "factor": rows["factor"],
         "score (proxy)" if judge_kind == "proxy" else "score": _intervals(rows, "score"),
         **{f"{name} rating": rows[f"{name}_rating"] for name in RATINGS},

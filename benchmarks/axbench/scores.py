@@ -14,7 +14,6 @@ depends on the order of rows. Draws are made with a fixed seed.
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,18 +22,20 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.judges.ratings import HIGHEST
 from concept_das.errors import InputError
 from concept_das.evaluation.intervals import (
+    Numbers,
     bootstrap,
     harmonic_mean,
     mean_of_rows,
     mean_with_interval,
 )
-from concept_das.words import DIRECTIONS, Direction
+from concept_das.words import DIRECTIONS
 
 RATINGS = ("concept", "instruction", "fluency")
 LABELS = ("negative", "positive")
 
 _CASE = ["method", "concept_id", "direction"]
 _ANSWER = [*_CASE, "multiplier", "input_id"]
+_WAY = ["method", "direction"]
 
 _DRAWS = 2000
 
@@ -53,9 +54,6 @@ def halves(count: int) -> tuple[range, range]:
     if count < 2:
         raise InputError(f"{count} instructions cannot be halved; take at least 2 per concept")
     return range(count // 2), range(count // 2, count)
-
-
-CHOSEN_ON, REPORTED_ON = halves(10)
 
 
 def with_scores(frame: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +85,7 @@ def with_scores(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**ratings, score=score)
 
 
-def select_multipliers(scored: pd.DataFrame, chosen_on: Iterable[int] = CHOSEN_ON) -> pd.DataFrame:
+def select_multipliers(scored: pd.DataFrame, chosen_on: Iterable[int]) -> pd.DataFrame:
     """Per method, concept and direction, the multiplier with the highest mean score.
 
     Ties go to the smallest. Missing ratings are left out of the mean, and a multiplier without any
@@ -117,9 +115,7 @@ def select_multipliers(scored: pd.DataFrame, chosen_on: Iterable[int] = CHOSEN_O
     return selected
 
 
-def reported(
-    scored: pd.DataFrame, selected: pd.DataFrame, on: Iterable[int] = REPORTED_ON
-) -> pd.DataFrame:
+def reported(scored: pd.DataFrame, selected: pd.DataFrame, on: Iterable[int]) -> pd.DataFrame:
     """The held-out answers at the chosen multipliers (`tuned` in the paper's tables).
 
     Args:
@@ -144,7 +140,7 @@ def reported(
     return rows
 
 
-def unit(scored: pd.DataFrame, on: Iterable[int] = REPORTED_ON) -> pd.DataFrame:
+def unit(scored: pd.DataFrame, on: Iterable[int]) -> pd.DataFrame:
     """The held-out answers at multiplier 1; a method that was not run at 1 has none."""
     return scored[scored["input_id"].isin(list(on)) & (scored["multiplier"] == 1)].reset_index(
         drop=True
@@ -166,125 +162,73 @@ def summarise(reported: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: if an input of a concept is there twice, as with several multipliers.
     """
-    means = _concept_means(reported)
-    records = []
-    for (method, direction), rows in reported.groupby(["method", "direction"], observed=True):
-        of = means[(means["method"] == method) & (means["direction"] == direction)]
-        records.append(
-            {
-                "method": method,
-                "direction": direction,
-                **mean_with_interval("score", of["score"].to_numpy(dtype=float), _DRAWS),
-                "concepts": len(of),
-                "missing": float(rows["score"].isna().mean()),
-            }
-        )
-    columns = ["method", "direction", "score", "score_low", "score_high", "concepts", "missing"]
-    return pd.DataFrame(records, columns=columns)
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """One method against another, over the concepts that both have.
-
-    Attributes:
-        difference: mean over concepts of the first's mean score less the second's.
-        difference_low, difference_high: 95% bootstrap interval; NaN with fewer than two concepts.
-        p: two-sided, from the same draws: twice the share of mean differences on the rarer side
-            of 0, each side counted once more (so never 0). Not corrected for several comparisons.
-        winrate: mean over concepts of 1 for a win, 0.5 for a tie, 0 for a loss (AxBench).
-        winrate_low, winrate_high: its interval.
-        concepts: how many both have.
-    """
-
-    difference: float
-    difference_low: float
-    difference_high: float
-    p: float
-    winrate: float
-    winrate_low: float
-    winrate_high: float
-    concepts: int
-
-
-def paired_difference(
-    reported: pd.DataFrame, method_a: str, method_b: str, direction: Direction
-) -> PairedDifference:
-    """The lead of one method over another in a direction; NaN if they share no concept.
-
-    Raises:
-        InputError: if a method has no answers in this direction.
-    """
-    means = _concept_means(reported)
-    scores = []
-    for method in (method_a, method_b):
-        of = means[(means["method"] == method) & (means["direction"] == direction)]
-        if of.empty:
-            known = ", ".join(sorted(means.loc[means["direction"] == direction, "method"].unique()))
-            raise InputError(f"{method!r} has no rated answers to {direction}; there are {known}")
-        scores.append(of.set_index("concept_id")["score"])
-    first, second = scores
-    shared = first.index.intersection(second.index).sort_values()
-    gaps = (first.loc[shared] - second.loc[shared]).to_numpy(dtype=float).round(_DIGITS)
-    p = float("nan")
-    if len(gaps) > 1:
-        draws = bootstrap(mean_of_rows, gaps, draws=_DRAWS)
-        sides = [int((draws <= 0).sum()), int((draws >= 0).sum())]
-        p = min(1.0, 2 * (min(sides) + 1) / (len(draws) + 1))
-    return PairedDifference(
-        **mean_with_interval("difference", gaps, _DRAWS),
-        p=p,
-        **mean_with_interval("winrate", (np.sign(gaps) + 1) / 2, _DRAWS),
-        concepts=len(gaps),
-    )
+    missing = reported["score"].isna().groupby([reported[name] for name in _WAY]).mean()
+    means = _means_over_concepts(_concept_means(reported), "score", _WAY)
+    every = missing.rename("missing").reset_index().merge(means, on=_WAY, how="left")
+    every["concepts"] = every["concepts"].fillna(0).astype(int)
+    return every[[*_WAY, "score", "score_low", "score_high", "concepts", "missing"]]
 
 
 def winners(reported: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Every method against the reference, in each direction that both have; best first.
 
     Returns:
-        The columns method, reference, direction, and the fields of `PairedDifference`.
+        The columns method, reference and direction, and over the concepts that both have:
+        `difference`, mean of the method's mean score less the reference's, with a 95% bootstrap
+        interval (`difference_low`, `difference_high`; NaN with fewer than two concepts); `p`,
+        two-sided, from the same draws: twice the share of mean differences on the rarer side of 0,
+        each side counted once more (so never 0), not corrected for several comparisons; `winrate`,
+        mean of 1 for a win, 0.5 for a tie, 0 for a loss (AxBench), with its interval; and
+        `concepts`, how many there are.
 
     Raises:
         InputError: if the reference has no answers.
     """
-    pairs = _concept_means(reported)[["method", "direction"]].drop_duplicates()
-    if reference not in set(pairs["method"]):
-        known = ", ".join(sorted(pairs["method"].unique()))
+    means = _concept_means(reported)
+    if reference not in set(means["method"]):
+        known = ", ".join(sorted(means["method"].unique()))
         raise InputError(f"the reference {reference!r} has no rated answers; there are {known}")
     records = []
     for direction in DIRECTIONS:
-        methods = set(pairs.loc[pairs["direction"] == direction, "method"])
-        for method in sorted(methods - {reference}) if reference in methods else ():
-            against = paired_difference(reported, method, reference, direction)
+        here = means[means["direction"] == direction]
+        scores = here.pivot(index="concept_id", columns="method", values="score")
+        for method in scores.columns.difference([reference]) if reference in scores else ():
             names = {"method": method, "reference": reference, "direction": direction}
-            records.append({**names, **asdict(against)})
-    fields = list(PairedDifference.__dataclass_fields__)
-    table = pd.DataFrame(records, columns=["method", "reference", "direction", *fields])
+            records.append({**names, **_lead(scores[method], scores[reference])})
+    parts = ("difference", "difference_low", "difference_high", "p", "winrate", "winrate_low")
+    columns = ["method", "reference", "direction", *parts, "winrate_high", "concepts"]
+    table = pd.DataFrame(records, columns=columns)
     keys = ["direction", "difference", "method"]
     return table.sort_values(keys, ascending=[True, False, True], ignore_index=True)
 
 
-@dataclass(frozen=True)
-class Detection:
-    """The AUROC by which a direction tells texts with the concept from texts without.
+def _lead(first: "pd.Series[float]", second: "pd.Series[float]") -> dict[str, float]:
+    """One method's lead over another, by concept; NaN if they share none."""
+    gaps: Numbers = (first - second).dropna().round(_DIGITS).to_numpy(dtype=np.float64)
+    p = float("nan")
+    if len(gaps) > 1:
+        draws = bootstrap(mean_of_rows, gaps, draws=_DRAWS)
+        sides = [int((draws <= 0).sum()), int((draws >= 0).sum())]
+        p = min(1.0, 2 * (min(sides) + 1) / (len(draws) + 1))
+    return {
+        **mean_with_interval("difference", gaps, _DRAWS),
+        "p": p,
+        **mean_with_interval("winrate", (np.sign(gaps) + 1) / 2, _DRAWS),
+        "concepts": len(gaps),
+    }
 
-    Attributes:
-        per_concept: method, concept_id, `auroc`, and the number of `positive` and `negative` texts.
-        summary: per method the mean `auroc` over concepts, `auroc_low`, `auroc_high`, `concepts`.
-    """
 
-    per_concept: pd.DataFrame
-    summary: pd.DataFrame
-
-
-def detection_auroc(latents: pd.DataFrame) -> Detection:
-    """Area under the ROC curve per concept, and its mean (AxBench's concept detection).
+def detection_auroc(latents: pd.DataFrame) -> pd.DataFrame:
+    """Area under the ROC curve by which a direction tells texts with the concept from others.
 
     Args:
         latents: one row per text: method, concept_id, label (positive or negative) and score, the
             largest coordinate over the text's tokens along the direction, which has to point
             towards the concept.
+
+    Returns:
+        One row per method and concept: method, concept_id, `auroc`, and the number of `positive`
+        and `negative` texts.
 
     Raises:
         InputError: if a column, a score or a class of a concept is missing, or a label unknown.
@@ -301,17 +245,25 @@ def detection_auroc(latents: pd.DataFrame) -> Detection:
                 raise InputError(f"{method}, concept {concept}, has no {label} text; add some")
         auroc = float(roc_auc_score(rows["label"] == "positive", rows["score"]))
         records.append({"method": method, "concept_id": concept, "auroc": auroc, **counts})
-    per_concept = pd.DataFrame(records, columns=["method", "concept_id", "auroc", *LABELS])
-    summary = [
+    return pd.DataFrame(records, columns=["method", "concept_id", "auroc", *LABELS])
+
+
+def mean_auroc(per_concept: pd.DataFrame) -> pd.DataFrame:
+    """AxBench's concept detection: per method the mean `auroc`, `auroc_low`, `auroc_high`."""
+    return _means_over_concepts(per_concept, "auroc", ["method"]).drop(columns="concepts")
+
+
+def _means_over_concepts(table: pd.DataFrame, name: str, keys: list[str]) -> pd.DataFrame:
+    """Mean and 95% bootstrap interval of a column with a row per concept, and the `concepts`."""
+    records = [
         {
-            "method": method,
-            **mean_with_interval("auroc", rows["auroc"].to_numpy(dtype=float), _DRAWS),
+            **dict(zip(keys, values, strict=True)),
+            **mean_with_interval(name, rows[name].to_numpy(dtype=float), _DRAWS),
             "concepts": len(rows),
         }
-        for method, rows in per_concept.groupby("method", observed=True)
+        for values, rows in table.groupby(keys, observed=True)
     ]
-    columns = ["method", "auroc", "auroc_low", "auroc_high", "concepts"]
-    return Detection(per_concept, pd.DataFrame(summary, columns=columns))
+    return pd.DataFrame(records, columns=[*keys, name, f"{name}_low", f"{name}_high", "concepts"])
 
 
 def _concept_means(reported: pd.DataFrame) -> pd.DataFrame:

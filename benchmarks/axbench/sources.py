@@ -7,7 +7,6 @@ evaluation (concept detection). AlpacaEval is `alpaca_eval.json` in `tatsu-lab/a
 files of `colored-dye/concept500-contrastive` are named is not documented, so they are looked for.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -19,6 +18,7 @@ from benchmarks.axbench.published import CELLS, Cell
 from concept_das.data.axbench_file import AXBENCH_COLUMNS
 from concept_das.data.reading import TEXT_COLUMNS
 from concept_das.errors import InputError
+from concept_das.runs.files import sha256_of
 
 CONCEPT500 = "pyvene/axbench-concept500"
 CONCEPT10 = "pyvene/axbench-concept10"
@@ -61,51 +61,30 @@ class Sources:
     sha256: dict[str, str]
 
 
-def find_sources(source: str, *, cell: str | None = None, revision: str | None = None) -> Sources:
+def find_sources(source: str, cell: Cell | None = None) -> Sources:
     """The files of a folder, or of a cell of a data set on the hub.
 
     Args:
         source: a folder, `pyvene/axbench-concept500` or `pyvene/axbench-concept10`.
-        cell: such as `2b-l10`; the hub's spelling `2b/l10` will do. Needed on the hub; in a folder
-            it leaves out the files that are named after another cell.
-        revision: branch, tag or commit of the data set on the hub; the one in `REVISIONS` if None.
+        cell: needed on the hub; in a folder it leaves out the files that are named after another.
 
     Raises:
         InputError: if a file is missing, more than one will do, one is not what its checksum says,
             or the hub does not give one.
     """
-    known = None if cell is None else _cell(cell)
     if Path(source).is_dir():
-        if revision is not None:
-            raise InputError(f"{source} is a folder, which has no revision; leave it out")
-        return _in_folder(Path(source), known)
+        return _in_folder(Path(source), cell)
     if source not in (CONCEPT500, CONCEPT10):
         raise InputError(f"{source} is neither a folder nor one of {CONCEPT500}, {CONCEPT10}")
-    if known is None:
+    if cell is None:
         raise InputError(f"{source} has several cells; choose one of {', '.join(CELLS)}")
-    return _on_hub(source, known, revision)
-
-
-def _cell(name: str) -> Cell:
-    for cell in CELLS:
-        if cell == re.sub("[/_]", "-", name):
-            return cell
-    raise InputError(f"there is no cell {name!r}; choose one of {', '.join(CELLS)}")
+    return _on_hub(source, cell)
 
 
 def _cell_in(path: str) -> Cell | None:
     """The cell that a path names, however it is spelled."""
     spelled = re.sub(r"[^0-9a-z]+", "-", path.lower())
     return next((cell for cell in CELLS if f"-{cell}-" in f"-{spelled}-"), None)
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _in_folder(folder: Path, cell: Cell | None) -> Sources:
@@ -190,29 +169,29 @@ def _read_checksums(path: Path) -> dict[str, str]:
     return entries
 
 
-def _on_hub(repository: str, cell: Cell, revision: str | None) -> Sources:
+def _on_hub(repository: str, cell: Cell) -> Sources:
     sha256: dict[str, str] = {}
 
-    def get(name: str, path: str, at: str | None) -> Path:
-        file = _download(name, path, at)
+    def get(name: str, path: str) -> Path:
+        file = _download(name, path)
         sha256[f"{name}/{path}"] = sha256_of(file)
         return file
 
-    at = revision or REVISIONS[repository]
     folder = cell.replace("-", "/")
     contrastive = _contrastive_path(cell) if repository == CONCEPT500 else None
     return Sources(
-        train=get(repository, f"{folder}/train/data.parquet", at),
-        instructions=get(ALPACA_EVAL, INSTRUCTIONS, REVISIONS[ALPACA_EVAL]),
-        latent=get(repository, f"{folder}/test/data.parquet", at),
-        contrastive=get(CONTRASTIVE, contrastive, REVISIONS[CONTRASTIVE]) if contrastive else None,
+        train=get(repository, f"{folder}/train/data.parquet"),
+        instructions=get(ALPACA_EVAL, INSTRUCTIONS),
+        latent=get(repository, f"{folder}/test/data.parquet"),
+        contrastive=get(CONTRASTIVE, contrastive) if contrastive else None,
         sha256=sha256,
     )
 
 
-def _download(repository: str, path: str, revision: str | None) -> Path:
+def _download(repository: str, path: str) -> Path:
     from huggingface_hub import hf_hub_download
 
+    revision = REVISIONS[repository]
     try:
         return Path(hf_hub_download(repository, path, repo_type="dataset", revision=revision))
     except Exception as error:  # hub and network errors of many kinds

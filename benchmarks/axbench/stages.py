@@ -1,16 +1,17 @@
 """AxBench as stages: data, train, factors, generate, judge, select, report.
 
 `train`, `generate` and `judge` are one stage for each method, such as `train.cdas`, so that a
-method can be added, or one's hyper-parameters changed, without anything else being done again.
+method can be added, or one's hyper-parameters changed, without anything else being done again. The
+baseline `unsteered` is asked for the concept where it is to be suppressed.
 """
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,10 +26,11 @@ from benchmarks.axbench.data import (
 )
 from benchmarks.axbench.detection import detection_scores, detectors
 from benchmarks.axbench.judging import Judging
-from benchmarks.axbench.neutral import neutral_quadruples
+from benchmarks.axbench.neutral import Neutral, neutral_quadruples
 from benchmarks.axbench.presets import Preset
 from benchmarks.axbench.report import write_report
 from benchmarks.axbench.scores import (
+    RATINGS,
     detection_auroc,
     halves,
     reported,
@@ -38,11 +40,21 @@ from benchmarks.axbench.scores import (
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.proxy import ProxyJudge
 from benchmarks.judges.ratings import Item
-from benchmarks.steps import Answering, Asked, Subject, answer, train_method, trained_vector
+from benchmarks.steps import (
+    UNSTEERED,
+    Answering,
+    Asked,
+    Subject,
+    answer,
+    train_method,
+    trained_vector,
+)
 from concept_das.data.batches import batches
 from concept_das.data.concept_prompts import TOPIC_PROMPT, concept_input
+from concept_das.data.files import write_table
 from concept_das.data.quadruples import Quadruple
 from concept_das.experiments.making import make_quadruples
+from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Piece, Stage
 from concept_das.steering.artifact import Artifact
@@ -50,12 +62,6 @@ from concept_das.steering.context import Steering
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import NoTracker, PrefixedTracker, Tracker
 from concept_das.words import DIRECTIONS, Direction
-
-UNSTEERED = "unsteered"
-"""The baseline: the model's own answers; the concept is asked for where it is to be suppressed."""
-
-
-Neutral = Literal["model", "api"]
 
 # Instructions that the proxy judge may compare a concept's own with.
 _POOL = 64
@@ -105,50 +111,39 @@ class AxBench:
 
     def stages(self) -> list[Stage]:
         """All stages, in their order."""
-        methods = self.preset.methods
+        preset, methods = self.preset, self.preset.methods
+        every = (UNSTEERED, *methods)
         model = self.subject.description
+        judge = self.judging.description
+        answering = self.answering.description
+        trained = {method: (f"train.{method}",) for method in methods}
         stages = [Stage("data", self._make_data, options=self._data_options())]
         for method in methods:
-            config = {**asdict(self.preset.configs[method]), "seed": self.seed}
-            options = {"config": config, "layer": self.preset.layer, "model": model}
+            config = asdict(self._config(method))
+            options = {"config": config, "layer": preset.layer, "model": model}
             run = partial(self._train, method)
             stages.append(Stage(f"train.{method}", run, ("data",), options))
-        needs = ("data", *(f"train.{method}" for method in methods))
+        needs = ("data", *itertools.chain(*trained.values()))
         stages.append(Stage("factors", self._measure_factors, needs))
-        for method in (UNSTEERED, *methods):
-            needs = ("data",) if method == UNSTEERED else ("data", f"train.{method}")
-            options = {
-                "answering": self.answering.description,
-                "multipliers": list(self.preset.strengths(method)),
-                "model": model,
-            }
-            run = partial(self._generate, method)
+        for method in every:
+            multipliers = list(preset.strengths(method))
+            options = {"answering": answering, "multipliers": multipliers, "model": model}
+            run, needs = partial(self._generate, method), ("data", *trained.get(method, ()))
             stages.append(Stage(f"generate.{method}", run, needs, options))
-        stages += self._judge_stages()
-        stages.append(
-            Stage(
-                "select",
-                self._select,
-                tuple(f"judge.{method}" for method in (UNSTEERED, *methods)),
-                {"instructions": self.preset.instructions_per_concept},
-                gathers=True,
-            )
-        )
-        options = {"cell": self.preset.cell, "layer": self.preset.layer, "name": self.preset.name}
-        stages.append(Stage("report", self._report, ("select", "factors"), options, gathers=True))
-        return stages
-
-    def _judge_stages(self) -> list[Stage]:
-        judge = self.judging.description
-        is_proxy = self.judging.kind == "proxy"
-        stages = []
-        if is_proxy:
-            options = {"judge": judge, "answering": self.answering.description}
+        calibrated: tuple[str, ...] = ()
+        if self.judging.kind == "proxy":
+            options = {"judge": judge, "answering": answering}
             stages.append(Stage("calibrate", self.judging.calibrate, (), options, gathers=True))
-        for method in (UNSTEERED, *self.preset.methods):
-            needs = ("data", f"generate.{method}", *(("calibrate",) if is_proxy else ()))
+            calibrated = ("calibrate",)
+        for method in every:
+            needs = ("data", f"generate.{method}", *calibrated)
             run = partial(self._judge, method)
             stages.append(Stage(f"judge.{method}", run, needs, {"judge": judge}))
+        options = {"instructions": preset.instructions_per_concept}
+        needs = tuple(f"judge.{method}" for method in every)
+        stages.append(Stage("select", self._select, needs, options, gathers=True))
+        options = {"cell": preset.cell, "layer": preset.layer, "name": preset.name}
+        stages.append(Stage("report", self._report, ("select", "factors"), options, gathers=True))
         return stages
 
     def _data_options(self) -> dict[str, Any]:
@@ -161,6 +156,9 @@ class AxBench:
             "seed": self.seed,
             "model": self.subject.description,
         }
+
+    def _config(self, method: str) -> TrainingConfig:
+        return replace(self.preset.configs[method], seed=self.seed)
 
     def _longest_response(self) -> int:
         return max(config.max_response_tokens for config in self.preset.configs.values())
@@ -214,7 +212,7 @@ class AxBench:
     def _train(self, method: str, job: Job) -> None:
         rows = read_rows(job.source("data"))
         tracker = PrefixedTracker(self.tracker, f"{method}/{job.pieces[0].key}")
-        config = self.preset.seeded(method, self.seed)
+        config = self._config(method)
         train_method(job, self.subject, rows, self.preset.layer, config, self.engine, tracker)
 
     def _vectors(self, job: Job) -> dict[str, Artifact]:
@@ -243,7 +241,7 @@ class AxBench:
             return
         scores = detection_scores(self.subject, texts, vectors, max_tokens=self._longest_response())
         scores.insert(1, "concept_id", _concept_id(job))
-        write_atomically(job.folder / "detection.parquet", scores.to_parquet(index=False))
+        write_table(job.folder / "detection.parquet", scores)
 
     def _generate(self, method: str, job: Job) -> None:
         """Answers to the instructions, and to concept prompts where the concept is suppressed."""
@@ -252,7 +250,7 @@ class AxBench:
         asked = list(self._asked(method, vector, texts, _concept_id(job)))
         title = f"{method}, {job.pieces[0].key}"
         table = answer(self.subject, asked, job.rows(), self.answering, title)
-        write_atomically(job.folder / _ANSWERS, table.to_parquet(index=False))
+        write_table(job.folder / _ANSWERS, table)
 
     def _asked(
         self, method: str, vector: Artifact | None, texts: ConceptTexts, number: int
@@ -293,18 +291,12 @@ class AxBench:
                     for row in answers.iloc[list(chosen)].to_dict("records")
                 ]
                 for i, rating in zip(chosen, judge.rate(items), strict=True):
-                    log.append(
-                        str(i),
-                        {
-                            "concept": rating.concept,
-                            "instruction": rating.instruct,
-                            "fluency": rating.fluency,
-                        },
-                    )
+                    named = zip(RATINGS, astuple(rating), strict=True)
+                    log.append(str(i), dict(named))
             ratings = log.frame(keys).astype(float)
         table = pd.concat([answers, ratings], axis=1)
         table["judge"], table["judge_kind"] = judge.name, judge.kind
-        write_atomically(job.folder / _RATINGS, table.to_parquet(index=False))
+        write_table(job.folder / _RATINGS, table)
         if isinstance(judge, ProxyJudge):
             described = json.dumps(judge.description(), indent=1, ensure_ascii=False)
             write_atomically(job.folder / "judge.json", described.encode())
@@ -325,8 +317,8 @@ class AxBench:
         chosen_on, reported_on = halves(self.preset.instructions_per_concept)
         selected = select_multipliers(scored[published], chosen_on)
         reported(scored, selected, reported_on)  # complains here already, if answers are missing
-        write_atomically(job.folder / _SCORED, scored.to_parquet(index=False))
-        write_atomically(job.folder / _SELECTED, selected.to_csv(index=False).encode())
+        write_table(job.folder / _SCORED, scored)
+        write_table(job.folder / _SELECTED, selected)
 
     def _report(self, job: Job) -> None:
         scored = pd.read_parquet(job.source("select") / _SCORED)
@@ -337,11 +329,9 @@ class AxBench:
             job.folder,
             scored,
             selected,
-            judge=scored["judge"].iloc[0],
-            judge_kind=self.judging.kind,
+            halves(self.preset.instructions_per_concept)[1],
             detection=detection_auroc(pd.concat(latents)) if latents else None,
             cell=self.preset.cell,
-            reported_on=halves(self.preset.instructions_per_concept)[1],
             title=f"AxBench, {self.subject.name}, layer {self.preset.layer}",
             notes=self._notes(scored),
         )
@@ -359,7 +349,7 @@ class AxBench:
         ]
 
 
-def report_tables(folder: Path) -> Mapping[str, pd.DataFrame]:
+def report_tables(folder: Path) -> dict[str, pd.DataFrame]:
     """The csv tables of a finished run's report, by name."""
     return {path.stem: pd.read_csv(path) for path in sorted((folder / "report").glob("*.csv"))}
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.safety.case import Case, Trade
-from benchmarks.safety.stages import UNSTEERED
+from benchmarks.steps import UNSTEERED
 from concept_das.reports.figures import (
     Styles,
     log_multipliers,

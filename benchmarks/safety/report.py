@@ -12,7 +12,7 @@ from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_counts
 from benchmarks.safety.figures import layer_figure, strength_figure, trade_figure
 from benchmarks.safety.settings import Settings
-from benchmarks.safety.stages import UNSTEERED, read_answers
+from benchmarks.safety.stages import read_answers
 from benchmarks.safety.tables import (
     at_reported,
     beside,
@@ -21,6 +21,7 @@ from benchmarks.safety.tables import (
     summary_of,
     table_of,
 )
+from benchmarks.steps import UNSTEERED
 from concept_das.data.files import write_table
 from concept_das.reports.figures import figure_png
 from concept_das.reports.page import Picture, write_page

@@ -21,7 +21,7 @@ from benchmarks.safety.case import Case
 from benchmarks.safety.data import PromptSets, read_prompt_sets, read_rows
 from benchmarks.safety.measures import measure_answers, measure_divergences, steering_of
 from benchmarks.safety.settings import Settings
-from benchmarks.steps import Asked, Subject, answer, train_method, trained_vector
+from benchmarks.steps import UNSTEERED, Asked, Subject, answer, train_method, trained_vector
 from concept_das.data.batches import batches
 from concept_das.data.files import write_table
 from concept_das.errors import InputError
@@ -33,7 +33,6 @@ from concept_das.steering.context import Steering
 from concept_das.training.tracking import PrefixedTracker, Tracker
 from concept_das.words import DIRECTIONS, Direction
 
-UNSTEERED = "unsteered"
 ANSWERS_FILE = "answers.parquet"
 MEASURES_FILE = "measures.json"
 SCORES_FILE = "scores.json"

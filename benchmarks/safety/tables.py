@@ -8,7 +8,8 @@ import pandas as pd
 from benchmarks.capabilities.scores import capability_change
 from benchmarks.safety.case import Case
 from benchmarks.safety.settings import Settings
-from benchmarks.safety.stages import UNSTEERED, read_measures, read_scores
+from benchmarks.safety.stages import read_measures, read_scores
+from benchmarks.steps import UNSTEERED
 from concept_das.runs.stages import Job
 
 FIRST = ["method", "seed", "multiplier", "layers", "rank", "parameters"]

@@ -92,20 +92,9 @@ def quadruples_from_frame(frame: pd.DataFrame, name: str = "the data") -> list[Q
         InputError: on a missing column, a cell that is not text, or an empty one, or a concept_id
             that is not a whole number.
     """
-    missing = [column for column in TEXT_COLUMNS if column not in frame.columns]
-    if missing:
-        raise InputError(
-            f"{name} has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}"
-        )
-    if frame.empty:
-        raise InputError(f"{name} has no rows")
     texts = [column for column in _ALL_TEXT_COLUMNS if column in frame.columns]
-    for column in texts:
-        for row, value in enumerate(frame[column]):
-            if not isinstance(value, str):
-                raise InputError(f"{name}, row {row}, column {column!r}: {value!r} is not text")
-            if column in TEXT_COLUMNS and not value.strip():
-                raise InputError(f"{name}, row {row}, column {column!r} is empty; fill or drop it")
+    check_columns(frame, TEXT_COLUMNS, name)
+    check_texts(frame, texts, name, filled=TEXT_COLUMNS)
     records = cast("list[dict[str, Any]]", frame[texts].to_dict("records"))
     if "concept_id" in frame.columns:
         for row, (record, value) in enumerate(zip(records, frame["concept_id"], strict=True)):
@@ -116,6 +105,37 @@ def quadruples_from_frame(frame: pd.DataFrame, name: str = "the data") -> list[Q
                     f"{name}, row {row}, column 'concept_id': {value!r} is not a whole number"
                 ) from error
     return [Quadruple(**record) for record in records]
+
+
+def check_columns(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Make sure that a table has these columns, and rows.
+
+    Raises:
+        InputError: naming the first column that is missing.
+    """
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InputError(
+            f"{name} has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}"
+        )
+    if frame.empty:
+        raise InputError(f"{name} has no rows")
+
+
+def check_texts(
+    frame: pd.DataFrame, columns: Sequence[str], name: str, *, filled: Sequence[str]
+) -> None:
+    """Make sure that every cell of these columns is text, and those of `filled` are not empty.
+
+    Raises:
+        InputError: naming the first cell that is not.
+    """
+    for column in columns:
+        for row, value in enumerate(frame[column]):
+            if not isinstance(value, str):
+                raise InputError(f"{name}, row {row}, column {column!r}: {value!r} is not text")
+            if column in filled and not value.strip():
+                raise InputError(f"{name}, row {row}, column {column!r} is empty; fill or drop it")
 
 
 def _whole_number(value: Any) -> int:

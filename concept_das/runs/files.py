@@ -22,6 +22,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def fingerprint_of(value: Any, *, sort_keys: bool = False) -> str:
     """SHA-256 of the JSON form of a value."""
     return hashlib.sha256(json.dumps(value, sort_keys=sort_keys).encode()).hexdigest()

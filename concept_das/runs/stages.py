@@ -5,7 +5,6 @@ writes its files into a folder of its own. It is done if `done.json` there holds
 everything that the files depend on, and the files are unchanged.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -19,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from concept_das.errors import InputError
-from concept_das.runs.files import fingerprint_of, write_atomically
+from concept_das.runs.files import fingerprint_of, sha256_of, write_atomically
 from concept_das.runs.processes import Shard
 from concept_das.runs.rows import RowLog
 
@@ -260,7 +259,7 @@ class Jobs:
         _clear(job)
         stage.run(job)
         files = {
-            path.relative_to(job.folder).as_posix(): _sha256(path)
+            path.relative_to(job.folder).as_posix(): sha256_of(path)
             for path in sorted(job.folder.rglob("*"))
             if path.is_file() and job.scratch not in path.parents
         }
@@ -300,19 +299,11 @@ def _read_done(folder: Path, fingerprint: str) -> dict[str, str] | None:
         files: dict[str, str] = done["files"]
         if done["fingerprint"] != fingerprint:
             return None
-        whole = all(_sha256(folder / name) == value for name, value in files.items())
+        whole = all(sha256_of(folder / name) == value for name, value in files.items())
     # The files may also disappear while another process replaces them.
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return files if whole else None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _wait(jobs: Jobs, name: str, lacking: Sequence[Slot], interval: float, timeout: float) -> None:

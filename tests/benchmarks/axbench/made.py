@@ -5,6 +5,9 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from benchmarks.axbench.scores import halves
+
+FIRST, LAST = halves(10)
 GRIDS = {
     "cdas": (1.0, 2.0, 4.0),
     "reps": (0.5, 1.5),
@@ -50,6 +53,8 @@ def made_answers() -> pd.DataFrame:
                     "concept": ratings[0],
                     "instruction": ratings[1],
                     "fluency": ratings[2],
+                    "judge": "proxy by tiny",
+                    "judge_kind": "proxy",
                 }
             )
     return pd.DataFrame(records)

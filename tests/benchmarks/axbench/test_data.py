@@ -53,13 +53,11 @@ def test_a_genre_without_shared_outputs_is_named(tmp_path: Path) -> None:
         data.negatives(4)
 
 
-@pytest.mark.parametrize("call", ["concept", "contrastive", "detection", "negatives"])
 @pytest.mark.parametrize("concept_id", [-1, 2])
-def test_an_unknown_concept_is_named(data: AxBenchData, call: str, concept_id: int) -> None:
-    with pytest.raises(InputError, match=rf"no concept {concept_id}; it has \[0, 1, 4\]"):
-        getattr(data, call)(concept_id)
-    with pytest.raises(InputError, match=f"no concept {concept_id}"):
-        data.instructions(concept_id, 2)
+def test_an_unknown_concept_is_named(data: AxBenchData, concept_id: int) -> None:
+    for call in (data.concept, data.negatives):
+        with pytest.raises(InputError, match=rf"no concept {concept_id}; it has \[0, 1, 4\]"):
+            call(concept_id)
 
 
 def test_instructions_are_drawn_by_the_concepts_id(
@@ -102,11 +100,6 @@ def test_texts_for_detection(data: AxBenchData) -> None:
         "instruction": ["Q 0", "Q 1", "Q 0", "Q 1"],
         "response": ["positive 0", "positive 1", "negative 0", "negative 1"],
     }
-    hard = data.detection(1, hard=True)
-    assert hard is not None
-    assert hard.iloc[:4].equals(found)
-    assert hard.iloc[4].tolist() == ["negative", "Q", "ship it"]
-    assert hard.index.tolist() == list(range(5))
 
 
 def test_without_the_optional_files(tmp_path: Path) -> None:

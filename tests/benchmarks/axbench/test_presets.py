@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.axbench.presets import PRESETS, Preset, find_preset
+from benchmarks.axbench.presets import PRESETS, Preset
 from benchmarks.axbench.published import CELLS
-from benchmarks.presets import to_multipliers
+from benchmarks.presets import preset_named, to_multipliers
 from concept_das.errors import InputError
 from concept_das.methods.registry import METHODS
 
@@ -29,11 +29,10 @@ LOW_RANK = {"loreft", "lora", "cdas_loreft"}
 def test_the_presets_are_found_by_name() -> None:
     assert list(PRESETS) == NAMES
     for name, preset in PRESETS.items():
-        assert find_preset(name) is preset
         assert preset.name == name
         assert name.endswith(f"-l{preset.layer}") or name == "smollm2-135m"
     with pytest.raises(InputError, match=r"'gpt-2'.*gemma-2-2b-l10, .*smollm2-135m"):
-        find_preset("gpt-2")
+        preset_named(PRESETS, "gpt-2")
 
 
 @pytest.mark.parametrize("preset", ALL, ids=NAMES)
@@ -83,7 +82,7 @@ def test_the_cells_are_those_that_were_published() -> None:
     ],
 )
 def test_numbers_of_the_sources(name: str, method: str, expected: tuple[float, ...]) -> None:
-    preset = find_preset(name)
+    preset = PRESETS[name]
     config = preset.configs[method]
     found = (config.learning_rate, config.epochs, config.batch_size, config.max_response_tokens)
     assert (*found, len(preset.factors[method])) == expected
@@ -91,7 +90,7 @@ def test_numbers_of_the_sources(name: str, method: str, expected: tuple[float, .
 
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_grids_reach_as_far_as_the_sources(name: str) -> None:
-    preset = find_preset(name)
+    preset = PRESETS[name]
     ends = {method: (factors[0], factors[-1]) for method, factors in preset.factors.items()}
     assert ends["reps"] == ends["lang"] == (2, 50)
     assert ends["diffmean"] == ends["bipo"] == (0.2, 5)
@@ -104,11 +103,11 @@ def test_factors_of_lang_and_reps_are_in_units_of_11() -> None:
     assert to_multipliers("lang", (22.0,)) == (2.0,)
     for method in ("cdas", "diffmean", "bipo"):
         assert to_multipliers(method, (0.2, 5.0)) == (0.2, 5.0)
-    assert find_preset("smollm2-135m").multipliers["reps"] == (0.5, 1.0, 2.0)
+    assert PRESETS["smollm2-135m"].multipliers["reps"] == (0.5, 1.0, 2.0)
 
 
 def test_the_small_preset_is_small() -> None:
-    preset = find_preset("smollm2-135m")
+    preset = PRESETS["smollm2-135m"]
     assert (preset.layer, preset.concept_ids, preset.new_tokens) == (15, (0, 1, 2, 3, 4), 32)
     assert preset.judge == "proxy"
     assert preset.cell is None

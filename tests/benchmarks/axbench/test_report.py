@@ -12,13 +12,12 @@ import benchmarks.axbench.report as module
 from benchmarks.axbench.figures import concepts_figure, multiplier_figure
 from benchmarks.axbench.report import fixed_methods, reported_answers, write_report
 from benchmarks.axbench.scores import (
-    REPORTED_ON,
     detection_auroc,
     select_multipliers,
     with_scores,
 )
 from concept_das.errors import InputError
-from tests.benchmarks.axbench.made import latents, made_answers
+from tests.benchmarks.axbench.made import FIRST, LAST, latents, made_answers
 
 ALWAYS = {
     "table.csv", "selected.csv", "summary.md", "score_by_multiplier.png", "concepts.png",
@@ -32,9 +31,8 @@ def scored() -> pd.DataFrame:
 
 
 def write(folder: Path, scored: pd.DataFrame, **given: Any) -> dict[str, bytes]:
-    selected = given.pop("selected") if "selected" in given else select_multipliers(scored)
-    judge = given.pop("judge", ("proxy by tiny", "proxy"))
-    page = write_report(folder, scored, selected, *judge, **given)
+    selected = given.pop("selected") if "selected" in given else select_multipliers(scored, FIRST)
+    page = write_report(folder, scored, selected, LAST, **given)
     assert page == folder / "report.html"
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -56,7 +54,7 @@ def test_equal_answers_make_equal_files_in_any_order(tmp_path: Path, scored: pd.
     again = write(
         tmp_path / "b",
         scored.sample(frac=1, random_state=2),
-        selected=select_multipliers(scored).iloc[::-1],
+        selected=select_multipliers(scored, FIRST).iloc[::-1],
         **given,
     )
     assert again == first
@@ -71,7 +69,7 @@ def test_warnings_are_where_the_numbers_are(tmp_path: Path, scored: pd.DataFrame
         assert "proxy by tiny (proxy)" in text
         assert "A note." in text
     assert files["summary.md"].startswith(b"# A run\n\n**These are proxy ratings")
-    files = write(tmp_path / "api", scored, judge=("api tiny", "api"))
+    files = write(tmp_path / "api", scored.assign(judge="api tiny", judge_kind="api"))
     for name in ("summary.md", "report.html", "table.csv"):
         assert b"proxy" not in files[name]
 
@@ -101,7 +99,7 @@ def test_the_page_has_every_answer_and_where_it_counts(
     assert len(page) == len(scored)
     assert set(page["answer"]) == set(scored["text"])
     assert set(page["concept"]) >= {"1 Costs of $5 & <b>bold</b> prices"}
-    best = reported_answers(scored, select_multipliers(scored), REPORTED_ON)
+    best = reported_answers(scored, select_multipliers(scored, FIRST), LAST)
     counts = page.groupby("method")["reported as"].value_counts()
     for method in ("lora", "prompt", "unsteered"):
         assert counts[method]["NA"] == (best["method"] == method).sum()
@@ -137,7 +135,7 @@ def test_texts_are_asked_for_before_anything_is_written(
 
 
 def test_the_curves_show_every_multiplier_and_the_baseline_as_a_line(scored: pd.DataFrame) -> None:
-    figure = multiplier_figure(scored, fixed_methods(scored), "unsteered", "score (proxy)")
+    figure = multiplier_figure(scored, fixed_methods(scored), "score (proxy)")
     elicit, strip, suppress, _ = figure.axes
     assert (elicit.get_title("left"), suppress.get_title("left")) == ("elicit", "suppress")
     assert elicit.get_ylabel().startswith("score (proxy)")
@@ -151,8 +149,8 @@ def test_the_curves_show_every_multiplier_and_the_baseline_as_a_line(scored: pd.
 
 
 def test_the_spread_has_a_dot_for_every_concept(scored: pd.DataFrame) -> None:
-    best = reported_answers(scored, select_multipliers(scored), REPORTED_ON)
-    figure = concepts_figure(best, "unsteered", "score (proxy)")
+    best = reported_answers(scored, select_multipliers(scored, FIRST), LAST)
+    figure = concepts_figure(best, "score (proxy)")
     elicit, suppress = figure.axes
     names = [label.get_text() for label in elicit.get_yticklabels()]
     assert names[-1] == "unsteered (baseline)"
@@ -170,5 +168,5 @@ def test_one_concept_one_direction_one_method_without_strength(
     cdas = scored[(scored["method"] == "cdas") & (scored["concept_id"] == 0)]
     assert set(write(tmp_path / "cdas", cdas)) == ALWAYS | {"winners.csv"}
     unrated = with_scores(lora.assign(fluency=float("nan")))
-    choice = select_multipliers(lora)
+    choice = select_multipliers(lora, FIRST)
     assert set(write(tmp_path / "unrated", unrated, selected=choice)) == ALWAYS

@@ -9,12 +9,10 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from benchmarks.axbench.scores import (
-    CHOSEN_ON,
-    REPORTED_ON,
     detection_auroc,
     halves,
     harmonic_mean,
-    paired_difference,
+    mean_auroc,
     reported,
     select_multipliers,
     summarise,
@@ -26,6 +24,7 @@ from benchmarks.judges.ratings import Rating
 from concept_das.errors import InputError
 
 NAN = float("nan")
+FIRST, LAST = halves(10)
 
 
 def answers(
@@ -108,21 +107,21 @@ def test_the_multiplier_is_chosen_on_one_half_and_reported_on_the_other() -> Non
     # 2 is best on the first half, 1 on the second, which must not count.
     low, high = [0.5] * 5, [2.0] * 5
     scored = with_scores(answers(by_multiplier={1.0: low + high, 2.0: [1.5] * 5 + low}))
-    selected = select_multipliers(scored)
+    selected = select_multipliers(scored, FIRST)
     assert selected[["multiplier", "chosen_score"]].to_numpy().tolist() == [[2.0, 1.5]]
-    held_out = reported(scored, selected)
+    held_out = reported(scored, selected, LAST)
     assert list(held_out["score"]) == pytest.approx(low)
-    assert list(held_out["input_id"]) == list(REPORTED_ON)
-    assert list(unit(scored)["score"]) == pytest.approx(high)
-    swapped = select_multipliers(scored, chosen_on=REPORTED_ON)
-    assert reported(scored, swapped, on=CHOSEN_ON)["score"].tolist() == pytest.approx(low)
+    assert list(held_out["input_id"]) == list(LAST)
+    assert list(unit(scored, LAST)["score"]) == pytest.approx(high)
+    swapped = select_multipliers(scored, LAST)
+    assert reported(scored, swapped, FIRST)["score"].tolist() == pytest.approx(low)
 
 
 def test_ties_go_to_the_smallest_in_any_order_of_rows() -> None:
     by_multiplier = {3.0: [0.1, 0.2, 0.3, 0.7, 1.1], 1.5: [1.1, 0.7, 0.3, 0.2, 0.1], 0.5: [0.1] * 5}
     scored = with_scores(answers(by_multiplier=by_multiplier))
     for frame in (scored, scored.iloc[::-1]):
-        assert list(select_multipliers(frame)["multiplier"]) == [1.5]
+        assert list(select_multipliers(frame, FIRST)["multiplier"]) == [1.5]
 
 
 def test_means_that_differ_by_rounding_alone_are_ties() -> None:
@@ -130,37 +129,37 @@ def test_means_that_differ_by_rounding_alone_are_ties() -> None:
     few, fewer = [0.0, 1.2, 1.2, 1.2, NAN], [0.0, 1.2, 1.5, NAN, NAN]
     assert pd.Series(few).mean() < pd.Series(fewer).mean()
     scored = with_scores(answers(by_multiplier={1.0: few, 2.0: fewer}))
-    assert list(select_multipliers(scored)["multiplier"]) == [1.0]
+    assert list(select_multipliers(scored, FIRST)["multiplier"]) == [1.0]
 
 
 def test_missing_ratings_do_not_count_in_the_choice() -> None:
     by_multiplier = {1.0: [1.2] * 5, 2.0: [1.5] + [NAN] * 4, 3.0: [NAN] * 5}
     assert list(
-        select_multipliers(with_scores(answers(by_multiplier=by_multiplier)))["multiplier"]
+        select_multipliers(with_scores(answers(by_multiplier=by_multiplier)), FIRST)["multiplier"]
     ) == [2.0]
 
 
 def test_a_concept_without_any_rating_has_no_multiplier(caplog: pytest.LogCaptureFixture) -> None:
     unrated = answers("reps", 7, by_multiplier={1.0: [NAN] * 10})
     scored = with_scores(pd.concat([answers(), unrated], ignore_index=True))
-    selected = select_multipliers(scored)
+    selected = select_multipliers(scored, FIRST)
     assert selected["multiplier"].isna().tolist() == [False, True]
     assert "reps, concept 7, elicit" in caplog.text
-    assert set(reported(scored, selected)["method"]) == {"cdas"}
+    assert set(reported(scored, selected, LAST)["method"]) == {"cdas"}
     with pytest.raises(InputError, match="rated"):
-        select_multipliers(scored[scored["method"] == "reps"])
+        select_multipliers(scored[scored["method"] == "reps"], FIRST)
 
 
 def test_held_out_answers_must_be_there() -> None:
     by_multiplier = {1.0: [1.0] * 10, 2.0: [2.0] * 5}
     scored = with_scores(answers(by_multiplier=by_multiplier))
     with pytest.raises(InputError, match="cdas, concept 0, elicit, has no held-out.*2;"):
-        reported(scored, select_multipliers(scored))
+        reported(scored, select_multipliers(scored, FIRST), LAST)
 
 
 def test_halves_take_odd_counts() -> None:
     assert halves(7) == (range(3), range(3, 7))
-    assert (range(5), range(5, 10)) == (CHOSEN_ON, REPORTED_ON)
+    assert (range(5), range(5, 10)) == (FIRST, LAST)
     with pytest.raises(InputError, match="1 instructions"):
         halves(1)
 
@@ -204,30 +203,34 @@ def test_several_multipliers_of_a_concept_are_not_averaged() -> None:
         summarise(scored)
 
 
+def lead(scored: pd.DataFrame, method: str, reference: str) -> "pd.Series[Any]":
+    (row,) = (row for _, row in winners(scored, reference).iterrows() if row["method"] == method)
+    return row
+
+
 def test_a_constant_advantage_is_certain() -> None:
     scored = table({"cdas": [0.5, 1.0, 1.5, 2.0], "reps": [0.25, 0.75, 1.25, 1.75]})
-    found = paired_difference(scored, "cdas", "reps", "elicit")
-    assert (found.difference, found.difference_low, found.difference_high) == pytest.approx(
-        (0.25,) * 3
-    )
-    assert found.p == pytest.approx(2 / 2001)
-    assert (found.winrate, found.concepts) == (1.0, 4)
-    assert paired_difference(scored, "cdas", "cdas", "elicit").p == 1.0
+    found = lead(scored, "cdas", "reps")
+    interval = found[["difference", "difference_low", "difference_high"]].tolist()
+    assert interval == pytest.approx([0.25] * 3)
+    assert found["p"] == pytest.approx(2 / 2001)
+    assert (found["winrate"], found["concepts"]) == (1.0, 4)
+    same = table({"cdas": [0.5, 1.0], "reps": [0.5, 1.0]})
+    assert lead(same, "cdas", "reps")["p"] == 1.0
 
 
 def test_wins_ties_and_losses_by_hand() -> None:
     scored = table({"a": [2.0, 1.0, 1.0, 0.0], "b": [1.0, 1.0, 2.0, 1.0, 2.0]})
-    found = paired_difference(scored, "a", "b", "elicit")
-    assert found.concepts == 4  # the fifth is b's alone
-    assert found.winrate == pytest.approx(1.5 / 4)
-    assert found.difference == pytest.approx(-0.25)
-    other = paired_difference(scored, "b", "a", "elicit")
-    assert other.difference == -found.difference
-    assert other.winrate == 1 - found.winrate
-    assert (other.difference_low, other.difference_high) == pytest.approx(
-        (-found.difference_high, -found.difference_low)
-    )
-    assert other.p == pytest.approx(found.p)
+    found = lead(scored, "a", "b")
+    assert found["concepts"] == 4  # the fifth is b's alone
+    assert found["winrate"] == pytest.approx(1.5 / 4)
+    assert found["difference"] == pytest.approx(-0.25)
+    other = lead(scored, "b", "a")
+    assert other["difference"] == -found["difference"]
+    assert other["winrate"] == 1 - found["winrate"]
+    turned = [-found["difference_high"], -found["difference_low"]]
+    assert other[["difference_low", "difference_high"]].tolist() == pytest.approx(turned)
+    assert other["p"] == pytest.approx(found["p"])
 
 
 def test_p_is_small_exactly_when_the_interval_leaves_out_zero() -> None:
@@ -235,19 +238,17 @@ def test_p_is_small_exactly_when_the_interval_leaves_out_zero() -> None:
     for shift in (0.0, 0.1, 0.2, 0.5):
         base = rng.uniform(0.5, 1.5, 20)
         scored = table({"a": list(base + shift + rng.normal(0, 0.1, 20)), "b": list(base)})
-        found = paired_difference(scored, "a", "b", "elicit")
-        without_zero = found.difference_low > 0 or found.difference_high < 0
-        assert without_zero == (found.p < 0.05)
+        found = lead(scored, "a", "b")
+        without_zero = found["difference_low"] > 0 or found["difference_high"] < 0
+        assert without_zero == (found["p"] < 0.05)
 
 
 def test_methods_are_compared_on_shared_concepts_only() -> None:
     scored = table({"a": [1.0, 2.0, 1.0], "b": [1.0, 1.0, 1.0]})
     scored.loc[scored["method"] == "b", "concept_id"] += 10
-    found = paired_difference(scored, "a", "b", "elicit")
-    assert found.concepts == 0
-    assert np.isnan([found.difference, found.p, found.winrate]).all()
-    with pytest.raises(InputError, match="'c' has no rated answers to elicit; there are a, b"):
-        paired_difference(scored, "a", "c", "elicit")
+    found = lead(scored, "a", "b")
+    assert found["concepts"] == 0
+    assert found[["difference", "p", "winrate"]].isna().all()
 
 
 def test_winners_are_all_methods_against_the_reference() -> None:
@@ -268,9 +269,14 @@ def test_winners_are_all_methods_against_the_reference() -> None:
 def test_the_order_of_rows_changes_nothing() -> None:
     def tables(frame: pd.DataFrame) -> list[pd.DataFrame]:
         scored = with_scores(frame)
-        selected = select_multipliers(scored)
-        held_out = reported(scored, selected)
-        return [selected, summarise(held_out), summarise(unit(scored)), winners(held_out, "reps")]
+        selected = select_multipliers(scored, FIRST)
+        held_out = reported(scored, selected, LAST)
+        return [
+            selected,
+            summarise(held_out),
+            summarise(unit(scored, LAST)),
+            winners(held_out, "reps"),
+        ]
 
     frame = noisy()
     shuffled = frame.sample(frac=1, random_state=1)
@@ -287,16 +293,16 @@ def test_auroc_by_hand() -> None:
     ]
     latents = pd.DataFrame(rows, columns=["method", "concept_id", "label", "score"])
     found = detection_auroc(latents)
-    assert found.per_concept["auroc"].tolist() == pytest.approx([5 / 6, 0.5])
-    assert found.per_concept["negative"].tolist() == [2, 1]
-    (row,) = found.summary.to_dict("records")
+    assert found["auroc"].tolist() == pytest.approx([5 / 6, 0.5])
+    assert found["negative"].tolist() == [2, 1]
+    (row,) = mean_auroc(found).to_dict("records")
     assert row["auroc"] == pytest.approx((5 / 6 + 0.5) / 2)
     assert (row["auroc_low"], row["auroc_high"]) == pytest.approx((0.5, 5 / 6))
     # Only the order of scores matters, and a direction turned round has the complement.
     stretched = detection_auroc(latents.assign(score=np.exp(latents["score"])))
-    assert_frame_equal(stretched.per_concept, found.per_concept)
-    turned = detection_auroc(latents.assign(score=-latents["score"])).per_concept["auroc"]
-    assert (turned + found.per_concept["auroc"]).tolist() == pytest.approx([1.0, 1.0])
+    assert_frame_equal(stretched, found)
+    turned = detection_auroc(latents.assign(score=-latents["score"]))["auroc"]
+    assert (turned + found["auroc"]).tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_auroc_needs_both_classes_and_all_scores() -> None:

@@ -17,9 +17,9 @@ from benchmarks.axbench.sources import (
     REVISIONS,
     Sources,
     find_sources,
-    sha256_of,
 )
 from concept_das.errors import InputError
+from concept_das.runs.files import sha256_of
 from tests.benchmarks.axbench.files import (
     contrastive_frame,
     latent_frame,
@@ -72,15 +72,12 @@ def test_files_of_several_cells_need_a_cell(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"more than one AxBench training file.*2b_l10.*2b_l20"):
         find_sources(str(tmp_path))
-    for cell in ("2b-l10", "2b/l10", "2b_l10"):
-        found = find_sources(str(tmp_path), cell=cell)
-        assert found.train.name == "concept10_2b_l10_train.parquet"
-        assert found.latent is not None
-        assert found.latent.name == "concept10_2b_l10_latent_eval.parquet"
+    found = find_sources(str(tmp_path), "2b-l10")
+    assert found.train.name == "concept10_2b_l10_train.parquet"
+    assert found.latent is not None
+    assert found.latent.name == "concept10_2b_l10_latent_eval.parquet"
     with pytest.raises(InputError, match="no AxBench training file .* of cell 9b-l31"):
         find_sources(str(tmp_path), cell="9b-l31")
-    with pytest.raises(InputError, match="no cell '3b'; choose one of 2b-l10, "):
-        find_sources(str(tmp_path), cell="3b")
 
 
 @pytest.mark.parametrize("copied", ["latent_eval", "contrast"])
@@ -182,9 +179,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return hub
 
 
-@pytest.mark.parametrize("cell", ["9b-l20", "9b/l20"])
-def test_the_layout_on_the_hub(hub: Hub, cell: str) -> None:
-    found = find_sources(CONCEPT500, cell=cell)
+def test_the_layout_on_the_hub(hub: Hub) -> None:
+    found = find_sources(CONCEPT500, "9b-l20")
     contrastive = "prod_9b_l20_v1/contrast_train_data.parquet"
     at = REVISIONS[CONCEPT500]
     assert sorted(hub.asked) == [
@@ -199,13 +195,11 @@ def test_the_layout_on_the_hub(hub: Hub, cell: str) -> None:
     )
 
 
-def test_a_revision_is_of_the_data_set_that_was_named(hub: Hub) -> None:
-    found = find_sources(CONCEPT10, cell="9b-l20", revision="some-branch")
+def test_quadruples_are_of_concept500s_concepts(hub: Hub) -> None:
+    assert find_sources(CONCEPT10, "9b-l20").contrastive is None
     assert {(repository, at) for repository, _, at in hub.asked} == {
-        (CONCEPT10, "some-branch"),
-        (ALPACA_EVAL, REVISIONS[ALPACA_EVAL]),
+        (name, REVISIONS[name]) for name in (CONCEPT10, ALPACA_EVAL)
     }
-    assert found.contrastive is None  # those are of Concept500's concepts
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -234,8 +228,3 @@ def test_what_the_hub_does_not_give_is_named(hub: Hub, monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.list_repo_files", offline)
     with pytest.raises(InputError, match=r"list of files of colored-dye.*\(ConnectionError\)"):
         find_sources(CONCEPT500, cell="9b-l20")
-
-
-def test_a_folder_has_no_revision(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a folder, which has no revision"):
-        find_sources(str(write_folder(tmp_path)), revision="main")

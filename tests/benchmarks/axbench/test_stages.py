@@ -25,7 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tiny.write_data(folder / "data")
     tiny.run(folder, folder / "whole")
     yield folder
-    tiny.presets.PRESETS.pop(tiny.PRESET)
+    tiny.PRESETS.pop(tiny.PRESET)
 
 
 def table(out: Path) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from benchmarks.axbench.report import (
     shown_tables,
 )
 from benchmarks.axbench.scores import (
-    REPORTED_ON,
     detection_auroc,
+    mean_auroc,
     select_multipliers,
     summarise,
     unit,
@@ -21,9 +21,7 @@ from benchmarks.axbench.scores import (
     with_scores,
 )
 from concept_das.errors import InputError
-from tests.benchmarks.axbench.made import GRIDS, latents, made_answers
-
-JUDGED = ("proxy by tiny", "proxy")
+from tests.benchmarks.axbench.made import FIRST, GRIDS, LAST, latents, made_answers
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +31,13 @@ def scored() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def selected(scored: pd.DataFrame) -> pd.DataFrame:
-    return select_multipliers(scored)
+    return select_multipliers(scored, FIRST)
 
 
 def test_one_row_for_each_method_direction_and_factor(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, *JUDGED)
+    table = method_table(scored, selected, LAST)
     assert list(table) == list(COLUMNS)
     rows = set(table[["method", "direction", "factor"]].itertuples(index=False, name=None))
     assert len(rows) == len(table)
@@ -59,7 +57,7 @@ def test_one_row_for_each_method_direction_and_factor(
 def test_the_best_comes_first_then_unit_then_the_baseline(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, *JUDGED)
+    table = method_table(scored, selected, LAST)
     assert list(table["direction"]) == sorted(table["direction"])
     for _, rows in table.groupby("direction"):
         competing = rows[(rows["factor"] != "unit") & (rows["method"] != "unsteered")]
@@ -69,8 +67,8 @@ def test_the_best_comes_first_then_unit_then_the_baseline(
 
 
 def test_the_numbers_are_those_of_the_scores(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
-    table = method_table(scored, selected, *JUDGED).set_index(["method", "direction", "factor"])
-    expected = summarise(unit(scored)).set_index(["method", "direction"])
+    table = method_table(scored, selected, LAST).set_index(["method", "direction", "factor"])
+    expected = summarise(unit(scored, LAST)).set_index(["method", "direction"])
     names = ["score", "score_low", "score_high", "concepts", "missing"]
     for method, direction, factor in [("cdas", "suppress", "unit"), ("lora", "elicit", "NA")]:
         found = table.loc[(method, direction, factor), names]
@@ -78,7 +76,7 @@ def test_the_numbers_are_those_of_the_scores(scored: pd.DataFrame, selected: pd.
             found.to_numpy(dtype=float), expected.loc[(method, direction), names].to_numpy(float)
         )
     held_out = scored[
-        (scored["method"] == "lora") & scored["input_id"].isin(REPORTED_ON)
+        (scored["method"] == "lora") & scored["input_id"].isin(LAST)
     ]  # fmt: skip
     means = held_out.groupby("concept_id")[["concept", "instruction", "fluency"]].mean().mean()
     row = table.loc[("lora", "elicit", "NA")]
@@ -89,7 +87,7 @@ def test_the_numbers_are_those_of_the_scores(scored: pd.DataFrame, selected: pd.
 def test_published_scores_stand_beside_those_of_the_same_factor(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, *JUDGED, cell="2b-l10")
+    table = method_table(scored, selected, LAST, cell="2b-l10")
     rows = table.set_index(["method", "direction", "factor"])
     assert rows.loc[("cdas", "elicit", "tuned"), "published"] == 0.631
     assert rows.loc[("cdas", "elicit", "unit"), "published"] == 0.121
@@ -99,18 +97,19 @@ def test_published_scores_stand_beside_those_of_the_same_factor(
     known = table[table["published"].notna()]
     np.testing.assert_allclose(known["difference"], known["score"] - known["published"])
     assert known["caution"].str.contains("not comparable").all()
-    local = method_table(scored, selected, "local tiny", "local", cell="2b-l10")
+    by_model = scored.assign(judge="local tiny", judge_kind="local")
+    local = method_table(by_model, selected, LAST, cell="2b-l10")
     assert "not comparable" in local.loc[local["published"].notna(), "caution"].iloc[0]
     assert set(local.loc[local["published"].isna(), "caution"]) == {""}
 
 
 def test_a_method_run_at_one_alone_is_not_put_beside_tuned_scores(scored: pd.DataFrame) -> None:
     at_one = unit(scored, range(10))
-    table = method_table(at_one, select_multipliers(at_one), *JUDGED, cell="2b-l10")
+    table = method_table(at_one, select_multipliers(at_one, FIRST), LAST, cell="2b-l10")
     assert set(table["factor"]) == {"NA"}
     row = table[(table["method"] == "cdas") & (table["direction"] == "elicit")].iloc[0]
     assert np.isnan(row["published"])
-    shown = shown_tables(table, select_multipliers(at_one), None, "2b-l10", "proxy")
+    shown = shown_tables(table, select_multipliers(at_one, FIRST), None, "2b-l10")
     rest = shown["Published for 2b-l10, not measured here"]
     assert {"cdas", "reps"} <= set(rest["method"])
     assert "prompt" not in set(rest["method"])
@@ -118,21 +117,21 @@ def test_a_method_run_at_one_alone_is_not_put_beside_tuned_scores(scored: pd.Dat
 
 def test_detection_is_the_methods(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
     detection = detection_auroc(latents())
-    table = method_table(scored, selected, *JUDGED, detection=detection)
-    summary = detection.summary.set_index("method")
+    table = method_table(scored, selected, LAST, detection=detection)
+    summary = mean_auroc(detection).set_index("method")
     cdas = table[table["method"] == "cdas"]
     assert len(cdas) == 4
     assert (cdas["auroc"] == summary.loc["cdas", "auroc"]).all()
     assert (cdas["auroc_low"] == summary.loc["cdas", "auroc_low"]).all()
     assert table.loc[table["method"] == "prompt", "auroc"].isna().all()
-    shown = shown_tables(table, selected, None, None, "api")
-    assert "detection AUROC" in shown["Elicit"]
+    shown = shown_tables(table, selected, None, None)
+    assert "detection AUROC" in shown["Elicit (proxy ratings)"]
 
 
 def test_a_method_that_nobody_rated_is_not_lost(scored: pd.DataFrame) -> None:
     unrated = scored["method"] == "reps"
     gaps = with_scores(scored.assign(fluency=scored["fluency"].where(~unrated)))
-    table = method_table(gaps, select_multipliers(gaps), *JUDGED)
+    table = method_table(gaps, select_multipliers(gaps, FIRST), LAST)
     rows = table[table["method"] == "reps"]
     assert list(rows["factor"]) == ["tuned", "tuned"]
     assert list(rows["concepts"]) == [0, 0]
@@ -142,8 +141,8 @@ def test_a_method_that_nobody_rated_is_not_lost(scored: pd.DataFrame) -> None:
 def test_the_order_of_rows_does_not_matter(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
     shuffled = scored.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(
-        method_table(shuffled, selected.iloc[::-1], *JUDGED),
-        method_table(scored, selected, *JUDGED),
+        method_table(shuffled, selected.iloc[::-1], LAST),
+        method_table(scored, selected, LAST),
         check_exact=True,
     )
 
@@ -151,8 +150,8 @@ def test_the_order_of_rows_does_not_matter(scored: pd.DataFrame, selected: pd.Da
 def test_reported_answers_are_held_out_and_one_per_input(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    best = reported_answers(scored, selected, REPORTED_ON)
-    assert set(best["input_id"]) == set(REPORTED_ON)
+    best = reported_answers(scored, selected, LAST)
+    assert set(best["input_id"]) == set(LAST)
     assert not best.duplicated(["method", "concept_id", "direction", "input_id"]).any()
     assert set(best["method"]) == set(GRIDS)
 
@@ -160,9 +159,9 @@ def test_reported_answers_are_held_out_and_one_per_input(
 def test_a_proxy_is_called_one_wherever_it_is_shown(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, *JUDGED, cell="2b-l10")
-    against = winners(reported_answers(scored, selected, REPORTED_ON), "cdas")
-    shown = shown_tables(table, selected, against, "2b-l10", "proxy")
+    table = method_table(scored, selected, LAST, cell="2b-l10")
+    against = winners(reported_answers(scored, selected, LAST), "cdas")
+    shown = shown_tables(table, selected, against, "2b-l10")
     assert list(shown) == [
         "Elicit (proxy ratings)",
         "Suppress (proxy ratings)",
@@ -175,7 +174,8 @@ def test_a_proxy_is_called_one_wherever_it_is_shown(
     assert elicit["method"].iloc[-1] == "unsteered (baseline)"
     assert not [name for name in shown["Suppress (proxy ratings)"] if "published" in name]
     assert set(shown["Chosen multipliers"]["method"]) == {"cdas", "reps"}
-    plain = shown_tables(method_table(scored, selected, "gpt", "api"), selected, None, None, "api")
+    rated = scored.assign(judge="gpt", judge_kind="api")
+    plain = shown_tables(method_table(rated, selected, LAST), selected, None, None)
     assert not [text for text in [*plain, *plain["Elicit"]] if "proxy" in text]
 
 
@@ -191,4 +191,4 @@ def test_what_is_no_table_of_answers(
     change: object, message: str, scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
     with pytest.raises(InputError, match=message):
-        method_table(change(scored), selected, *JUDGED)  # type: ignore[operator]
+        method_table(change(scored), selected, LAST)  # type: ignore[operator]

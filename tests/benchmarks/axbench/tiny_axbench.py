@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.axbench import __main__ as command
-from benchmarks.axbench import presets
-from benchmarks.axbench.presets import find_preset
+from benchmarks.axbench.presets import PRESETS
 from benchmarks.judges.options import JudgeOptions
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods.registry import find_method
@@ -78,13 +77,13 @@ def write_model(folder: Path) -> Path:
 
 def add_preset() -> None:
     """A preset of the tiny model, known under its name in this process."""
-    few = find_preset("smollm2-135m")
+    few = PRESETS["smollm2-135m"]
     configs = {
         name: find_method(name).config(epochs=2, batch_size=3, max_response_tokens=8)
         for name in METHODS
     }
     factors = {"cdas": (1.0, 2.0), "diffmean": (1.0, 2.0), "prompt": (1.0,)}
-    presets.PRESETS[PRESET] = replace(
+    PRESETS[PRESET] = replace(
         few,
         name=PRESET,
         layer=1,
