@@ -17,12 +17,12 @@ from benchmarks.axbench.published import Cell
 from benchmarks.axbench.sources import find_sources
 from concept_das.data.axbench_file import AXBENCH_COLUMNS, AxBenchConcept, axbench_concept
 from concept_das.data.files import by_concept, write_table
+from concept_das.data.frames import read_frame
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.reading import (
     check_columns,
     check_texts,
     quadruples_from_frame,
-    read_frame,
     read_quadruples,
     to_frame,
 )

@@ -9,7 +9,7 @@ from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
 from concept_das.methods.settings import check_changes, with_changes
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import TrackingMode, open_tracker
+from concept_das.training.tracking import TrackingMode, check_tracking, open_tracker
 
 if TYPE_CHECKING:
     import pandas
@@ -73,6 +73,7 @@ def compare(
         generations=generations,
         new_tokens=new_tokens,
     )
+    check_tracking(wandb)
     loaded = loading.load()
     options = {"data": data, "methods": [asdict(config) for config in configs], **asdict(plan)}
     tracker = open_tracker(wandb, name=out.name, config=options, folder=out)

@@ -27,8 +27,8 @@ def data_make(
     Args:
         concept: the concept as an imperative in plain words, e.g. "Talk like a pirate".
         out: file to write, .parquet, .csv or .jsonl.
-        instructions: your own instructions, one a line (.txt) or {"instruction": ...} (.jsonl); the
-            package's own if not given.
+        instructions: your own instructions, one a line (.txt) or rows with a column instruction
+            (.jsonl, .csv, ...); the package's own if not given.
         count: number of the package's own instructions to use.
         genre: genre of the package's own instructions: text, code or math.
         template: how concept and instruction are put together.
@@ -40,9 +40,9 @@ def data_make(
         concept_id: written into the column of that name.
     """
     from concept_das import make_quadruples, shipped_instructions
-    from concept_das.data.files import check_writable, finish_rows, read_instructions
+    from concept_das.data.files import check_rows_writable, finish_rows, read_instructions
 
-    check_writable(out)
+    check_rows_writable(out)
     chosen = (
         shipped_instructions(count, seed, genre)
         if instructions is None
@@ -89,9 +89,9 @@ def data_axbench(
     """
     from concept_das import make_quadruples
     from concept_das.data.axbench_file import read_axbench
-    from concept_das.data.files import check_writable, finish_rows
+    from concept_das.data.files import check_rows_writable, finish_rows
 
-    check_writable(out)
+    check_rows_writable(out)
     source = read_axbench(axbench, concept_id)
     loaded = loading.load()
     rows = make_quadruples(
@@ -120,7 +120,8 @@ def data_check(
     """Check quadruples and show their lengths in tokens.
 
     Args:
-        data: .parquet, .csv, .jsonl or .json file, or hub id of a data set.
+        data: file (.parquet, .csv, .tsv, .jsonl, .json, .feather, also .gz), folder or pattern of
+            files, or hub id of a data set.
         concept_id: check only this concept's rows.
         max_response_tokens: where training would cut responses, in tokens.
     """

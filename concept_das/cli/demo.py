@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from concept_das.cli.options import ModelOptions
-from concept_das.training.tracking import TrackingMode
+from concept_das.training.tracking import TrackingMode, check_tracking
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ def demo(
     from concept_das.experiments.demo import run
 
     start = time.monotonic()
+    check_tracking(wandb)
     loaded = loading.load()
     report = run(loaded, out, concept=concept, layer=layer, wandb=wandb)
     log.info("%.0f seconds; open %s", time.monotonic() - start, report.resolve())

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from concept_das.cli.options import ChatOptions, ModelOptions
+from concept_das.cli.train import HELDOUT_HASH
+from concept_das.errors import InputError
 from concept_das.words import Rule
 
 
@@ -30,11 +32,18 @@ def evaluate_vector(
         out: folder for evaluation.csv and rows.parquet; beside the vector if not given.
     """
     from concept_das import evaluate, load_vector, read_quadruples
-    from concept_das.runs.files import write_atomically
+    from concept_das.data.quadruples import data_hash
+    from concept_das.runs.files import check_writable, write_atomically
 
     saved = load_vector(vector)
     source = data or str(vector.parent / "heldout.parquet")
     rows = read_quadruples(source)
+    if data is None and saved.recipe.get(HELDOUT_HASH, data_hash(rows)) != data_hash(rows):
+        raise InputError(
+            f"{source} does not hold the rows that were held out when {vector} was trained; "
+            "train again, or give rows that it was not trained on as data"
+        )
+    check_writable((out or vector.parent) / "evaluation.csv")
     loaded = loading.load_for(saved)
     chat = ChatOptions.of_vector(saved).of(loaded)
     folder = out or vector.parent

@@ -16,7 +16,8 @@ def inspect_row(
     """Print a row's tokens: prefix, source token, intervened and scored positions.
 
     Args:
-        data: .parquet, .csv, .jsonl or .json file, or hub id of a data set.
+        data: file (.parquet, .csv, .tsv, .jsonl, .json, .feather, also .gz), folder or pattern of
+            files, or hub id of a data set.
         row: which row, 0-based.
         direction: elicit or suppress.
         max_response_tokens: where training would cut responses, in tokens.

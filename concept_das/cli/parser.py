@@ -6,18 +6,20 @@ torch and everything else that is slow inside the function, so that help comes a
 """
 
 import inspect
+import io
 import logging
 import os
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_dumper
 
 from concept_das.cli import (
     compare,
@@ -39,7 +41,9 @@ from concept_das.methods.recipes import (
     recipe_names,
 )
 from concept_das.methods.settings import TrainingConfig
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import check_writable, write_atomically
+
+log = logging.getLogger(__name__)
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "data make": data.data_make,
@@ -88,6 +92,11 @@ def _parser_of(command: Callable[..., None], without: Set[str] = frozenset()) ->
         skipped = without & {field.name for field in fields(group)}
         parser.add_class_arguments(group, as_group=True, skip=set(skipped))
     for action in parser._actions:
+        # What is typed for a text stays as it is: as yaml, "# Be brief" and "null" are nothing.
+        hint = getattr(action, "_typehint", None)
+        for kind in (str, Path):
+            if hint == kind | None:
+                action._typehint = kind
         if isinstance(action.default, bool):  # `--compare` alone means `--compare=true`
             action.nargs, action.const = "?", True
         # Help shows hyphens; what is typed is read with underscores, see `_underscored`.
@@ -152,13 +161,27 @@ def _underscored(argument: str) -> str:
     return "--" + option[2:].replace("-", "_") + separator + value
 
 
-def _with_recipes(arguments: Sequence[str], method: str) -> list[str]:
-    """`--config NAME` of a recipe becomes the options that it has for the method, as yaml."""
-    changed = list(arguments)
-    for i, (option, value) in enumerate(pairwise(arguments)):
-        if option == "--config" and not Path(value).exists() and value in recipe_names():
-            changed[i + 1] = yaml.safe_dump(read_recipe(value).options(method))
-    return changed
+def _arranged(arguments: Sequence[str]) -> list[str]:
+    """The command, its configs, and the rest: an option beside a config wins wherever it stands.
+
+    Spells out `--config=FILE`, `--method=NAME` and their shortened forms, as two words each.
+    """
+    words: list[str] = []
+    for argument in map(_underscored, arguments):
+        option, *value = argument.split("=", 1)
+        if len(option) > 4 and "--config".startswith(option):
+            words += ["--config", *value]
+        elif len(option) > 4 and "--method".startswith(option):
+            words += ["--method", *value]
+        else:
+            words.append(argument)
+    configs: list[str] = []
+    while "--config" in words[:-1]:
+        at = words.index("--config")
+        configs += words[at : at + 2]
+        del words[at : at + 2]
+    first = len(_command_of(words).split())
+    return [*words[:first], *configs, *words[first:]]
 
 
 def _command_of(arguments: Sequence[str]) -> str:
@@ -166,19 +189,79 @@ def _command_of(arguments: Sequence[str]) -> str:
     return " ".join(arguments[: 2 if arguments[:1] == ["data"] else 1])
 
 
+def _is_recipe(config: str) -> bool:
+    return config in recipe_names() and not Path(config).is_file()
+
+
+def _with_recipes(arguments: Sequence[str], method: str) -> list[str]:
+    """`--config NAME` of a recipe becomes the options that it has for the method, as yaml."""
+    changed = list(arguments)
+    for i, (option, value) in enumerate(pairwise(arguments)):
+        if option == "--config" and _is_recipe(value):
+            changed[i + 1] = _dumped(read_recipe(value).options(method))
+    return changed
+
+
+def _read_config(config: str) -> dict[str, Any]:
+    """The options of a yaml file, or of yaml text in its place.
+
+    Raises:
+        InputError: if there is no such file, or it does not hold options.
+    """
+    is_text = any(sign in config for sign in "{:\n")
+    if not is_text or os.path.isfile(config):
+        if not os.path.isfile(config):
+            raise InputError(
+                f"there is no file {config}; give a yaml file, or one of the recipes "
+                f"{', '.join(recipe_names())}"
+            )
+        content = Path(config).read_bytes()
+    else:
+        content = config.encode()
+    try:
+        options = get_loader("yaml")(content.decode())
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{config} cannot be read as yaml: {reason}") from error
+    if not isinstance(options, dict):
+        raise InputError(f"{config} holds no options; write one a line, NAME: VALUE")
+    return options
+
+
 def _method_of(arguments: Sequence[str]) -> str:
-    """The method that is asked for on the command line, or else in its yaml file."""
+    """The method that is asked for on the command line, or else in a yaml file."""
     chosen = "cdas"
-    for option, value in pairwise([*arguments, ""]):
-        if option == "--config" and Path(value).is_file():
-            content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
-            if isinstance(content, dict):
-                chosen = str(content.get("method", chosen))
-    for option, value in pairwise([*arguments, ""]):
-        name, separator, joined = option.partition("=")
-        if name == "--method":
-            chosen = joined if separator else value
+    for option, value in pairwise(_arranged(arguments)):  # the configs come first
+        if option == "--method":
+            chosen = value
+        elif option == "--config" and not _is_recipe(value):
+            chosen = str(_read_config(value).get("method", chosen))
     return chosen
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """A text that the command line would read as a number, as yaml 1.2 has more of them."""
+    try:
+        plain = isinstance(get_loader("yaml")(text), str)
+    except yaml.YAMLError:
+        plain = True  # quoted in any case
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what the command line reads again: `1e5` of a text in quotes."""
+
+
+_Dumper.add_representer(str, _quoted)
+
+
+def _dumped(options: dict[str, Any]) -> str:
+    return yaml.dump(
+        options, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )
+
+
+set_dumper("yaml", _dumped)
 
 
 def _set_up() -> None:
@@ -187,19 +270,35 @@ def _set_up() -> None:
     for noisy in ("httpx", "transformers", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not if it is closed
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter
 
 
 def _guarded(prog: str, run: Callable[[], None]) -> int:
-    """Run something; 0 on success, 2 on unusable input, 130 on an interrupt."""
+    """Run something; 0 on success, 2 on unusable input or disk, 130 on an interrupt."""
     try:
         run()
     except (InputError, TrainingError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
+        reason = str(error)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        if error.strerror:
+            reason = f"cannot read or write {error.filename or 'a file'}: {error.strerror}"
+        reason += "; make that possible or choose another place"
+    except UnicodeError as error:
+        reason = f"a text is not in the encoding that was expected ({error}); write it as UTF-8"
+    else:
+        return 0
+    log.debug("the error in full", exc_info=True)
+    print(f"{prog}: {reason}", file=sys.stderr)
+    return 2
 
 
 def run_command(
@@ -223,34 +322,56 @@ def run_command(
     parser = _parser_of(command, without)
     parser.prog = prog
     given = sys.argv[1:] if argv is None else argv
-    options = parser.parse_args([_underscored(argument) for argument in given])
-    return _guarded(prog, lambda: _call(command, options, without))
+
+    def run() -> None:
+        options = parser.parse_args([_underscored(argument) for argument in given])
+        _call(command, options, without)
+
+    return _guarded(prog, run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 2 on unusable input, 130 on an interrupt."""
     _set_up()
-    given = [_underscored(one) for one in (sys.argv[1:] if argv is None else argv)]
-    try:
-        method = _method_of(given)
-        arguments = _with_recipes(given, method)
-        parser = build_parser(method, only=_command_of(arguments))
-    except InputError as error:
-        print(f"concept-das: {error}", file=sys.stderr)
-        return 2
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if argv is None else argv
+    return _guarded("concept-das", lambda: _run(given))
+
+
+def _run(given: Sequence[str]) -> None:
+    arranged = _arranged(given)
+    method = _method_of(arranged)
+    arguments = _with_recipes(arranged, method)
+    options = build_parser(method, only=_command_of(arguments)).parse_args(arguments)
     name, chosen = options.command, options[options.command]
     if name == "data":
         name = f"data {chosen.data_command}"
         chosen = chosen[chosen.data_command]
-    out = chosen.get("out")
-
-    def run() -> None:
-        command = COMMANDS[name]
-        replaced = REPLACED.get(command, frozenset())
-        if isinstance(out, Path) and name in RUNS:
-            config = _parser_of(command, replaced).dump(chosen)
-            write_atomically(out / "config.yaml", config.encode())
+    command = COMMANDS[name]
+    replaced = REPLACED.get(command, frozenset())
+    if name not in RUNS:
+        _call(command, chosen, replaced)
+        return
+    check_writable(chosen.out / "config.yaml")
+    with recorded(chosen.out / "config.yaml", _parser_of(command, replaced).dump(chosen)):
         _call(command, chosen, replaced)
 
-    return _guarded("concept-das", run)
+
+@contextmanager
+def recorded(path: Path, config: str) -> Iterator[None]:
+    """Keep a run's options in its folder, those of an earlier run until this one has succeeded.
+
+    What is refused leaves the folder as it was.
+    """
+    earlier = path.exists()
+    if not earlier:
+        write_atomically(path, config.encode())
+    try:
+        yield
+    except (InputError, OSError):
+        if not earlier:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # there is more in it
+                path.parent.rmdir()
+        raise
+    if earlier:
+        write_atomically(path, config.encode())

@@ -40,7 +40,7 @@ def steer_prompts(
     Args:
         vector: folder of a saved vector.
         prompt: one instruction. Without prompt and file, instructions are read from the terminal.
-        file: instructions, one a line (.txt) or {"instruction": ...} (.jsonl).
+        file: instructions, one a line (.txt) or rows with a column instruction (.jsonl, .csv, ...).
         direction: elicit (towards the concept) or suppress (away from it).
         multiplier: strength, without unit; 1 is the measured factor.
         rule: paper or interpolate; see evaluate.
@@ -57,19 +57,25 @@ def steer_prompts(
 
     from concept_das import Steering, generate_responses, load_vector
     from concept_das.data.files import read_instructions
-    from concept_das.runs.files import write_atomically
+    from concept_das.runs.files import check_writable, write_atomically
 
     if prompt is not None and file is not None:
         raise InputError("give either a prompt or a file, not both")
+    texts = [] if prompt is None else [prompt]
+    if file is not None:
+        texts = read_instructions(file, once=False)
+    if not texts and sys.stdin is None:
+        raise InputError("there is no terminal to read from; give a prompt or a file")
+    if out is not None:
+        check_writable(out)
     saved = load_vector(vector)
     loaded = loading.load_for(saved)
     chat = ChatOptions.of_vector(saved).of(loaded)
     entry = Steering(saved, direction, multiplier, rule)
 
-    if prompt is None and file is None:
+    if not texts:
         _converse(loaded, chat, entry, positions, max_new_tokens, temperature, seed)
         return
-    texts = [prompt] if prompt is not None else read_instructions(file)  # type: ignore[arg-type]
     ways = {"steered": entry, "unsteered": None} if compare else {"steered": entry}
     answers = generate_responses(
         loaded.model,

@@ -7,7 +7,7 @@ from pathlib import Path
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods.settings import TrainingConfig
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import TrackingMode, open_tracker
+from concept_das.training.tracking import TrackingMode, check_tracking, open_tracker
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ def sweep(
     """Train a method at every layer with every rank, and measure each, to choose one.
 
     Args:
-        data: .parquet, .csv, .jsonl or .json file, or hub id of a data set.
+        data: file (.parquet, .csv, .tsv, .jsonl, .json, .feather, also .gz), folder or pattern of
+            files, or hub id of a data set.
         out: folder of the sweep: table.csv, summary.md, heatmap.png, and every vector. What is
             finished there is not done again, also when layers, ranks or seeds are added.
         layers: decoder blocks to steer at, 0-based; negative ones count from the end.
@@ -60,6 +61,7 @@ def sweep(
         unrelated=unrelated,
     )
     quadruples = read_quadruples(data, concept_id=concept_id)
+    check_tracking(wandb)
     loaded = loading.load()
     options = {"data": data, **asdict(loading), **asdict(chat), **asdict(training), **asdict(plan)}
     tracker = open_tracker(wandb, name=out.name, config=options, folder=out)

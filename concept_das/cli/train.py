@@ -2,13 +2,26 @@
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods.settings import TrainingConfig
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import PrefixedTracker, TrackingMode, open_tracker
+from concept_das.training.tracking import (
+    PrefixedTracker,
+    TrackingMode,
+    check_tracking,
+    open_tracker,
+)
+
+if TYPE_CHECKING:
+    from concept_das.data.quadruples import Quadruple
+    from concept_das.training.vectors import TrainedVector
+
+# In a vector's recipe: the hash of the rows that were held out beside it.
+HELDOUT_HASH = "heldout_hash"
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +41,8 @@ def train(
     """Train a steering vector, or one per concept of the data, and measure the factors.
 
     Args:
-        data: .parquet, .csv, .jsonl or .json file, or hub id of a data set.
+        data: file (.parquet, .csv, .tsv, .jsonl, .json, .feather, also .gz), folder or pattern of
+            files, or hub id of a data set.
         out: folder of the run. An interrupted run goes on when the command is given again. Where
             the data hold several concepts, each gets a folder inside, concept-ID.
         layer: decoder block whose output is intervened on, 0-based; negative counts from the end.
@@ -44,8 +58,7 @@ def train(
         split_quadruples,
         train_vectors,
     )
-    from concept_das.data.files import by_concept, write_rows
-    from concept_das.runs.files import write_atomically
+    from concept_das.data.files import by_concept
 
     find_method(training.method)
     rows = read_quadruples(data, concept_id=concept_id)
@@ -56,6 +69,7 @@ def train(
         number: split_quadruples(of_concept, heldout, training.seed)
         for number, of_concept in concepts_rows.items()
     }
+    check_tracking(wandb)
     loaded = loading.load()
     chat_format = chat.of(loaded)
     options = {"data": data, "layer": layer, **asdict(loading), **asdict(chat), **asdict(training)}
@@ -63,18 +77,37 @@ def train(
     concepts = []
     for number, (kept, held) in splits.items():
         folder = folders[number]
-        write_rows(folder / "train.parquet", kept)
-        if held:
-            write_rows(folder / "heldout.parquet", held)
         tracker = PrefixedTracker(run, folder.name) if several else run
         concepts.append(ConceptRows(kept, held, folder / "progress", tracker))
     try:
         trained = train_vectors(loaded, chat_format, concepts, layer, training, engine=engine)
     finally:
         run.finish()
-    for folder, one in zip(folders.values(), trained, strict=True):
-        one.vector.save(folder / "vector")
-        history = "\n".join(json.dumps(record) for record in one.history)
-        write_atomically(folder / "history.jsonl", f"{history}\n".encode())
-        log.info("vector saved in %s", folder / "vector")
+    for number, one in zip(splits, trained, strict=True):
+        _write(folders[number], *splits[number], one)
     log.info("now: concept-das evaluate --vector %s", next(iter(folders.values())) / "vector")
+
+
+def _write(
+    folder: Path, kept: "list[Quadruple]", held: "list[Quadruple]", trained: "TrainedVector"
+) -> None:
+    """Write what a concept's training left, all at the end: a refused run changes no file.
+
+    The vector knows its held-out rows, so that it is measured on these and no others.
+    """
+    from concept_das.data.files import write_rows
+    from concept_das.data.quadruples import data_hash
+    from concept_das.runs.files import write_atomically
+
+    vector = trained.vector
+    if held:
+        vector = replace(vector, recipe={**vector.recipe, HELDOUT_HASH: data_hash(held)})
+    for outdated in ("heldout.parquet", "evaluation.csv", "rows.parquet"):
+        (folder / outdated).unlink(missing_ok=True)
+    if held:
+        write_rows(folder / "heldout.parquet", held)
+    write_rows(folder / "train.parquet", kept)
+    history = "\n".join(json.dumps(record) for record in trained.history)
+    write_atomically(folder / "history.jsonl", f"{history}\n".encode())
+    vector.save(folder / "vector")
+    log.info("vector saved in %s", folder / "vector")

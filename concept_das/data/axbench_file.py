@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from concept_das.data.reading import read_frame
+from concept_das.data.frames import read_frame
 from concept_das.errors import InputError
 
 AXBENCH_COLUMNS = ("input", "output", "output_concept", "concept_genre", "concept_id")

@@ -1,30 +1,35 @@
 """Files of quadruples and instructions, as the commands read and write them."""
 
-import json
+import csv
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from concept_das.data.conversations import CONVERSATION_COLUMNS, turns_of
+from concept_das.data.frames import is_table, read_frame, text_of
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.errors import InputError
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import check_writable, write_atomically
 
 log = logging.getLogger(__name__)
 
 WRITERS = {
     ".parquet": lambda frame: frame.to_parquet(index=False),
-    ".csv": lambda frame: frame.to_csv(index=False).encode(),
+    # Quotes around every text: a carriage return without them would end the row.
+    ".csv": lambda frame: frame.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode(),
     ".jsonl": lambda frame: frame.to_json(orient="records", lines=True, force_ascii=False).encode(),
 }
 
 
-def check_writable(out: Path) -> None:
+def check_rows_writable(out: Path) -> None:
     """Make sure before any work that the rows can be written."""
     if out.suffix not in WRITERS:
         raise InputError(f"cannot write {out}; choose {', '.join(WRITERS)}")
+    check_writable(out)
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -46,19 +51,55 @@ def finish_rows(out: Path, rows: list[Quadruple], asked: int) -> None:
     log.info("%d of %d rows kept in %s", len(rows), asked, out)
 
 
-def read_instructions(path: Path) -> list[str]:
-    """Instructions, one a line (.txt) or {"instruction": ...} (.jsonl), without repeats."""
-    if not path.exists():
+def read_instructions(path: Path, *, once: bool = True) -> list[str]:
+    """Instructions of a file.
+
+    Args:
+        path: a text file with one a line, or any source of rows with a column `instruction`, or
+            with conversations, of which the first question is taken.
+        once: leave out repeats.
+
+    Raises:
+        InputError: if there is no such file, or a row has no instruction.
+    """
+    if is_table(path):
+        texts = _instructions_of(read_frame(path), str(path))
+    elif path.exists():
+        lines = io.StringIO(text_of(path), newline=None).read().split("\n")
+        texts = [line for line in lines if line.strip()]
+        if blank := len(lines) - len(texts) - (not lines[-1]):
+            log.warning("%d blank lines of %s are left out", blank, path)
+    else:
         raise InputError(f"there is no file {path}")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if path.suffix == ".jsonl":
-        try:
-            lines = [json.loads(line)["instruction"] for line in lines]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} has a line without an 'instruction' field") from error
-    if not lines:
+    if not texts:
         raise InputError(f"{path} holds no instructions")
-    return list(dict.fromkeys(lines))
+    different = list(dict.fromkeys(texts))
+    if once and len(different) < len(texts):
+        log.warning("%d repeats in %s are left out", len(texts) - len(different), path)
+    return different if once else texts
+
+
+def _instructions_of(frame: pd.DataFrame, name: str) -> list[str]:
+    columns = [one for one in ("instruction", *CONVERSATION_COLUMNS, 0) if one in frame.columns]
+    if not columns and not frame.empty:
+        raise InputError(
+            f"{name} has no column 'instruction'; it has {', '.join(map(str, frame.columns))}"
+        )
+    texts, unused = [], 0
+    for row, cell in enumerate(frame[columns[0]] if columns else ()):
+        where = f"{name}, row {row}" + (f", column {columns[0]!r}" if columns[0] else "")
+        turns = turns_of(cell)
+        asked = [text for role, text in turns or () if role == "user"]
+        unused += len([role for role, _ in turns or () if role != "assistant"]) - bool(asked)
+        text = asked[0] if asked else cell
+        if not isinstance(text, str):
+            raise InputError(f"{where}: {cell!r} is no instruction in text")
+        if not text.strip():
+            raise InputError(f"{where} is empty; fill or drop it")
+        texts.append(text)
+    if unused:
+        log.warning("%d system prompts and later questions of %s are left out", unused, name)
+    return texts
 
 
 def by_concept(rows: Sequence[Quadruple]) -> dict[int, list[Quadruple]]:

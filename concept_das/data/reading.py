@@ -1,13 +1,15 @@
-"""Reading quadruples from files, data sets and data frames, and checking every cell."""
+"""Reading quadruples from whatever holds rows, and checking every cell."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
 import pandas as pd
 
+from concept_das.data.conversations import CONVERSATION_COLUMNS, turns_of
+from concept_das.data.frames import Source, read_frame
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 
@@ -18,71 +20,28 @@ _ALL_TEXT_COLUMNS = (*TEXT_COLUMNS, "concept", "concept_genre")
 
 
 def read_quadruples(
-    source: str | Path | datasets.Dataset | pd.DataFrame,
-    *,
-    concept_id: int | None = None,
-    split: str = "train",
+    source: Source, *, concept_id: int | None = None, split: str = "train"
 ) -> list[Quadruple]:
     """Read and check quadruples.
 
     Args:
-        source: a `.parquet`, `.csv`, `.jsonl` or `.json` file, a `datasets.Dataset`, a data frame,
-            or the id of a data set on the hub.
+        source: a `.parquet`, `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json`, `.feather` or `.arrow`
+            file, with `.gz` or without; a folder or pattern (`train-*.parquet`) of such files; the
+            id of a data set on the hub; a data set, data frame, list of dicts, or dict of lists.
         concept_id: keep only the rows of this concept.
-        split: the split to take from a hub data set.
+        split: which one to take where there are several.
 
     Raises:
         InputError: naming the file, row and column that cannot be used.
     """
-    name = str(source) if isinstance(source, (str, Path)) else f"the given {type(source).__name__}"
-    frame = read_frame(source, split)
-    rows = quadruples_from_frame(frame, name)
+    name = str(source) if isinstance(source, str | Path) else f"the given {type(source).__name__}"
+    rows = quadruples_from_frame(read_frame(source, split), name)
     if concept_id is not None:
         known = sorted({row.concept_id for row in rows})
         rows = [row for row in rows if row.concept_id == concept_id]
         if not rows:
             raise InputError(f"{name} has no rows of concept {concept_id}; it has {known}")
     return rows
-
-
-def read_frame(
-    source: str | Path | datasets.Dataset | pd.DataFrame, split: str = "train"
-) -> pd.DataFrame:
-    """Rows of a file, a `datasets.Dataset`, a data frame or a data set on the hub.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    if isinstance(source, pd.DataFrame):
-        return source
-    if isinstance(source, datasets.Dataset):
-        return source.to_pandas()
-    path = Path(source)
-    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
-        ".parquet": pd.read_parquet,
-        # A column of text stays text, also where every cell of it looks like a number or a date.
-        ".csv": lambda p: pd.read_csv(
-            p, keep_default_na=False, dtype=dict.fromkeys(_ALL_TEXT_COLUMNS, str)
-        ),
-        ".jsonl": lambda p: pd.read_json(p, lines=True, dtype=False),
-        ".json": lambda p: pd.read_json(p, dtype=False),
-    }
-    if path.suffix in readers:
-        if not path.exists():
-            raise InputError(f"there is no file {path}")
-        try:
-            return readers[path.suffix](path)
-        except Exception as error:  # each reader has its own exceptions for a corrupt file
-            raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
-    if path.exists():
-        raise InputError(f"{path} is none of {', '.join(readers)}")
-    try:
-        return datasets.load_dataset(str(source), split=split).to_pandas()
-    except Exception as error:  # hub, network and parsing errors alike
-        raise InputError(
-            f"{source!r} is neither a {', '.join(readers)} file nor a data set that can be loaded: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
 
 
 def quadruples_from_frame(frame: pd.DataFrame, name: str = "the data") -> list[Quadruple]:
@@ -92,8 +51,15 @@ def quadruples_from_frame(frame: pd.DataFrame, name: str = "the data") -> list[Q
         InputError: on a missing column, a cell that is not text, or an empty one, or a concept_id
             that is not a whole number.
     """
+    found = [one for one in CONVERSATION_COLUMNS if one in frame.columns]
+    if found and TEXT_COLUMNS[0] not in frame.columns:
+        raise InputError(
+            f"{name} holds conversations in {found[0]!r}, and no pairs with and without a concept; "
+            f"put the texts into the columns {', '.join(TEXT_COLUMNS)}"
+        )
     texts = [column for column in _ALL_TEXT_COLUMNS if column in frame.columns]
     check_columns(frame, TEXT_COLUMNS, name)
+    frame = frame.assign(**{column: frame[column].map(_single_turn) for column in TEXT_COLUMNS})
     check_texts(frame, texts, name, filled=TEXT_COLUMNS)
     records = cast("list[dict[str, Any]]", frame[texts].to_dict("records"))
     if "concept_id" in frame.columns:
@@ -113,13 +79,13 @@ def check_columns(frame: pd.DataFrame, columns: Sequence[str], name: str) -> Non
     Raises:
         InputError: naming the first column that is missing.
     """
+    if frame.empty:
+        raise InputError(f"{name} has no rows")
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InputError(
             f"{name} has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}"
         )
-    if frame.empty:
-        raise InputError(f"{name} has no rows")
 
 
 def check_texts(
@@ -138,12 +104,23 @@ def check_texts(
                 raise InputError(f"{name}, row {row}, column {column!r} is empty; fill or drop it")
 
 
+def _single_turn(cell: Any) -> Any:
+    """The text of a conversation of one turn; anything else as it is."""
+    turns = turns_of(cell)
+    return turns[0][1] if turns is not None and len(turns) == 1 else cell
+
+
 def _whole_number(value: Any) -> int:
     """Of a number or its digits: a column with a gap comes as floats or as text."""
-    number = float(value)
-    if number != int(number):
+    if isinstance(value, str):
+        if not re.fullmatch(r"\s*[+-]?[0-9]+(\.0*)?\s*", value):
+            raise ValueError
+        return int(value.split(".")[0])
+    number = int(value)
+    # From 2**53 on, a float may be the neighbour of the number that was meant.
+    if number != value or (isinstance(value, float) and abs(value) >= 2**53):
         raise ValueError
-    return int(number)
+    return number
 
 
 def to_frame(rows: Sequence[Quadruple]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from concept_das.errors import InputError
 def read_resource(name: str) -> list[dict[str, Any]]:
     """Rows of one of the package's `.jsonl` resources."""
     text = resources.files("concept_das").joinpath(f"resources/{name}.jsonl").read_text("utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def shipped_instructions(count: int, seed: int, genre: str | None = "text") -> list[str]:

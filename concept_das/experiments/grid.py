@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from concept_das.data.chat_format import ChatFormat
-from concept_das.data.quadruples import Quadruple, split_quadruples
+from concept_das.data.quadruples import Quadruple, choose_quadruples, split_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.methods.registry import find_method
@@ -69,7 +69,7 @@ class GridPlan:
         """
         kept, held = split_quadruples(rows, self.heldout, self.split_seed)
         if self.rows is not None and self.rows < len(kept):
-            _, kept = split_quadruples(kept, self.rows, self.split_seed)
+            kept = choose_quadruples(kept, self.rows, self.split_seed)
         return kept, held
 
 

@@ -3,23 +3,46 @@
 import hashlib
 import json
 import os
-import tempfile
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from concept_das.errors import InputError
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent)
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        OSError: naming the file, e.g. if the disk is full.
+    """
+    scratch = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
-        with os.fdopen(handle, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("xb") as file:  # readable for those whom the user's umask lets read
             file.write(content)
-        os.chmod(scratch, 0o644)
         os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):  # its folder may be a file
+            scratch.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Make sure before any work that a file can be written; nothing is written yet.
+
+    Raises:
+        InputError: if it cannot, e.g. because a file stands where its folder should be.
+    """
+    folder = next(one for one in path.absolute().parents if one.exists())
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file")
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: {folder} is a file; choose another folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: {folder} is not yours to write; choose another")
 
 
 def sha256_of(path: Path) -> str:

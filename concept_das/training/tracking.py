@@ -3,10 +3,17 @@
 import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from concept_das.errors import InputError
 
 TrackingMode = Literal["auto", "online", "offline", "off"]
+
+_YES = ("1", "true", "yes", "on")
 
 
 @runtime_checkable
@@ -46,14 +53,18 @@ class WandbTracker:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._wandb = wandb
-        self._run = wandb.init(
-            project=project,
-            name=name,
-            config=dict(config),
-            dir=str(folder),
-            mode="online" if mode == "online" else "offline",
-            settings=wandb.Settings(silent=True),
-        )
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT") or project,
+                name=name,
+                config=dict(config),
+                dir=str(folder),
+                mode="online" if mode == "online" else "offline",
+                settings=wandb.Settings(silent=True),
+            )
+        except wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"wandb cannot start: {reason}; --wandb offline needs none") from error
 
     def log(self, values: Mapping[str, float], step: int | None) -> None:
         """Record values at a step, or at the next one."""
@@ -100,17 +111,49 @@ def open_tracker(
 
     Args:
         mode: `off`; `online`; `offline` (files under the run's folder, for `wandb sync`); `auto` is
-            online if there is an API key and offline otherwise.
+            what wandb's own variables say (WANDB_MODE, WANDB_DISABLED), or else online if there is
+            an API key and offline otherwise.
+
+    Raises:
+        InputError: if wandb cannot start the run.
     """
-    if mode == "off":
+    chosen = _resolved(mode)
+    if chosen == "off":
         return NoTracker()
-    if mode == "auto":
-        mode = "online" if _has_key() else "offline"
-    return WandbTracker("concept-das", name, config, folder, mode)
+    return WandbTracker("concept-das", name, config, folder, chosen)
+
+
+def check_tracking(mode: TrackingMode) -> None:
+    """Make sure before any work that measurements can be sent where they are wanted.
+
+    Raises:
+        InputError: if they should go online and wandb has no API key.
+    """
+    if _resolved(mode) == "online" and not _has_key():
+        raise InputError(
+            "wandb has no API key to go online with; run `wandb login` first, set WANDB_API_KEY, "
+            "or choose --wandb offline"
+        )
+
+
+def _resolved(mode: TrackingMode) -> TrackingMode:
+    if mode != "auto":
+        return mode
+    wanted = os.environ.get("WANDB_MODE", "").lower()
+    if wanted == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in _YES:
+        return "off"
+    if wanted in ("offline", "dryrun"):
+        return "offline"
+    return "online" if wanted == "online" or _has_key() else "offline"
 
 
 def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
+    """True if wandb can log in without asking: by a variable, or by the user's netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    netrc = Path.home() / ".netrc"
-    return netrc.exists() and "api.wandb.ai" in netrc.read_text(errors="ignore")
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    for path in (os.environ.get("NETRC", ""), "~/.netrc", "~/_netrc"):
+        with suppress(OSError, ValueError, NetrcParseError):
+            if host in netrc(os.path.expanduser(path)).hosts:
+                return True
+    return False

@@ -273,7 +273,8 @@ def test_steering_a_file(run: Path, tmp_path: Path, suffix: str) -> None:
     options = steer_options(run, "--file", str(file), "--out", str(out), "--direction=suppress")
     assert main([*options, "--multiplier=3", "--rule=interpolate", "--compare=true"]) == 0
     answers = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [answer["instruction"] for answer in answers] == ["Hi", "Name a fruit"]
+    assert [answer["instruction"] for answer in answers] == texts
+    assert answers[0] == answers[2]
     assert all(set(answer) == {"instruction", "steered", "unsteered"} for answer in answers)
 
 
@@ -455,7 +456,7 @@ def test_unusable_input_of_the_other_commands(
         (steer_options(run, "--prompt=Hi", "--batch-tokens=0"), "the budget of a batch is 0"),
         (steer_options(run, "--file", str(tmp_path / "none.txt")), "there is no file"),
         (steer_options(run, "--file", str(empty)), "holds no instructions"),
-        (steer_options(run, "--file", str(broken)), "a line without an 'instruction' field"),
+        (steer_options(run, "--file", str(broken)), "has no column 'instruction'; it has prompt"),
         (
             ["evaluate", "--vector", str(run / "vector"), "--data", str(tmp_path / "none.csv")],
             "there is no file",
@@ -483,7 +484,6 @@ def test_unusable_input_of_the_other_commands(
         ["train", "--data=x", "--out=y", "--layer=one"],
         ["train", "--data=x", "--out=y", "--layer=1", "--wings=2"],
         ["steer", "--vector=v", "--direction=up"],
-        ["train", "--config=no-such-recipe"],
     ],
     ids=" ".join,
 )

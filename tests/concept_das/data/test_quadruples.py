@@ -187,7 +187,7 @@ def test_a_split_is_disjoint_and_complete(heldout: int) -> None:
 
 
 def test_a_split_follows_its_seed() -> None:
-    rows = [replace(ROWS[0], concept_id=i) for i in range(40)]
+    rows = [replace(ROWS[0], negative_input=f"n{i}", positive_input=f"p{i}") for i in range(40)]
     assert split_quadruples(rows, 10, seed=1) == split_quadruples(rows, 10, seed=1)
     assert split_quadruples(rows, 10, seed=1) != split_quadruples(rows, 10, seed=2)
 

@@ -4,8 +4,15 @@ from typing import Any
 
 import pytest
 
+from concept_das.errors import InputError
 from concept_das.training import tracking
-from concept_das.training.tracking import NoTracker, PrefixedTracker, Tracker, open_tracker
+from concept_das.training.tracking import (
+    NoTracker,
+    PrefixedTracker,
+    Tracker,
+    check_tracking,
+    open_tracker,
+)
 
 
 def test_off_writes_nothing(tmp_path: Path) -> None:
@@ -15,6 +22,12 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
     tracker.table("rows", ["a"], [[1]])
     tracker.finish()
     assert list(tmp_path.iterdir()) == []
+
+
+def home_without_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
 
 
 class Recorded(NoTracker):
@@ -40,8 +53,7 @@ def test_which_mode_is_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Any, key: Any, netrc: Any, expected: str
 ) -> None:
     monkeypatch.setattr(tracking, "WandbTracker", Recorded)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    home_without_wandb(tmp_path, monkeypatch)
     if key is not None:
         monkeypatch.setenv("WANDB_API_KEY", key)
     if netrc is not None:
@@ -49,6 +61,42 @@ def test_which_mode_is_chosen(
     tracker = open_tracker(mode, name="run", config={"seed": 1}, folder=tmp_path)
     assert isinstance(tracker, Recorded)
     assert tracker.arguments == ("concept-das", "run", {"seed": 1}, tmp_path, expected)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "disabled"}, "off"),
+        ({"WANDB_DISABLED": "true"}, "off"),
+        ({"WANDB_DISABLED": "1", "WANDB_MODE": "online"}, "off"),
+        ({"WANDB_DISABLED": "false"}, "online"),
+        ({"WANDB_MODE": "online"}, "online"),
+    ],
+)
+def test_what_the_environment_says_wins_over_auto(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    monkeypatch.setattr(tracking, "WandbTracker", Recorded)
+    home_without_wandb(tmp_path, monkeypatch)
+    for name, value in {"WANDB_API_KEY": "abc", **variables}.items():
+        monkeypatch.setenv(name, value)
+    tracker = open_tracker("auto", name="run", config={}, folder=tmp_path)
+    assert (tracker.arguments[-1] if isinstance(tracker, Recorded) else "off") == expected
+
+
+def test_online_needs_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home_without_wandb(tmp_path, monkeypatch)
+    with pytest.raises(InputError, match="wandb has no API key to go online with; run `wandb log"):
+        check_tracking("online")
+    check_tracking("auto")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(InputError, match="has no API key"):
+        check_tracking("auto")
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080")
+    (tmp_path / ".netrc").write_text("machine wandb.example.org login user password abc")
+    check_tracking("online")
 
 
 def test_offline_keeps_the_run_in_its_folder(
