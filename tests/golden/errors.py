@@ -111,7 +111,10 @@ def _write_bad_files(world: _World) -> None:
     write_rows(work / "empty-output.jsonl", [*records, {**records[0], "positive_output": " "}])
     write_rows(work / "number.jsonl", [{**records[0], "negative_input": 3}])
     write_rows(work / "fraction.jsonl", [{**records[0], "concept_id": 0.5}])
-    write_rows(work / "long.jsonl", [{**row, "positive_input": "a" * 600} for row in records])
+    write_rows(
+        work / "long.jsonl",
+        [{**row, "positive_input": f"{i:a>600}"} for i, row in enumerate(records)],
+    )
     write_rows(work / "nameless.jsonl", [{**row, "concept": ""} for row in records])
     write_rows(work / "column.jsonl", [{"negative_input": "Hi", "positive_input": "Ho"}])
     (work / "broken.jsonl").write_text('{"prompt": "Hi"}\n', encoding="utf-8")
