@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from concept_das.cli.options import ChatOptions, ModelOptions
+from concept_das.errors import InputError
 from concept_das.methods.settings import TrainingConfig
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import (
@@ -18,6 +19,7 @@ from concept_das.training.tracking import (
 
 if TYPE_CHECKING:
     from concept_das.data.quadruples import Quadruple
+    from concept_das.steering.artifact import Artifact
     from concept_das.training.vectors import TrainedVector
 
 # In a vector's recipe: the hash of the rows that were held out beside it.
@@ -102,12 +104,37 @@ def _write(
     vector = trained.vector
     if held:
         vector = replace(vector, recipe={**vector.recipe, HELDOUT_HASH: data_hash(held)})
-    for outdated in ("heldout.parquet", "evaluation.csv", "rows.parquet"):
-        (folder / outdated).unlink(missing_ok=True)
+    outdated = ["heldout.parquet"]
+    if _is_saved(vector, folder / "vector"):
+        log.info("%s holds this vector already", folder)
+    else:  # what was measured is of another one
+        outdated += ["evaluation.csv", "rows.parquet", "vector/vector.json"]
+    for name in outdated:
+        (folder / name).unlink(missing_ok=True)
     if held:
         write_rows(folder / "heldout.parquet", held)
     write_rows(folder / "train.parquet", kept)
     history = "\n".join(json.dumps(record) for record in trained.history)
     write_atomically(folder / "history.jsonl", f"{history}\n".encode())
-    vector.save(folder / "vector")
+    if not (folder / "vector/vector.json").exists():
+        vector.save(folder / "vector")
     log.info("vector saved in %s", folder / "vector")
+
+
+def _is_saved(vector: "Artifact", folder: Path) -> bool:
+    """True if a folder holds the same vector, measured since or not."""
+    import torch
+
+    from concept_das import load_vector
+
+    if not (folder / "vector.json").exists():
+        return False
+    try:
+        saved = load_vector(folder)
+    except InputError:  # damaged, or of a method that is not there any more
+        return False
+    descriptions = [json.dumps(replace(one, metrics={}).describe()) for one in (vector, saved)]
+    tensors, others = vector.tensors(), saved.tensors()
+    return descriptions[0] == descriptions[1] and all(
+        torch.equal(value.detach().float().cpu(), others[name]) for name, value in tensors.items()
+    )

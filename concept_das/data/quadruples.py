@@ -43,42 +43,54 @@ def split_quadruples(
 ) -> tuple[list[Quadruple], list[Quadruple]]:
     """Split at random into training and held-out rows.
 
-    Rows that share an input stay together, so that nothing is measured on what was trained on.
+    Rows that share an input stay together, so that nothing is measured on what was trained on; a
+    warning says how many. Where all do, only those stay together that share both inputs.
 
     Args:
-        heldout: number of held-out rows; 0 keeps all rows for training. Fewer are held out, with a
-            warning, where rows that stay together would exceed it.
+        heldout: number of held-out rows; 0 keeps all rows for training. Fewer are held out where
+            rows that stay together would exceed it.
         seed: the same seed gives the same split.
 
     Raises:
-        InputError: if no training row would be left, or all rows share inputs.
+        InputError: if no training row would be left, or all rows are repeats of one.
     """
     if not 0 <= heldout < len(rows):
         of = f" of concept {rows[0].concept_id}" if rows else ""
         raise InputError(f"cannot hold out {heldout} of {len(rows)} rows{of}; some must train")
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
     groups = _groups_of_equal_inputs(rows)
+    held = _held_groups(groups, order, heldout)
+    if heldout and not held:
+        log.warning("all rows share an input with others; held-out rows have inputs of training")
+        pairs = [(row.negative_input, row.positive_input) for row in rows]
+        numbers: dict[tuple[str, str], int] = {}
+        groups = [numbers.setdefault(pair, len(numbers)) for pair in pairs]
+        held = _held_groups(groups, order, heldout)
     sizes = Counter(groups)
-    held: set[int] = set()  # groups
-    count = 0
-    for i in np.random.default_rng(seed).permutation(len(rows)).tolist():
-        if groups[i] not in held and count + sizes[groups[i]] <= heldout:
-            held.add(groups[i])
-            count += sizes[groups[i]]
-    if heldout and len(sizes) < len(rows):
-        shared = len(rows) - sum(size == 1 for size in sizes.values())
-        if not held:
-            raise InputError(
-                f"cannot hold out {heldout} of {len(rows)} rows: too many share their inputs; "
-                "drop repeated rows, or hold out 0"
-            )
+    if heldout and not held:
+        raise InputError(
+            f"cannot hold out {heldout} of {len(rows)} rows: there are {len(sizes)} with different "
+            "inputs; give more, or hold out 0"
+        )
+    if heldout and (shared := sum(size for size in sizes.values() if size > 1)):
         log.warning(
             "%d of %d rows share an input with another and stay on its side: %d are held out",
-            *(shared, len(rows), count),
+            *(shared, len(rows), sum(group in held for group in groups)),
         )
     return (
         [row for group, row in zip(groups, rows, strict=True) if group not in held],
         [row for group, row in zip(groups, rows, strict=True) if group in held],
     )
+
+
+def _held_groups(groups: Sequence[int], order: Sequence[int], heldout: int) -> set[int]:
+    """The groups of the first rows in an order, up to a number of rows."""
+    sizes, held = Counter(groups), set[int]()
+    for i in order:
+        if groups[i] not in held and sizes[groups[i]] <= heldout:
+            held.add(groups[i])
+            heldout -= sizes[groups[i]]
+    return held
 
 
 def choose_quadruples(rows: Sequence[Quadruple], count: int, seed: int) -> list[Quadruple]:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 
 from concept_das.data.encoding import encode_quadruples
-from concept_das.data.quadruples import Quadruple, data_hash, split_quadruples
+from concept_das.data.quadruples import Quadruple, choose_quadruples, data_hash, split_quadruples
 from concept_das.data.reading import TEXT_COLUMNS, read_quadruples, to_frame
 from concept_das.errors import InputError
 from tests.concept_das.helpers import ROWS, tiny_chat
@@ -190,6 +191,63 @@ def test_a_split_follows_its_seed() -> None:
     rows = [replace(ROWS[0], negative_input=f"n{i}", positive_input=f"p{i}") for i in range(40)]
     assert split_quadruples(rows, 10, seed=1) == split_quadruples(rows, 10, seed=1)
     assert split_quadruples(rows, 10, seed=1) != split_quadruples(rows, 10, seed=2)
+
+
+def inputs(text: str) -> Quadruple:
+    """A row whose inputs are two letters."""
+    return replace(ROWS[0], negative_input=text[0], positive_input=text[1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("texts", "together", "expected"),
+    [
+        ("aA aA bB bB cC cC dD", ["aA", "bB", "cC", "dD"], 3),  # repeated rows
+        ("aA aB bC bD cE cF dG", ["a", "b", "c", "d"], 3),  # one neutral, two concept prompts
+        ("aZ bZ cY dY eX fX gW", ["Z", "Y", "X", "W"], 3),
+        ("aA bA bB cC dC dD eE", ["aAbB", "cCdD", "e"], 3),  # over a row between
+        ("ab bc cd ef gh ij kl", ["abcd", "ef", "gh", "ij", "kl"], 3),  # on the other side
+        ("aA aA bB bB", ["aA", "bB"], 2),
+    ],
+)
+def test_rows_that_share_an_input_stay_on_one_side(
+    texts: str, together: list[str], expected: int, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [inputs(text) for text in texts.split()]
+    train, held = split_quadruples(rows, 3, seed)
+    assert len(held) == expected
+    assert len(train) + len(held) == len(rows)
+    for group in together:
+        sides = {
+            row in held
+            for row in rows
+            if row.negative_input in group or row.positive_input in group
+        }
+        assert len(sides) == 1, group
+    assert "share an input with another and stay on its side" in caplog.text
+
+
+def test_rows_that_all_share_one_side_are_told_and_split(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [inputs(f"{letter}A") for letter in "abcdef"] + [inputs("aA")]
+    train, held = split_quadruples(rows, 2, seed=1)
+    assert len(held) == 2
+    assert (rows[0] in train) != (rows[0] in held)
+    assert "all rows share an input with others" in caplog.text
+    with pytest.raises(InputError, match="cannot hold out 2 of 7 rows: there are 1 with different"):
+        split_quadruples([rows[0]] * 7, 2, seed=1)
+
+
+def test_a_split_without_equal_inputs_is_that_of_earlier_releases(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = [inputs(chr(65 + i) + chr(97 + i)) for i in range(20)]
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(20)[:6].tolist()
+        expected = [row for i, row in enumerate(rows) if i in order]
+        assert split_quadruples(rows, 6, seed)[1] == expected
+        assert choose_quadruples(rows, 6, seed) == expected
+    assert caplog.text == ""
+    assert choose_quadruples([rows[0]] * 9, 6, 0) == [rows[0]] * 6
 
 
 @pytest.mark.parametrize("heldout", [-1, len(ROWS), 99])
