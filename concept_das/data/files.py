@@ -17,10 +17,17 @@ from concept_das.runs.files import check_writable, write_atomically
 
 log = logging.getLogger(__name__)
 
+
+def _to_csv(frame: pd.DataFrame) -> bytes:
+    plain = frame.to_csv(index=False)
+    # A carriage return without quotes around its text would end the row.
+    quoted = frame.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC) if "\r" in plain else plain
+    return quoted.encode()
+
+
 WRITERS = {
     ".parquet": lambda frame: frame.to_parquet(index=False),
-    # Quotes around every text: a carriage return without them would end the row.
-    ".csv": lambda frame: frame.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode(),
+    ".csv": _to_csv,
     ".jsonl": lambda frame: frame.to_json(orient="records", lines=True, force_ascii=False).encode(),
 }
 
