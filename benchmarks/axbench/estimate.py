@@ -12,9 +12,8 @@ import pandas as pd
 
 from benchmarks.axbench.neutral import Neutral
 from benchmarks.axbench.presets import Preset
-from benchmarks.judges.endpoint import EXPECTED_TOKENS
 from benchmarks.judges.prices import CHARACTERS_PER_TOKEN, PRICES, approximate_tokens
-from benchmarks.judges.questions import question_text
+from benchmarks.judges.questions import EXPECTED_TOKENS, question_text
 from benchmarks.judges.ratings import QUESTIONS, Item
 from concept_das.methods import TrainedMethod, find_method
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.axbench.data import read_texts
-from benchmarks.judges.endpoint import EndpointJudge
-from benchmarks.judges.local import LocalJudge
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.proxy import ConceptProbe, Fluency, ProxyJudge, Relatedness, fit_probe
+from benchmarks.judges.questions import ModelJudge
 from benchmarks.judges.ratings import Kind, Rater
 from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.shipped import shipped_instructions
@@ -76,17 +75,16 @@ class Judging:
             texts: folder of the concept's data stage.
             calibration: folder that `calibrate` wrote; the proxy's.
         """
-        if self.kind == "api":
-            return EndpointJudge(self.options.endpoint)
-        if self.kind == "local":
-            return LocalJudge(self.options.local)
+        if self.kind != "proxy":
+            return ModelJudge(self.options.model)
         assert calibration is not None
         own = read_texts(texts)
         if texts not in self._probes:
             self._probes[texts] = fit_probe(own.with_concept, own.without_concept)
         return ProxyJudge(
             loaded=self.subject.loaded,
-            probes={own.concept: self._probes[texts]},
+            concept=own.concept,
+            probe=self._probes[texts],
             relatedness=Relatedness(tuple(own.pool), others=_OTHERS, max_tokens=_RELATED_TOKENS),
             fluency=Fluency(**json.loads((calibration / FLUENCY_FILE).read_text())),
         )

@@ -67,7 +67,7 @@ def neutral_responses(
         InputError, EndpointError: see `Endpoint.answers`.
     """
     texts = [neutral_text(instruction, concept) for instruction in instructions]
-    answers = _writer(endpoint).answers(texts, label="neutral responses")
+    answers = _writer(endpoint).answers(texts)
     found = {
         instruction: answer.text.strip()
         for instruction, answer in zip(instructions, answers, strict=True)

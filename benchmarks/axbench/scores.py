@@ -204,7 +204,7 @@ def winners(reported: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 def _lead(first: "pd.Series[float]", second: "pd.Series[float]") -> dict[str, float]:
     """One method's lead over another, by concept; NaN if they share none."""
-    gaps: Numbers = (first - second).dropna().round(_DIGITS).to_numpy(dtype=np.float64)
+    gaps: Numbers = np.asarray((first - second).dropna().round(_DIGITS), dtype=np.float64)
     p = float("nan")
     if len(gaps) > 1:
         draws = bootstrap(mean_of_rows, gaps, draws=_DRAWS)

@@ -101,11 +101,6 @@ class AnswerCache:
         assert kept is not None
         return kept
 
-    def __len__(self) -> int:
-        with self._lock:
-            count: int = self._connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
-        return count
-
     def __enter__(self) -> "AnswerCache":
         return self
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.judges.answer_cache import Answer, AnswerCache, canonical_request
 from benchmarks.judges.prices import PRICES, Estimate, Price, Usage, approximate_tokens
+from benchmarks.judges.ratings import Kind
 from concept_das.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ class Endpoint:
         concurrency: requests at the same time.
         requests_per_minute: also counts what is tried again; None for no limit.
         max_retries: of one request, by the client.
-        price: of the model; from `prices.PRICES` if None.
         usage: what was spent so far; a copy by `dataclasses.replace` goes on counting in it.
 
     Raises:
@@ -73,8 +73,9 @@ class Endpoint:
     concurrency: int = 16
     requests_per_minute: float | None = None
     max_retries: int = 8
-    price: Price | None = None
     usage: Usage = field(default_factory=Usage, compare=False)
+
+    kind: Kind = field(default="api", init=False)
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "max_tokens"):
@@ -84,6 +85,16 @@ class Endpoint:
                 )
         if self.requests_per_minute is not None and self.requests_per_minute <= 0:
             raise InputError("requests_per_minute must be above 0; leave it out for no limit")
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        return f"api {self.model}"
+
+    @property
+    def price(self) -> Price | None:
+        """List price of the model, if it is known."""
+        return PRICES.get(self.model)
 
     @property
     def url(self) -> str:
@@ -106,18 +117,17 @@ class Endpoint:
             prompt_tokens=sum(map(approximate_tokens, todo)),
             completion_tokens=len(todo) * min(expected_tokens, self.max_tokens),
             completion_limit=len(todo) * self.max_tokens,
-            price=self._price(),
+            price=self.price,
         )
 
     def answers(
-        self, texts: Sequence[str], *, again: AskAgain | None = None, label: str = ""
+        self, texts: Sequence[str], *, again: AskAgain | None = None
     ) -> list[Answer | None]:
         """The answer to every text, from the cache or the endpoint; equal texts are asked once.
 
         Args:
             texts: what the user says, one request each.
             again: may ask another text in place of one whose answer will not do.
-            label: of the progress bar; the model's name if empty.
 
         Returns:
             In the order of `texts`, the last answer to each, or None where the endpoint failed to
@@ -132,22 +142,19 @@ class Endpoint:
         found: dict[str, Answer | None] = {}
         with (
             _connected(self) as connection,
-            tqdm(total=len(different), desc=label or self.model, unit="question") as bar,
+            tqdm(total=len(different), desc=self.model, unit="question") as bar,
             ThreadPoolExecutor(self.concurrency) as pool,
         ):
             futures = {pool.submit(connection.ask, text, again): text for text in different}
             try:
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
-                    bar.set_postfix_str(self.usage.summary(self._price()), refresh=False)
+                    bar.set_postfix_str(self.usage.summary(self.price), refresh=False)
                     bar.update()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [found[text] for text in texts]
-
-    def _price(self) -> Price | None:
-        return self.price or PRICES.get(self.model)
 
     def _request(self, text: str) -> dict[str, Any]:
         return {
@@ -166,31 +173,21 @@ class Pace:
 
     Args:
         per_minute: None for no limit.
-        clock: seconds, never going back.
-        sleep: waits for seconds.
     """
 
-    def __init__(
-        self,
-        per_minute: float | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, per_minute: float | None) -> None:
         self._spacing = 60 / per_minute if per_minute else 0.0
-        self._clock = clock
-        self._sleep = sleep
         self._lock = threading.Lock()
-        self._next = clock()
+        self._next = time.monotonic()
 
     def wait(self) -> None:
         """Return when it is the caller's turn."""
         with self._lock:
-            now = self._clock()
+            now = time.monotonic()
             turn = max(now, self._next)
             self._next = turn + self._spacing
         if turn > now:
-            self._sleep(turn - now)
+            time.sleep(turn - now)
 
 
 @contextmanager
@@ -236,23 +233,17 @@ class _Connection:
 
     def ask(self, text: str, again: AskAgain | None) -> Answer | None:
         """The last answer, or None if the endpoint gave none."""
-        if self._stopped:  # another thread's error is on its way to the caller
-            return None
+        following: str | None = text
+        answer, asked = None, 0
         try:
-            return self._ask(text, again)
+            # It is stopped when another thread's error is on its way to the caller.
+            while following is not None and not self._stopped:
+                answer = self._answer(following)
+                asked += 1
+                following = again(text, asked, answer) if again and answer else None
         except BaseException:
             self._stopped = True
             raise
-
-    def _ask(self, text: str, again: AskAgain | None) -> Answer | None:
-        following: str | None = text
-        asked = 0
-        while following is not None:
-            answer = self._answer(following)
-            asked += 1
-            if answer is None or again is None:
-                break
-            following = again(text, asked, answer)
         return answer
 
     def _answer(self, text: str) -> Answer | None:

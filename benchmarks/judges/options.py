@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.judges.client import Endpoint
+from benchmarks.judges.local import LocalModel
 from benchmarks.judges.ratings import Kind
 from concept_das.cli.options import ModelOptions
 from concept_das.errors import InputError
-from concept_das.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class JudgeOptions:
 
     def __post_init__(self) -> None:
         if self.judge == "local" and self.judge_model is None:
-            raise InputError("name the chat model that judges with --judge_model")
+            raise InputError("name the chat model that judges with --judge-model")
 
     @property
     def together(self) -> int:
@@ -65,6 +65,8 @@ class JudgeOptions:
         )
 
     @cached_property
-    def local(self) -> LoadedModel:
-        """The chat model on this machine."""
-        return ModelOptions(model=self.judge_model).load()
+    def model(self) -> Endpoint | LocalModel:
+        """The language model that is asked."""
+        if self.judge == "api":
+            return self.endpoint
+        return LocalModel(ModelOptions(model=self.judge_model).load())

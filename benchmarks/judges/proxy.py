@@ -8,7 +8,7 @@ It has one rule for each of the three ratings, in this order below:
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +29,9 @@ from concept_das.models.loading import LoadedModel
 
 # A text shows the concept if it scores above this share of the texts without it.
 _NEGATIVES_BELOW = 0.95
+# Of the cross-validation.
+_FOLDS = 5
+_SEED = 42
 # Fewer unsteered responses than this are not enough to take quantiles of.
 _FEWEST = 8
 NEUTRAL_INSTRUCTION = "Write a text."
@@ -65,31 +68,30 @@ class ConceptProbe:
         ]
 
 
-def fit_probe(
-    positive: Sequence[str], negative: Sequence[str], *, folds: int = 5, seed: int = 42
-) -> ConceptProbe:
+def fit_probe(positive: Sequence[str], negative: Sequence[str]) -> ConceptProbe:
     """Train a logistic regression on tf-idf of 2 to 5 characters within words, case and all.
 
     Args:
         positive: texts with the concept.
         negative: texts without it, of the same kind otherwise.
-        folds: of the stratified cross-validation that gives the AUROC and the two thresholds.
+
+    AUROC and thresholds are of a stratified cross-validation.
 
     Raises:
         InputError: if a class has fewer different texts than there are folds.
     """
     classes = {"with": _different(positive), "without": _different(negative)}
     for name, texts in classes.items():
-        if len(texts) < folds:
+        if len(texts) < _FOLDS:
             raise InputError(
-                f"there are {len(texts)} different texts {name} the concept; a probe with {folds} "
+                f"there are {len(texts)} different texts {name} the concept; a probe with {_FOLDS} "
                 "folds needs as many"
             )
     both = np.array([*classes["with"], *classes["without"]], dtype=object)
     labels = np.repeat([1, 0], [len(classes["with"]), len(classes["without"])])
     heldout = np.empty(len(both))
     aurocs = []
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    splitter = StratifiedKFold(_FOLDS, shuffle=True, random_state=_SEED)
     for train, test in splitter.split(both, labels):
         pipeline = _classifier().fit(both[train], labels[train])
         heldout[test] = pipeline.decision_function(both[test])
@@ -133,7 +135,6 @@ class Relatedness:
     pool: tuple[str, ...]
     others: int = 7
     max_tokens: int = 48
-    seed: int = 42
 
     def __post_init__(self) -> None:
         if self.others < 2:
@@ -147,15 +148,10 @@ class Relatedness:
     def compared(self, instruction: str) -> list[str]:
         """The other instructions that this one is ranked among."""
         candidates = sorted(set(self.pool) - {instruction})
-        return random.Random(f"{self.seed} {instruction}").sample(candidates, self.others)
+        return random.Random(f"{_SEED} {instruction}").sample(candidates, self.others)
 
     def rate(
-        self,
-        model: PreTrainedModel,
-        chat: ChatFormat,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        batch_size: int = 16,
+        self, model: PreTrainedModel, chat: ChatFormat, pairs: Sequence[tuple[str, str]]
     ) -> list[int]:
         """0, 1 or 2 for each instruction and response."""
         questions = [
@@ -163,11 +159,8 @@ class Relatedness:
             for instruction, response in pairs
             for candidate in (instruction, *self.compared(instruction))
         ]
-        values = np.array(
-            log_likelihoods(
-                model, chat, questions, max_tokens=self.max_tokens, batch_size=batch_size
-            )
-        ).reshape(len(pairs), self.others + 1)
+        values = np.array(log_likelihoods(model, chat, questions, max_tokens=self.max_tokens))
+        values = values.reshape(len(pairs), self.others + 1)
         return [self.rating(int((row[1:] >= row[0]).sum())) for row in values]
 
     def rating(self, better: int) -> int:
@@ -201,7 +194,6 @@ class Fluency:
         unsteered: Sequence[str],
         *,
         max_tokens: int = 128,
-        batch_size: int = 16,
     ) -> "Fluency":
         """Thresholds from the unsteered model's own responses.
 
@@ -217,7 +209,7 @@ class Fluency:
             raise InputError(
                 f"{len(texts)} unsteered responses have text; fluency needs at least {_FEWEST}"
             )
-        losses = _losses(model, chat, texts, max_tokens, batch_size)
+        losses = _losses(model, chat, texts, max_tokens)
         median, usual = np.quantile(losses, [0.5, 0.95])
         shares = [distinct_pairs(chat.text_ids(text.strip())[:max_tokens]) for text in texts]
         return cls(
@@ -227,16 +219,9 @@ class Fluency:
             max_tokens=max_tokens,
         )
 
-    def rate(
-        self,
-        model: PreTrainedModel,
-        chat: ChatFormat,
-        texts: Sequence[str],
-        *,
-        batch_size: int = 16,
-    ) -> list[int]:
+    def rate(self, model: PreTrainedModel, chat: ChatFormat, texts: Sequence[str]) -> list[int]:
         """0, 1 or 2 for each text."""
-        losses = _losses(model, chat, texts, self.max_tokens, batch_size)
+        losses = _losses(model, chat, texts, self.max_tokens)
         return [
             min(
                 int(loss <= self.usual) + int(loss <= self.limit),
@@ -253,32 +238,33 @@ class Fluency:
 
 
 def _losses(
-    model: PreTrainedModel, chat: ChatFormat, texts: Sequence[str], max_tokens: int, size: int
+    model: PreTrainedModel, chat: ChatFormat, texts: Sequence[str], max_tokens: int
 ) -> list[float]:
     pairs = [(NEUTRAL_INSTRUCTION, text) for text in texts]
-    values = log_likelihoods(model, chat, pairs, max_tokens=max_tokens, batch_size=size)
+    values = log_likelihoods(model, chat, pairs, max_tokens=max_tokens)
     return [-value for value in values]
 
 
 @dataclass(frozen=True)
 class ProxyJudge:
-    """Rates responses by a probe per concept and by the unsteered model's likelihoods.
+    """Rates responses on one concept by its probe and by the unsteered model's likelihoods.
 
     The three rules, with their thresholds, are in `ConceptProbe`, `Relatedness` and `Fluency`. A
     response without text is rated 0 by rule.
 
     Attributes:
         loaded: the model whose steered responses are rated; not inside a `steer` block.
-        probes: by concept.
+        concept: the only one that it knows.
+        probe: of the concept.
         relatedness: ranks an instruction among others.
         fluency: calibrated on this model's unsteered responses.
     """
 
     loaded: LoadedModel
-    probes: Mapping[str, ConceptProbe]
+    concept: str
+    probe: ConceptProbe
     relatedness: Relatedness
     fluency: Fluency
-    batch_size: int = 16
 
     kind: Literal["proxy"] = field(default="proxy", init=False)
 
@@ -291,19 +277,19 @@ class ProxyJudge:
         """One rating per item, in order. An item's rating does not depend on the others.
 
         Raises:
-            InputError: if there is no probe for a concept.
+            InputError: if an item is of another concept.
         """
-        for item in items:
-            if item.concept not in self.probes:
-                raise InputError(f"there is no probe for the concept {item.concept!r}; fit one")
+        others = {item.concept for item in items} - {self.concept}
+        if others:
+            raise InputError(f"there is no probe for the concept {min(others)!r}; fit one")
         # Equal items are rated once.
         asked = list(dict.fromkeys(item for item in items if item.response.strip()))
         model, chat = self.loaded.model, ChatFormat.of(self.loaded.tokenizer)
         pairs = [(item.instruction, item.response) for item in asked]
         texts = [item.response for item in asked]
-        related = self.relatedness.rate(model, chat, pairs, batch_size=self.batch_size)
-        fluent = self.fluency.rate(model, chat, texts, batch_size=self.batch_size)
-        shown = [self.probes[item.concept].rate([item.response])[0] for item in asked]
+        related = self.relatedness.rate(model, chat, pairs)
+        fluent = self.fluency.rate(model, chat, texts)
+        shown = self.probe.rate(texts)
         ratings = dict(zip(asked, map(Rating, shown, related, fluent), strict=True))
         return [ratings.get(item, EMPTY_RESPONSE) for item in items]
 
@@ -312,9 +298,9 @@ class ProxyJudge:
         return {
             "judge_kind": self.kind,
             "judge": self.name,
-            "probe_auroc": {concept: probe.auroc for concept, probe in self.probes.items()},
-            "probe_thresholds": {c: (probe.some, probe.clear) for c, probe in self.probes.items()},
-            "probe_texts": {concept: probe.texts for concept, probe in self.probes.items()},
+            "probe_auroc": {self.concept: self.probe.auroc},
+            "probe_thresholds": {self.concept: (self.probe.some, self.probe.clear)},
+            "probe_texts": {self.concept: self.probe.texts},
             "other_instructions": self.relatedness.others,
             "relatedness_tokens": self.relatedness.max_tokens,
             "fluency_usual": self.fluency.usual,

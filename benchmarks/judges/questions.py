@@ -1,4 +1,4 @@
-"""The three questions put to a language model, and the reading of its answer.
+"""The three questions put to a language model, the reading of its answer, and the judge that asks.
 
 AxBench asks the same three, one at a time, each answered by an explanation and a rating of 0, 1 or
 2 (arXiv 2501.17148); the wording here is this project's own.
@@ -6,9 +6,26 @@ AxBench asks the same three, one at a time, each answered by an explanation and 
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from string import Template
 
-from benchmarks.judges.ratings import EMPTY_RESPONSE, HIGHEST, QUESTIONS, Item, Question, Rating
+from benchmarks.judges.answer_cache import Answer
+from benchmarks.judges.client import Endpoint
+from benchmarks.judges.local import LocalModel
+from benchmarks.judges.ratings import (
+    EMPTY_RESPONSE,
+    HIGHEST,
+    QUESTIONS,
+    Item,
+    Kind,
+    Question,
+    Rating,
+)
+from concept_das.errors import InputError
+
+EXPECTED_TOKENS = 80
+"""Two sentences of explanation and the rating."""
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +42,7 @@ _QUESTIONS: dict[Question, str] = {
         "0: the concept does not show in the text.\n"
         "1: the concept shows a little, or only in passing, or in a forced way.\n"
         "2: the concept is clearly part of the text.\n\n"
-        "<concept>\n{concept}\n</concept>\n\n<text>\n{response}\n</text>"
+        "<concept>\n$concept\n</concept>\n\n<text>\n$response\n</text>"
     ),
     "instruct": (
         "Below are an instruction and a text that a language model wrote, which may break off. "
@@ -34,7 +51,7 @@ _QUESTIONS: dict[Question, str] = {
         "0: the text has nothing to do with the instruction.\n"
         "1: the text touches on the instruction's topic, but is mostly about something else.\n"
         "2: the text is about the instruction's topic.\n\n"
-        "<instruction>\n{instruction}\n</instruction>\n\n<text>\n{response}\n</text>"
+        "<instruction>\n$instruction\n</instruction>\n\n<text>\n$response\n</text>"
     ),
     "fluency": (
         "Below is a text that a language model wrote, which may break off. Judge how fluent it is "
@@ -43,11 +60,9 @@ _QUESTIONS: dict[Question, str] = {
         "0: the text is not fluent: it is garbled, falls apart, or keeps repeating itself.\n"
         "1: the text can be read, but has clear mistakes, or sounds unnatural or repetitive.\n"
         "2: the text is fluent.\n\n"
-        "<text>\n{response}\n</text>"
+        "<text>\n$response\n</text>"
     ),
 }
-
-_FIELD = re.compile(r"\{(concept|instruction|response)\}")
 
 
 def question_text(question: Question, item: Item, *, reminders: int = 0) -> str:
@@ -58,9 +73,7 @@ def question_text(question: Question, item: Item, *, reminders: int = 0) -> str:
             so that a judge without randomness may answer differently, and a cache of answers
             does not return the same one.
     """
-    # In one pass: a response may well hold "{concept}".
-    body = _FIELD.sub(lambda field: getattr(item, field[1]), _QUESTIONS[question])
-    text = f"{body}\n\n{_FORM}"
+    text = f"{Template(_QUESTIONS[question]).substitute(asdict(item))}\n\n{_FORM}"
     if reminders:
         text += (
             f"\n\nReminder {reminders}: without that last line, exactly in this form, your answer "
@@ -93,28 +106,69 @@ def parse_rating(answer: str) -> int | None:
     return value if value <= HIGHEST else None
 
 
-def questions_about(items: Sequence[Item]) -> dict[str, tuple[Question, Item]]:
-    """Every different question about the responses that have text, by its wording."""
-    return {
-        question_text(question, item): (question, item)
-        for item in items
-        if item.response.strip()
-        for question in QUESTIONS
-    }
+@dataclass(frozen=True)
+class ModelJudge:
+    """Asks a language model the three questions about each response, one at a time.
 
+    A malformed answer (no rating, one out of range, cut off, empty) is asked again with a
+    reminder, and is missing after the last attempt. So is one that an endpoint fails to give,
+    which is not cached. A response without text is rated 0 without asking.
 
-def ratings_of(items: Sequence[Item], values: Mapping[str, int | None], judge: str) -> list[Rating]:
-    """One rating per item, in order, from the values of `questions_about(items)`.
-
-    Args:
-        judge: the judge's name, for a warning of missing values.
+    Attributes:
+        model: an OpenAI-compatible endpoint, or a chat model on this machine.
+        attempts: a question is asked at most so often until its answer can be read.
     """
-    missing = sum(value is None for value in values.values())
-    if missing:
-        log.warning("%s: %d of %d ratings are missing", judge, missing, len(values))
-    return [
-        Rating(*(values[question_text(question, item)] for question in QUESTIONS))
-        if item.response.strip()
-        else EMPTY_RESPONSE
-        for item in items
-    ]
+
+    model: Endpoint | LocalModel
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise InputError(f"attempts of a judge must be at least 1, not {self.attempts}")
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of model."""
+        return self.model.kind
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        return self.model.name
+
+    def rate(self, items: Sequence[Item]) -> list[Rating]:
+        """One rating per item, in order; equal questions are asked once.
+
+        Raises:
+            InputError, EndpointError: see `Endpoint.answers`.
+        """
+        questions = {
+            question_text(question, item): (question, item)
+            for item in items
+            if item.response.strip()
+            for question in QUESTIONS
+        }
+        if isinstance(self.model, Endpoint):
+            log.info("%s: %s", self.name, self.model.estimate(questions, EXPECTED_TOKENS))
+
+        def again(text: str, asked: int, answer: Answer) -> str | None:
+            if _rating(answer) is not None or asked == self.attempts:
+                return None
+            return question_text(*questions[text], reminders=asked)
+
+        answers = self.model.answers(list(questions), again=again)
+        values = dict(zip(questions, map(_rating, answers), strict=True))
+        missing = sum(value is None for value in values.values())
+        if missing:
+            log.warning("%s: %d of %d ratings are missing", self.name, missing, len(values))
+        return [
+            Rating(*(values[question_text(question, item)] for question in QUESTIONS))
+            if item.response.strip()
+            else EMPTY_RESPONSE
+            for item in items
+        ]
+
+
+def _rating(answer: Answer | None) -> int | None:
+    """The rating in an answer; None if there is no answer, or it was cut off."""
+    return parse_rating(answer.text) if answer is not None and answer.complete else None

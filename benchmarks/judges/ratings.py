@@ -1,7 +1,7 @@
-"""Three ratings of a response, their score, and the interface of whoever rates.
+"""Three ratings of a response, and the interface of whoever rates.
 
-The scale and the score are AxBench's (arXiv 2501.17148): 0, 1 or 2 for the concept's presence, the
-relatedness to the original instruction, and the fluency; their harmonic mean, from 0 to 2.
+The scale is AxBench's (arXiv 2501.17148): 0, 1 or 2 for the concept's presence, the relatedness to
+the original instruction, and the fluency.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from concept_das.errors import InputError
-from concept_das.evaluation.intervals import harmonic_mean
 
 Question = Literal["concept", "instruct", "fluency"]
 QUESTIONS: tuple[Question, ...] = ("concept", "instruct", "fluency")
@@ -52,19 +51,6 @@ class Rating:
             value = getattr(self, question)
             if value is not None and value not in range(HIGHEST + 1):
                 raise InputError(f"the rating {value!r} for {question} is not 0, 1, 2 or None")
-
-    def score(self, *, suppression: bool = False) -> float | None:
-        """Harmonic mean of the three, from 0 to 2; None if one of them is missing.
-
-        Args:
-            suppression: the concept should be absent; 2 - concept takes its place.
-        """
-        concept = self.concept
-        if suppression and concept is not None:
-            concept = HIGHEST - concept
-        if concept is None or self.instruct is None or self.fluency is None:
-            return None
-        return float(harmonic_mean(concept, self.instruct, self.fluency))
 
 
 EMPTY_RESPONSE = Rating(0, 0, 0)

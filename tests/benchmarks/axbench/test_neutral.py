@@ -13,7 +13,6 @@ from benchmarks.axbench.neutral import (
     neutral_text,
 )
 from benchmarks.judges.client import Endpoint
-from benchmarks.judges.prices import Price
 from concept_das.data.axbench_file import AxBenchConcept
 from concept_das.data.concept_prompts import TOPIC_PROMPT
 from concept_das.data.reading import to_frame
@@ -40,7 +39,6 @@ def endpoint(served: Served, tmp_path: Path) -> Endpoint:
         api_key="made-up",
         concurrency=1,
         max_retries=0,
-        price=Price(1.0, 10.0),
     )
 
 

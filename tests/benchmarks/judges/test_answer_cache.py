@@ -29,14 +29,13 @@ def test_an_answer_is_kept_on_disk(tmp_path: Path) -> None:
     with AnswerCache(path) as cache:
         assert cache.get(canonical) == ANSWER
         assert cache.get("another") == cut_off
-        assert len(cache) == 2
 
 
 def test_the_first_answer_stays(tmp_path: Path) -> None:
     with AnswerCache(tmp_path / "c") as one, AnswerCache(tmp_path / "c") as two:
         one.put("request", ANSWER)
         assert two.put("request", Answer("later", True, 1, 1)) == ANSWER
-        assert len(two) == 1
+        assert one.get("request") == ANSWER
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,6 @@ def test_threads_share_one_cache(tmp_path: Path) -> None:
 
     with AnswerCache(tmp_path / "c") as cache, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(use, range(160))) == [str(i % 40) for i in range(160)]
-        assert len(cache) == 40
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Clock:
         self.now = 1000.0
         self.slept: list[float] = []
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
@@ -91,9 +91,15 @@ class Clock:
         self.now += seconds
 
 
-def test_requests_are_spaced_evenly() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    pace = Pace(120, clock=clock, sleep=clock.sleep)
+    monkeypatch.setattr("benchmarks.judges.client.time", clock)
+    return clock
+
+
+def test_requests_are_spaced_evenly(clock: Clock) -> None:
+    pace = Pace(120)
     starts = []
     for _ in range(4):
         pace.wait()
@@ -105,9 +111,15 @@ def test_requests_are_spaced_evenly() -> None:
     assert clock.slept == [0.5, 0.5, 0.5, 0.5]
 
 
-def test_without_a_limit_nobody_waits() -> None:
-    clock = Clock()
-    pace = Pace(None, clock=clock, sleep=clock.sleep)
+def test_without_a_limit_nobody_waits(clock: Clock) -> None:
+    pace = Pace(None)
     for _ in range(50):
         pace.wait()
     assert clock.slept == []
+
+
+def test_the_pace_counts_what_is_tried_again(served: Served, tmp_path: Path, clock: Clock) -> None:
+    served.script = [error(500), completion("one")]
+    endpoint = endpoint_of(served, tmp_path, requests_per_minute=30, max_retries=1)
+    assert texts_of(endpoint.answers(["a"])) == ["one"]
+    assert clock.slept == [2.0]

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from benchmarks.judges import local
-from benchmarks.judges.local import LocalJudge
-from benchmarks.judges.questions import question_text
+from benchmarks.judges.local import LocalModel
+from benchmarks.judges.questions import ModelJudge, question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Rating
 from concept_das.data.chat_format import Prompt
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
@@ -25,15 +25,15 @@ class Scripted:
         monkeypatch.setattr(local, "generate_responses", self)
 
     def __call__(
-        self, _model: Any, _chat: Any, prompts: Sequence[Prompt], *, max_new_tokens: int
+        self, _model: Any, _chat: Any, prompts: Sequence[Prompt], *, max_new_tokens: int, **_: Any
     ) -> list[str]:
         assert max_new_tokens == 50
         self.calls.append(len(prompts))
         return [self.answers.get(prompt.ids, "I cannot say.") for prompt in prompts]
 
 
-def judge(**options: Any) -> LocalJudge:
-    return LocalJudge(tiny_loaded(), **{"max_new_tokens": 50, **options})
+def judge(attempts: int = 3, max_tokens: int = 50) -> ModelJudge:
+    return ModelJudge(LocalModel(tiny_loaded(), max_tokens), attempts)
 
 
 def test_the_model_is_asked_the_same_three_questions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,4 +76,4 @@ def test_responses_without_text_are_rated_by_rule(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_real_model_without_sense_gives_missing_ratings() -> None:
-    assert judge(attempts=1, max_new_tokens=3).rate([ITEM]) == [Rating(None, None, None)]
+    assert judge(attempts=1, max_tokens=3).rate([ITEM]) == [Rating(None, None, None)]

@@ -17,18 +17,18 @@ LOADED = tiny_loaded()
 def judge() -> ProxyJudge:
     return ProxyJudge(
         LOADED,
-        probes={"pirate": fit_probe(POSITIVE, NEGATIVE), "plain": fit_probe(NEGATIVE, POSITIVE)},
+        concept="pirate",
+        probe=fit_probe(POSITIVE, NEGATIVE),
         relatedness=Relatedness(POOL, others=3),
         fluency=Fluency.calibrated(LOADED.model, CHAT, [*POSITIVE[:8], *NEGATIVE[:8]]),
-        batch_size=4,
     )
 
 
 ITEMS = [
     Item(POOL[0], POSITIVE[0], "pirate"),
     Item(POOL[1], NEGATIVE[0], "pirate"),
-    Item(POOL[1], NEGATIVE[0], "plain"),
-    Item(POOL[2], "zz" * 30, "plain"),
+    Item(POOL[3], POSITIVE[1], "pirate"),
+    Item(POOL[2], "zz" * 30, "pirate"),
     Item(POOL[0], POSITIVE[0], "pirate"),
 ]
 
@@ -38,14 +38,11 @@ def test_each_rating_is_that_of_its_own_rule(judge: ProxyJudge) -> None:
     model = LOADED.model
     pairs = [(item.instruction, item.response) for item in ITEMS]
     texts = [item.response for item in ITEMS]
-    assert [r.concept for r in ratings] == [
-        judge.probes[item.concept].rate([item.response])[0] for item in ITEMS
-    ]
+    assert [r.concept for r in ratings] == [judge.probe.rate([item.response])[0] for item in ITEMS]
     assert [r.instruct for r in ratings] == judge.relatedness.rate(model, CHAT, pairs)
     assert [r.fluency for r in ratings] == judge.fluency.rate(model, CHAT, texts)
     assert ratings[0].concept
     assert ratings[1].concept == 0
-    assert ratings[2].concept
     assert ratings[3].fluency == 0
 
 
@@ -58,7 +55,6 @@ def test_a_rating_does_not_depend_on_the_others(judge: ProxyJudge) -> None:
 def test_responses_without_text_are_rated_zero_by_rule(judge: ProxyJudge) -> None:
     blank = Item(POOL[0], " \n", "pirate")
     assert judge.rate([blank, ITEMS[0], blank])[::2] == [EMPTY_RESPONSE] * 2
-    assert judge.rate([blank])[0].score(suppression=True) == 0
     assert judge.rate([]) == []
 
 
@@ -78,7 +74,7 @@ def test_what_it_rests_on_can_be_kept_as_json(judge: ProxyJudge) -> None:
     assert kept["judge_kind"] == "proxy"
     assert kept["probe_auroc"]["pirate"] == pytest.approx(1.0)
     assert kept["probe_thresholds"]["pirate"] == [
-        judge.probes["pirate"].some,
-        judge.probes["pirate"].clear,
+        judge.probe.some,
+        judge.probe.clear,
     ]
     assert kept["fluency_usual"] == judge.fluency.usual

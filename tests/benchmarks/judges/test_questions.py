@@ -3,7 +3,7 @@ import pytest
 from benchmarks.judges.questions import parse_rating, question_text
 from benchmarks.judges.ratings import QUESTIONS, Item, Question
 
-ITEM = Item("How far is the moon?", "Arr, it be {concept} far, {instruction}.", "Pirate talk")
+ITEM = Item("How far is the moon?", "Arr, it be $concept far, {instruction}, $$.", "Pirate talk")
 
 
 @pytest.mark.parametrize(

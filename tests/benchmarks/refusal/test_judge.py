@@ -34,9 +34,9 @@ def test_verdicts_are_read(answer: str, verdict: bool | None) -> None:
 
 
 def test_a_request_that_looks_like_a_field_stays_as_it_is() -> None:
-    text = question("Fill in {reply}", "I cannot {request}")
-    assert "<request>\nFill in {reply}\n</request>" in text
-    assert "<reply>\nI cannot {request}\n</reply>" in text
+    text = question("Fill in $reply", "I cannot ${request}")
+    assert "<request>\nFill in $reply\n</request>" in text
+    assert "<reply>\nI cannot ${request}\n</reply>" in text
 
 
 def judge(served: Served, tmp_path: Path) -> RefusalJudge:

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.judges.client import Endpoint, EndpointError, Pace
-from benchmarks.judges.endpoint import EndpointJudge
-from benchmarks.judges.prices import Price, approximate_tokens
-from benchmarks.judges.questions import question_text
+from benchmarks.judges.client import Endpoint, EndpointError
+from benchmarks.judges.prices import approximate_tokens
+from benchmarks.judges.questions import EXPECTED_TOKENS, ModelJudge, question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Rating
 from concept_das.errors import InputError
 from tests.benchmarks.judges.server import Reply, Served, completion, error
@@ -24,10 +23,15 @@ ITEM = Item("How far is the moon?", "Arr, far it be.", "Pirate talk")
 OK = completion("It is clear.\nRating: [[1]]")
 
 
-def judge_of(served: Served, folder: Path, *, attempts: int = 3, **options: Any) -> EndpointJudge:
+def judge_of(served: Served, folder: Path, *, attempts: int = 3, **options: Any) -> ModelJudge:
     settings = {"cache": folder / "answers.sqlite", "base_url": served.url, "api_key": "made-up"}
     endpoint = Endpoint(**{**settings, "concurrency": 1, "timeout": 5.0, **options})
-    return EndpointJudge(endpoint=endpoint, attempts=attempts)
+    return ModelJudge(endpoint, attempts)
+
+
+def endpoint_of(judge: ModelJudge) -> Endpoint:
+    assert isinstance(judge.model, Endpoint)
+    return judge.model
 
 
 def items(number: int) -> list[Item]:
@@ -54,10 +58,10 @@ def test_each_question_is_one_request_with_all_parameters(served: Served, tmp_pa
 
 
 def test_the_default_is_the_papers_judge(tmp_path: Path) -> None:
-    judge = EndpointJudge(Endpoint(tmp_path / "c"))
-    request = judge.endpoint._request("text")
+    judge = ModelJudge(Endpoint(tmp_path / "c"))
+    request = endpoint_of(judge)._request("text")
     assert (request["model"], request["temperature"]) == ("gpt-4o-mini", 0.0)
-    assert judge.endpoint.url == "https://api.openai.com/v1"
+    assert endpoint_of(judge).url == "https://api.openai.com/v1"
 
 
 # What the first question meets, and then: its rating, and how many requests it took in all.
@@ -108,7 +112,7 @@ def test_a_second_run_asks_nothing_that_was_answered(
         assert (again, len(served.requests)) == ([Rating(2, 2, 2)], asked + 1)
     else:
         assert (again, len(served.requests)) == (first, asked)
-        assert judge.endpoint.usage.requests == 0
+        assert endpoint_of(judge).usage.requests == 0
 
 
 def test_a_response_slower_than_the_time_out_is_asked_for_again(
@@ -167,7 +171,7 @@ def test_a_run_stopped_by_an_outage_goes_on_where_it_stopped(
     judge = judge_of(served, tmp_path)
     one, two = Rating(1, 1, 1), Rating(2, 2, 2)
     assert judge.rate(items(3)) == [one, Rating(1, 2, 2), two]
-    assert judge.endpoint.usage.requests == 5
+    assert endpoint_of(judge).usage.requests == 5
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
@@ -221,39 +225,23 @@ def test_as_many_requests_at_once_as_allowed(served: Served, tmp_path: Path) -> 
     assert served.most_at_once == 3
 
 
-def test_the_pace_counts_what_is_tried_again(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits: list[float] = []
-
-    def pace(per_minute: float | None) -> Pace:
-        return Pace(per_minute, clock=lambda: 0.0, sleep=waits.append)
-
-    monkeypatch.setattr("benchmarks.judges.client.Pace", pace)
-    served.script = [error(500), OK]
-    judge_of(served, tmp_path, requests_per_minute=30).rate([ITEM])
-    assert waits == [2.0, 4.0, 6.0]
-
-
 def test_the_estimate_counts_what_is_not_in_the_cache(served: Served, tmp_path: Path) -> None:
-    judge = judge_of(served, tmp_path, price=Price(1.0, 10.0))
-    before = judge.estimate([ITEM])
+    judge = judge_of(served, tmp_path)
     texts = [question_text(question, ITEM) for question in QUESTIONS]
+    before = endpoint_of(judge).estimate(texts, EXPECTED_TOKENS)
     assert (before.requests, before.cached) == (3, 0)
     assert before.prompt_tokens == sum(map(approximate_tokens, texts))
-    assert before.dollars == pytest.approx((before.prompt_tokens + 10 * 3 * 80) / 1e6)
+    assert before.dollars == pytest.approx((0.15 * before.prompt_tokens + 0.6 * 3 * 80) / 1e6)
     assert served.requests == []
     judge.rate([ITEM])
-    after = judge.estimate([ITEM, Item("a", "b", "c"), Item("a", "", "c")])
-    assert (after.requests, after.cached) == (3, 3)
-    assert judge.estimate([ITEM]).dollars == 0
+    after = endpoint_of(judge).estimate([*texts, "another"], EXPECTED_TOKENS)
+    assert (after.requests, after.cached) == (1, 3)
+    assert endpoint_of(judge).estimate(texts, EXPECTED_TOKENS).dollars == 0
 
 
 def test_an_estimate_needs_neither_key_nor_price(tmp_path: Path) -> None:
-    assert (
-        EndpointJudge(Endpoint(tmp_path / "c", model="unheard-of")).estimate([ITEM]).dollars is None
-    )
-    assert EndpointJudge(Endpoint(tmp_path / "c")).estimate([ITEM]).dollars
+    assert Endpoint(tmp_path / "c", model="unheard-of").estimate(["a"], 9).dollars is None
+    assert Endpoint(tmp_path / "c").estimate(["a"], 9).dollars
 
 
 def test_the_running_total_is_the_endpoints_count(
@@ -261,14 +249,14 @@ def test_the_running_total_is_the_endpoints_count(
 ) -> None:
     without_counts = completion("Rating: [[1]]", usage=None)
     served.script = [without_counts]
-    judge = judge_of(served, tmp_path, price=Price(1000.0, 10000.0))
+    judge = judge_of(served, tmp_path)
     judge.rate([ITEM])
     approximate = approximate_tokens(question_text("concept", ITEM))
-    assert judge.endpoint.usage.prompt_tokens == approximate + 200
-    assert judge.endpoint.usage.completion_tokens == approximate_tokens("Rating: [[1]]") + 40
-    assert judge.endpoint.usage.summary(judge.endpoint.price) in capsys.readouterr().err
+    assert endpoint_of(judge).usage.prompt_tokens == approximate + 200
+    assert endpoint_of(judge).usage.completion_tokens == approximate_tokens("Rating: [[1]]") + 40
+    assert endpoint_of(judge).usage.summary(endpoint_of(judge).price) in capsys.readouterr().err
     judge.rate(items(1))
-    assert judge.endpoint.usage.requests == 6
+    assert endpoint_of(judge).usage.requests == 6
 
 
 def test_the_environment_gives_address_and_key(
@@ -276,7 +264,7 @@ def test_the_environment_gives_address_and_key(
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", f"{served.url}/")
     monkeypatch.setenv("OPENAI_API_KEY", "from-the-environment")
-    judge = EndpointJudge(Endpoint(tmp_path / "c", concurrency=1))
+    judge = ModelJudge(Endpoint(tmp_path / "c", concurrency=1))
     assert judge.rate([ITEM]) == [Rating(2, 2, 2)]
     assert served.authorizations == {"Bearer from-the-environment"}
 
@@ -298,7 +286,7 @@ def test_settings_that_make_no_sense_are_named(tmp_path: Path, option: str) -> N
 
 
 def test_the_key_is_not_shown(tmp_path: Path) -> None:
-    assert "secret" not in repr(EndpointJudge(Endpoint(tmp_path / "c", api_key="secret")))
+    assert "secret" not in repr(ModelJudge(Endpoint(tmp_path / "c", api_key="secret")))
 
 
 def _rate_in_a_process(url: str, folder: Path) -> list[Rating]:
