@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.launching import Command, executor_of, main, submit
-from concept_das.errors import InputError
+from benchmarks.launching import Command, main
 
 pytest.importorskip("submitit")
 
@@ -44,21 +43,25 @@ def records(folder: Path, world: int) -> list[object]:
 
 @pytest.mark.slow
 def test_each_task_takes_its_share(worker: str, tmp_path: Path) -> None:
-    executor = executor_of(tmp_path / "logs", tasks_per_node=2, gpus_per_task=0, cluster="local")
-    executor.submit(Command(worker, (str(tmp_path), "--flag"))).results()
+    import submitit
+
+    executor = submitit.AutoExecutor(tmp_path / "logs", cluster="local")
+    executor.update_parameters(tasks_per_node=2)
+    executor.submit(Command((worker, str(tmp_path), "--flag"))).results()
     arguments = [str(tmp_path), "--flag"]
     assert records(tmp_path, 2) == [[2, [0, 2, 4], arguments], [2, [1, 3], arguments]]
 
 
-def test_a_command_runs_as_python_m_does(worker: str, tmp_path: Path) -> None:
-    before = list(sys.argv)
-    Command(worker, (str(tmp_path),))()
-    assert sys.argv == before
+def test_a_command_runs_as_python_m_does(
+    worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    Command((worker, str(tmp_path)))()
     assert records(tmp_path, 1) == [[1, [0, 1, 2, 3, 4], [str(tmp_path)]]]
+    failing = Command((worker, str(tmp_path), "fail"))
     with pytest.raises(RuntimeError, match=f"{worker} left with no"):
-        Command(worker, (str(tmp_path), "fail"))()
-    again = Command(worker).checkpoint()
-    assert again.function == Command(worker)
+        failing()
+    assert failing.checkpoint().function == failing
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_job_asks_slurm_for_what_it_was_given(worker: str, slurm: Path) -> None:
     words = f"--folder {slurm}/logs --nodes 2 --tasks-per-node 2 --timeout-min 30 --partition long"
-    main([*words.split(), "--", worker, str(slurm), "--flag"])
+    assert main([*words.split(), "--", worker, str(slurm), "--flag"]) == 0
     batch = (slurm / "batch.sh").read_text()
     for line in ("nodes=2", "ntasks-per-node=2", "gpus-per-task=1", "time=30", "partition=long"):
         assert f"#SBATCH --{line}\n" in batch
@@ -108,26 +111,29 @@ def test_srun_starts_tasks_that_share(worker: str, slurm: Path) -> None:
 
 
 def test_no_gpus_and_no_partition_are_not_asked_for(worker: str, slurm: Path) -> None:
-    assert submit(worker, [], slurm / "logs", gpus_per_task=0) == "12"
+    assert main(["--folder", f"{slurm}/logs", "--gpus-per-task=0", "--", worker]) == 0
     batch = (slurm / "batch.sh").read_text()
     assert "--gpus" not in batch
     assert "--partition" not in batch
 
 
 def test_what_cannot_be_submitted_is_named(
-    worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(InputError, match="no module benchmarks.nothing"):
-        submit("benchmarks.nothing", [], tmp_path)
-    with pytest.raises(InputError, match="nodes is 0"):
-        submit(worker, [], tmp_path, nodes=0)
-    with pytest.raises(InputError, match="one node, not 2"):
-        submit(worker, [], tmp_path, nodes=2, cluster="local")
-    with pytest.raises(InputError, match="after --"):
-        main(["--folder", str(tmp_path)])
+    def error(*words: str) -> str:
+        assert main(["--folder", str(tmp_path), *words]) == 2
+        return capsys.readouterr().err
+
+    assert "no module 'benchmarks.nothing' to submit" in error("--", "benchmarks.nothing")
+    assert "give one after --" in error()
+    assert "nodes is 0; it must be at least 1" in error("--nodes=0", "--", worker)
+    assert "gpus_per_task is -1; it must be at least 0" in error("--gpus-per-task=-1")
+    local = ("--nodes=2", "--cluster=local", "--", worker)
+    assert "one node, not 2; give --nodes 1" in error(*local)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="srun is not on this machine"):
-        submit(worker, [], tmp_path)
+    assert "srun is not on this machine" in error("--", worker)
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(InputError, match=r"concept-das\[scale\]"):
-        submit(worker, [], tmp_path)
+    assert "concept-das[scale]" in error("--", worker)
