@@ -14,9 +14,9 @@ from benchmarks.judges.ratings import HIGHEST
 from benchmarks.steps import UNSTEERED
 from concept_das.methods.registry import METHODS
 from concept_das.reports.figures import (
-    SUBJECT,
     Styles,
     log_multipliers,
+    method_curve,
     method_legend,
     method_styles,
     plain_panel,
@@ -60,7 +60,9 @@ def multiplier_figure(answers: pd.DataFrame, fixed: Iterable[str], score: str) -
         plain_panel(axes, direction)
         axes.set_xlabel("multiplier")
         here = known[known["direction"] == direction]
-        _curves(axes, lines[lines["direction"] == direction], styles)
+        for method, rows in lines[lines["direction"] == direction].groupby("method"):
+            values = (rows["score_low"], rows["score"], rows["score_high"])
+            method_curve(axes, str(method), rows["multiplier"], values, styles[str(method)])
         for strip in side:
             _strip(strip, here, fixed, styles)
         for level in here.loc[here["method"] == UNSTEERED, "score"]:
@@ -139,23 +141,6 @@ def _place(method: str) -> tuple[int, str]:
 
 def _directions(frame: pd.DataFrame) -> list[str]:
     return [name for name in DIRECTIONS if name in set(frame["direction"])] or [DIRECTIONS[0]]
-
-
-def _curves(axes: Axes, points: pd.DataFrame, styles: Styles) -> None:
-    for method, rows in points.groupby("method"):
-        style = styles[str(method)]
-        axes.fill_between(
-            rows["multiplier"],
-            rows["score_low"],
-            rows["score_high"],
-            color=style["color"],
-            alpha=0.25 if method == SUBJECT else 0.12,
-            linewidth=0,
-            zorder=style["zorder"] - 2,
-        )
-        axes.plot(
-            rows["multiplier"], rows["score"], markeredgecolor="white", markeredgewidth=0.6, **style
-        )
 
 
 def _strip(axes: Axes, points: pd.DataFrame, methods: list[str], styles: Styles) -> None:

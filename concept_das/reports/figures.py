@@ -1,6 +1,5 @@
 """Draw the figures of a comparison and of the demo, and the styles that all figures share."""
 
-import base64
 import io
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -128,6 +127,31 @@ def plain_panel(axes: Axes, title: str, grid: Literal["x", "y"] = "y") -> None:
     axes.tick_params(labelbottom=True, labelleft=True)
 
 
+def method_curve(
+    axes: Axes,
+    method: str,
+    x: pd.Series,
+    values: tuple[pd.Series, pd.Series, pd.Series],
+    style: dict[str, Any],
+) -> None:
+    """A method's line with a band around it.
+
+    Args:
+        values: the band's lower edge, the line, the band's upper edge.
+    """
+    low, middle, high = values
+    axes.fill_between(
+        x,
+        low,
+        high,
+        color=style["color"],
+        alpha=0.25 if method == SUBJECT else 0.12,
+        linewidth=0,
+        zorder=style["zorder"] - 2,
+    )
+    axes.plot(x, middle, markeredgecolor="white", markeredgewidth=0.6, **style)
+
+
 def log_multipliers(axes: Axes) -> None:
     """A log axis of multipliers with round ticks."""
     axes.set_xscale("log")
@@ -185,11 +209,6 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def figure_address(png: bytes) -> str:
-    """A PNG as a data address, for a page that holds its own figures."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 def _lines(
     axes: Axes,
     summary: pd.DataFrame,
@@ -204,22 +223,8 @@ def _lines(
     for method, style in styles.items():
         rows = known[known["method"] == method].sort_values("multiplier")
         mean, spread = rows[name], rows[f"{name}_sd"].fillna(0)
-        axes.fill_between(
-            rows["multiplier"],
-            mean - spread,
-            mean + spread,
-            color=style["color"],
-            alpha=0.25 if method == SUBJECT else 0.12,
-            linewidth=0,
-            zorder=style["zorder"] - 2,
-        )
-        axes.plot(
-            rows["multiplier"],
-            mean,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-            **style | ({"markersize": 10.0} if len(rows) == 1 else {}),
-        )
+        drawn = style | ({"markersize": 10.0} if len(rows) == 1 else {})
+        method_curve(axes, method, rows["multiplier"], (mean - spread, mean, mean + spread), drawn)
         if cut:
             _off_scale(axes, rows["multiplier"], mean, style)
 

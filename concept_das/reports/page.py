@@ -1,19 +1,17 @@
 """Write a self-contained HTML page of tables, figures, samples and answers to filter."""
 
-import json
+import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from concept_das.errors import InputError
-from concept_das.reports.figures import SUBJECT, figure_address, figure_png
+from concept_das.reports.figures import SUBJECT
 from concept_das.reports.tables import text_cells
 from concept_das.runs.files import write_atomically
 from concept_das.words import Direction
@@ -41,6 +39,11 @@ class Picture:
     caption: str = ""
     wide: bool = True
 
+    @property
+    def address(self) -> str:
+        """A data address, as the page holds its own figures."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -61,7 +64,7 @@ def write_page(
     title: str,
     notes: Sequence[str] = (),
     tables: Mapping[str, pd.DataFrame] | None = None,
-    figures: Mapping[str, Figure | Picture] | None = None,
+    figures: Mapping[str, Picture] | None = None,
     answers: pd.DataFrame | None = None,
     filters: Sequence[str] = (),
     texts: Sequence[str] = (),
@@ -106,10 +109,12 @@ def write_page(
     Raises:
         InputError: if a filter or a text is not a column of the answers, or is named twice.
     """
-    data = None if answers is None or answers.empty else _columns(answers, filters, texts)
+    columns = None if answers is None or answers.empty else _columns(answers, filters, texts)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("concept_das", "resources"), autoescape=True
     )
+    # The filter tojson escapes what could end a script element.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     page = environment.get_template("page.html").render(
         title=title,
         subtitle=subtitle,
@@ -119,25 +124,16 @@ def write_page(
         cards=cards,
         tables=_page_tables(tables),
         reading=reading,
-        figures=[_page_figure(heading, one) for heading, one in (figures or {}).items()],
+        figures=figures or {},
         folded=_page_tables(folded),
         samples=samples or {},
         samples_note=samples_note,
         preformatted=preformatted or {},
         count=0 if answers is None else len(answers),
-        columns=data,
-        data=None if data is None else json_for_script(data),
+        columns=columns,
     )
     write_atomically(path, page.encode())
     return path
-
-
-def json_for_script(value: Any) -> str:
-    """JSON that may stand inside a script element: no text in it can end the element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _page_tables(tables: Mapping[str, pd.DataFrame] | None) -> dict[str, dict[str, Any]]:
@@ -149,11 +145,6 @@ def _page_tables(tables: Mapping[str, pd.DataFrame] | None) -> dict[str, dict[st
         }
         for heading, table in (tables or {}).items()
     }
-
-
-def _page_figure(heading: str, figure: Figure | Picture) -> dict[str, Any]:
-    picture = figure if isinstance(figure, Picture) else Picture(figure_png(figure))
-    return {"heading": heading, "address": figure_address(picture.png), **asdict(picture)}
 
 
 def _columns(
@@ -173,22 +164,13 @@ def _columns(
     columns = []
     for name in [*filters, *(c for c in answers.columns if c not in named), *texts]:
         role = "filter" if name in filters else "text" if name in texts else "value"
-        codes, found = pd.factorize(answers[name])
-        values = [_plain(value) for value in found]
-        if role == "filter":
-            order = sorted(
-                range(len(values)), key=lambda i: (isinstance(values[i], str), values[i])
-            )
-            place = np.empty(len(values) + 1, dtype=int)
-            place[order] = range(len(values))
-            place[-1] = -1  # a missing value has the code -1
-            codes, values = place[codes], [values[i] for i in order]
+        codes, found = pd.factorize(answers[name], sort=role == "filter")
         columns.append(
             {
                 "name": str(name),
                 "role": role,
                 "number": is_numeric_dtype(answers[name]) and not is_bool_dtype(answers[name]),
-                "values": values,
+                "values": [_plain(value) for value in found.tolist()],
                 "codes": codes.tolist(),
             }
         )
@@ -197,7 +179,5 @@ def _columns(
 
 def _plain(value: Any) -> str | int | float:
     """A value that JSON can hold; any other value becomes text."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, bool) or (isinstance(value, float) and not np.isfinite(value)):
-        return str(value)
-    return value if isinstance(value, (int, float, str)) else str(value)
+    known = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    return value if known and value not in (float("inf"), float("-inf")) else str(value)

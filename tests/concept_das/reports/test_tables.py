@@ -10,12 +10,12 @@ import pytest
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import RECOVERY
 from concept_das.reports.figures import (
-    figure_address,
     figure_png,
     method_styles,
     recovery_figure,
     tradeoff_figure,
 )
+from concept_das.reports.page import Picture
 from concept_das.reports.results import write_comparison
 from concept_das.reports.tables import average, summarise, to_markdown
 from concept_das.words import DIRECTIONS
@@ -282,7 +282,7 @@ def test_the_files(written: Path) -> None:
     assert markdown.count("| cdas |") == 2
     text = written.read_text()
     for name in ("recovery.png", "tradeoff.png"):
-        assert figure_address((folder / name).read_bytes()) in text
+        assert Picture((folder / name).read_bytes()).address in text
 
 
 def test_the_page_holds_everything_it_shows(written: Path) -> None:
