@@ -146,6 +146,9 @@ def _defaults_of(method: str) -> Mapping[str, Any]:
 def _call(command: Callable[..., None], options: Namespace, without: Set[str]) -> None:
     """Put the flags back into their option groups and run."""
     values = {key: value for key, value in options.items() if key != "config"}
+    for value in values.values():
+        if isinstance(value, str):
+            value.encode()  # raises where what was typed is no text in the terminal's encoding
     arguments: dict[str, Any] = {}
     for parameter, group in _groups(command).items():
         names = {field.name for field in fields(group)} - without
@@ -273,12 +276,16 @@ def _set_up() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not if it is closed
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="strict")
 
 
 def _guarded(prog: str, run: Callable[[], None]) -> int:
     """Run something; 0 on success, 2 on unusable input or disk, 130 on an interrupt."""
     try:
         run()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk shows here
     except (InputError, TrainingError) as error:
         reason = str(error)
     except KeyboardInterrupt:

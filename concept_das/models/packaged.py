@@ -67,9 +67,19 @@ def packaged_model(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that keeps converted models."""
-    chosen = cache_dir or os.environ.get("CONCEPT_DAS_CACHE") or Path.home() / ".cache/concept-das"
-    return Path(chosen)
+    """The folder that keeps converted models.
+
+    Raises:
+        InputError: if none is named and the user has no home.
+    """
+    if chosen := cache_dir or os.environ.get("CONCEPT_DAS_CACHE"):
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache/concept-das"
+    except RuntimeError as error:
+        raise InputError(
+            "the user has no home folder for a cache; set CONCEPT_DAS_CACHE to a folder"
+        ) from error
 
 
 def _convert_gguf(source: Path, target: Path) -> None:

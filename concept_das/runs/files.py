@@ -14,9 +14,14 @@ from concept_das.errors import InputError
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
+    A device, such as `/dev/stdout`, is written to as it is.
+
     Raises:
         OSError: naming the file, e.g. if the disk is full.
     """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     scratch = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

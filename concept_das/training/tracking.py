@@ -62,9 +62,11 @@ class WandbTracker:
                 mode="online" if mode == "online" else "offline",
                 settings=wandb.Settings(silent=True),
             )
-        except wandb.Error as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"wandb cannot start: {reason}; --wandb offline needs none") from error
+        except (wandb.Error, RuntimeError) as error:  # the second without a home folder
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise InputError(
+                f"wandb cannot start ({reason}); choose --wandb off, or offline if it is the network"
+            ) from error
 
     def log(self, values: Mapping[str, float], step: int | None) -> None:
         """Record values at a step, or at the next one."""
