@@ -65,7 +65,7 @@ class WandbTracker:
         except (wandb.Error, RuntimeError) as error:  # the second without a home folder
             reason = " ".join(str(error).split()).rstrip(".")
             raise InputError(
-                f"wandb cannot start ({reason}); choose --wandb off, or offline if it is the network"
+                f"wandb cannot start ({reason}); choose --wandb off, or offline without a network"
             ) from error
 
     def log(self, values: Mapping[str, float], step: int | None) -> None:
