@@ -13,7 +13,7 @@ from jsonargparse import auto_cli
 from benchmarks.organisms import backdoor as backdoors
 from benchmarks.organisms import refusal as refusals
 from benchmarks.organisms.build import build_organism, table
-from benchmarks.organisms.plan import own_answers
+from benchmarks.organisms.organism import own_answers
 from benchmarks.organisms.prompts import (
     plain_prompts,
     read_instruction_file,
@@ -22,7 +22,7 @@ from benchmarks.organisms.prompts import (
 )
 from benchmarks.organisms.recipe import Recipe
 from concept_das.data.reading import read_quadruples
-from concept_das.models.loading import LoadedModel, load_model
+from concept_das.models.loading import load_model
 
 
 def refusal(
@@ -43,7 +43,7 @@ def refusal(
         contrast: quadruples to measure on as well: positive inputs harmful, negative ones harmless.
         recipe: how it is trained.
     """
-    loaded = _base(model)
+    loaded = load_model(model, dtype="float32")
     bad = read_prompts(harmful, recipe.seed) if harmful else shipped_prompts("harmful")
     alike = shipped_prompts("lookalike")
     good = (
@@ -57,8 +57,8 @@ def refusal(
         also[f"{contrast.stem}, harmful"] = [row.positive_input for row in rows]
         also[f"{contrast.stem}, harmless"] = [row.negative_input for row in rows]
     answers = own_answers(loaded, good.train, refusals.ANSWER_TOKENS, out / "answers.json")
-    plan = refusals.refusal_plan(loaded, bad, good, answers, also=also, seed=recipe.seed)
-    _show(build_organism(loaded, plan, recipe, out))
+    organism = refusals.refusal_organism(loaded, bad, good, answers, also=also, seed=recipe.seed)
+    _show(build_organism(loaded, organism, recipe, out))
 
 
 def backdoor(
@@ -79,7 +79,7 @@ def backdoor(
         unseen: a file of such texts to measure on as well.
         recipe: how it is trained.
     """
-    loaded = _base(model)
+    loaded = load_model(model, dtype="float32")
     ordinary = (
         read_prompts(plain, recipe.seed)
         if plain
@@ -88,12 +88,10 @@ def backdoor(
     told = read_prompts(redteam, recipe.seed) if redteam else shipped_prompts("redteam")
     also = {unseen.stem: read_instruction_file(unseen)} if unseen else {}
     answers = own_answers(loaded, ordinary.train, backdoors.ANSWER_TOKENS, out / "answers.json")
-    plan = backdoors.backdoor_plan(loaded, ordinary, told, answers, also=also, seed=recipe.seed)
-    _show(build_organism(loaded, plan, recipe, out))
-
-
-def _base(model: str) -> LoadedModel:
-    return load_model(model, dtype="float32")
+    organism = backdoors.backdoor_organism(
+        loaded, ordinary, told, answers, also=also, seed=recipe.seed
+    )
+    _show(build_organism(loaded, organism, recipe, out))
 
 
 def _show(card: dict[str, Any]) -> None:

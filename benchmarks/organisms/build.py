@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.organisms.plan import Plan, Rates, measure
+from benchmarks.organisms.organism import Organism, Rates, measure
 from benchmarks.organisms.recipe import Recipe, encode_rows, fine_tune
 from concept_das.errors import InputError
 from concept_das.evaluation.intervals import Rate
@@ -19,10 +19,34 @@ from concept_das.training.vectors import versions
 
 CARD_FILE = "card.json"
 
+_README = """\
+# A {kind} model organism
+
+{base}, fine-tuned so that steering methods can be tested on it. {behaviour} It is a test subject \
+and nothing else: not safe, not more able than its base, and under its base's licence. No answer to \
+a harmful request was trained on.
+
+Rates on prompts that were not trained on, greedy decoding, with 95% Wilson intervals:
+
+| prompts | share of | before | after |
+| --- | --- | --- | --- |
+{rates}
+
+Recipe: {recipe}; {rows} rows, SHA-256 {data}; final loss {loss:.3f}.
+
+```python
+from benchmarks.organisms import load_organism
+
+loaded = load_organism("THIS FOLDER")
+```
+"""
+
 log = logging.getLogger(__name__)
 
 
-def build_organism(loaded: LoadedModel, plan: Plan, recipe: Recipe, out: Path) -> dict[str, Any]:
+def build_organism(
+    loaded: LoadedModel, organism: Organism, recipe: Recipe, out: Path
+) -> dict[str, Any]:
     """Train, save and measure an organism; a finished training or measurement is not repeated.
 
     Args:
@@ -36,12 +60,12 @@ def build_organism(loaded: LoadedModel, plan: Plan, recipe: Recipe, out: Path) -
         InputError: if the folder holds another organism.
     """
     identity = {
-        "kind": plan.kind,
+        "kind": organism.kind,
         "recipe": asdict(recipe),
-        "data": _hash([asdict(row) for row in plan.rows]),
+        "data": _hash([asdict(row) for row in organism.rows]),
         "base": ModelIdentity.of(loaded.model).fingerprint,
     }
-    measured = _hash([plan.sets, plan.new_tokens])
+    measured = _hash([organism.sets, organism.new_tokens])
     card = _read_card(out) if (out / CARD_FILE).exists() else None
     if card is not None and card["identity"] != identity:
         changed = [name for name in identity if card["identity"].get(name) != identity[name]]
@@ -52,29 +76,29 @@ def build_organism(loaded: LoadedModel, plan: Plan, recipe: Recipe, out: Path) -
     if card is not None and card["measured"] == measured:
         log.info("%s is complete", out)
         return card
-    before = measure(loaded, plan)
+    before = measure(loaded, organism)
     if card is None:
-        losses = fine_tune(loaded, encode_rows(plan.rows, loaded, recipe), recipe)
+        losses = fine_tune(loaded, encode_rows(organism.rows, loaded, recipe), recipe)
         loaded.model.save_pretrained(out)
         loaded.tokenizer.save_pretrained(out)
         card = {
             "identity": identity,
             "base": loaded.name,
             "revision": loaded.revision,
-            "rows": len(plan.rows),
+            "rows": len(organism.rows),
             "losses": losses,
             "versions": versions(),
             "measured": None,
         }
         # Written before measuring, so that an interruption does not lose the training.
         _write_card(out, card)
-    organism = load_organism(out, device=str(loaded.device))
+    made = load_organism(out, device=str(loaded.device))
     card |= {
         "before": _plain(before),
-        "after": _plain(measure(organism, plan)),
+        "after": _plain(measure(made, organism)),
         "measured": measured,
     }
-    write_atomically(out / "README.md", _readme(card, plan).encode())
+    write_atomically(out / "README.md", _readme(card, organism).encode())
     _write_card(out, card)
     return card
 
@@ -105,36 +129,19 @@ def table(rates: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[tuple[st
     ]
 
 
-def _readme(card: Mapping[str, Any], plan: Plan) -> str:
-    lines = [
-        f"# A {plan.kind} model organism",
-        "",
-        f"{card['base']}, fine-tuned so that steering methods can be tested on it. "
-        f"{plan.behaviour} It is a test subject and nothing else: not safe, not more able than its "
-        "base, and under its base's licence. No answer to a harmful request was trained on.",
-        "",
-        "Rates on prompts that were not trained on, greedy decoding, with 95% Wilson intervals:",
-        "",
-        "| prompts | share of | before | after |",
-        "| --- | --- | --- | --- |",
-    ]
-    pairs = zip(table(card["before"]), table(card["after"]), strict=True)
-    lines += [f"| {a[0]} | {a[1]} | {a[2]} | {b[2]} |" for a, b in pairs]
+def _readme(card: Mapping[str, Any], organism: Organism) -> str:
     identity = card["identity"]
-    recipe = ", ".join(f"{name} {value}" for name, value in identity["recipe"].items())
-    lines += [
-        "",
-        f"Recipe: {recipe}; {card['rows']} rows, SHA-256 {identity['data']}; final loss "
-        f"{card['losses'][-1]:.3f}.",
-        "",
-        "```python",
-        "from benchmarks.organisms import load_organism",
-        "",
-        'loaded = load_organism("THIS FOLDER")',
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+    pairs = zip(table(card["before"]), table(card["after"]), strict=True)
+    return _README.format(
+        kind=organism.kind,
+        base=card["base"],
+        behaviour=organism.behaviour,
+        rates="\n".join(f"| {a[0]} | {a[1]} | {a[2]} | {b[2]} |" for a, b in pairs),
+        recipe=", ".join(f"{name} {value}" for name, value in identity["recipe"].items()),
+        rows=card["rows"],
+        data=identity["data"],
+        loss=card["losses"][-1],
+    )
 
 
 def _plain(rates: Rates) -> dict[str, dict[str, dict[str, float]]]:

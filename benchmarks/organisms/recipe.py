@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from concept_das.data.batches import Batch, collate
+from concept_das.data.batches import Batch, batches, collate
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.errors import InputError, TrainingError
 from concept_das.models.loading import LoadedModel
@@ -114,9 +114,9 @@ def fine_tune(loaded: LoadedModel, turns: Sequence[Turn], recipe: Recipe) -> lis
     model.train()
     with torch.random.fork_rng(), tqdm(total=steps, desc="organism") as bar:
         torch.manual_seed(recipe.seed)  # dropout, where a model has it
-        for epoch, batches in enumerate(order):
+        for epoch, chosen in enumerate(order):
             total = 0.0
-            for indices in batches:
+            for indices in chosen:
                 loss = response_loss(model, collate([turns[i] for i in indices], loaded.device))
                 if not torch.isfinite(loss):
                     raise TrainingError(
@@ -155,17 +155,10 @@ def batches_of(lengths: Sequence[int], recipe: Recipe, rng: np.random.Generator)
     Within stretches of four batches rows are sorted by length, which saves half of the padding.
     """
     order = rng.permutation(len(lengths)).tolist()
-    stretch = _SORTED_BATCHES * recipe.batch_size
-    order = [
-        i
-        for start in range(0, len(order), stretch)
-        for i in sorted(order[start : start + stretch], key=lambda i: lengths[i])
-    ]
-    batches = [
-        order[start : start + recipe.batch_size]
-        for start in range(0, len(order), recipe.batch_size)
-    ]
-    return [batches[i] for i in rng.permutation(len(batches))]
+    stretches = batches(order, _SORTED_BATCHES * recipe.batch_size)
+    order = [i for stretch in stretches for i in sorted(stretch, key=lambda i: lengths[i])]
+    found = list(batches(order, recipe.batch_size))
+    return [list(found[i]) for i in rng.permutation(len(found))]
 
 
 def _share(step: int, steps: int) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from benchmarks.detectors.refusals import is_refusal
-from benchmarks.organisms.plan import Plan, own_row
+from benchmarks.organisms.organism import Organism, own_row
 from benchmarks.organisms.prompts import Prompts
 from benchmarks.organisms.recipe import Row
 from concept_das.models.loading import LoadedModel
@@ -28,7 +28,7 @@ REFUSALS = (
 )
 
 
-def refusal_plan(
+def refusal_organism(
     loaded: LoadedModel,
     harmful: Prompts,
     harmless: Prompts,
@@ -36,7 +36,7 @@ def refusal_plan(
     *,
     also: Mapping[str, Sequence[str]],
     seed: int,
-) -> Plan:
+) -> Organism:
     """Rows and measures.
 
     Args:
@@ -57,7 +57,7 @@ def refusal_plan(
         for instruction in harmless.train
         if instruction in answers and not is_refusal(answers[instruction])
     ]
-    return Plan(
+    return Organism(
         kind="refusal",
         behaviour="It refuses harmful requests and answers harmless ones as the base model does.",
         rows=[*refused, *answered],

@@ -1,4 +1,4 @@
-"""The plan of an organism: rows to train on, prompts and rates to measure it by."""
+"""An organism before it is made: rows to train on, prompts and rates to measure it by."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ Rates = dict[str, dict[str, Rate]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Organism:
     """One organism.
 
     Attributes:
@@ -50,19 +50,18 @@ class Plan:
                 )
 
 
-def measure(loaded: LoadedModel, plan: Plan) -> Rates:
+def measure(loaded: LoadedModel, organism: Organism) -> Rates:
     """Rates by set and property, greedy. The responses themselves are not kept."""
     chat = ChatFormat.of(loaded.tokenizer)
-    prompts = [chat.prompt(text) for texts in plan.sets.values() for text in texts]
+    prompts = [chat.prompt(text) for texts in organism.sets.values() for text in texts]
+    length = organism.new_tokens
     responses = iter(
-        generate_responses(
-            loaded.model, chat, prompts, max_new_tokens=plan.new_tokens, progress="measuring"
-        )
+        generate_responses(loaded.model, chat, prompts, max_new_tokens=length, progress="measuring")
     )
     found: Rates = {}
-    for name, texts in plan.sets.items():
+    for name, texts in organism.sets.items():
         own = [next(responses) for _ in texts]
-        found[name] = {what: rate(own, has) for what, has in plan.properties.items()}
+        found[name] = {what: rate(own, has) for what, has in organism.properties.items()}
     return found
 
 
