@@ -23,8 +23,8 @@ _README = """\
 # A {kind} model organism
 
 {base}, fine-tuned so that steering methods can be tested on it. {behaviour} It is a test subject \
-and nothing else: not safe, not more able than its base, and under its base's licence. No answer to \
-a harmful request was trained on.
+and nothing else: not safe, not more able than its base, and under its base's licence. No answer \
+to a harmful request was trained on.
 
 Rates on prompts that were not trained on, greedy decoding, with 95% Wilson intervals:
 

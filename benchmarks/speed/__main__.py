@@ -27,6 +27,7 @@ from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from benchmarks.speed.timing import attainable_gemm
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
+from concept_das.data.files import write_table
 from concept_das.data.reading import read_quadruples
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
@@ -94,12 +95,12 @@ def main(
     figures |= _same_direction(loaded, layer, refusal_rows(refusal, chat)[:32])
     figures |= _generation(loaded, chat, layer, refusal)
     curves = growth(loaded, layer, concepts, options)
-    write_atomically(out / "growth.csv", curves.to_csv(index=False).encode())
+    write_table(out / "growth.csv", curves)
     plot_growth(curves, out / "growth.png")
     frame = pd.DataFrame(table)
     print(frame.round(3).to_string(index=False))
     print(json.dumps(figures, indent=2))
-    write_atomically(out / "steps.csv", frame.to_csv(index=False).encode())
+    write_table(out / "steps.csv", frame)
     command = f"python -m benchmarks.speed --refusal {refusal.name} --axbench {axbench.name}"
     record = {**figures, "command": command, "cores": torch.get_num_threads(), **versions()}
     write_atomically(out / "speed.json", json.dumps(record, indent=2).encode())

@@ -1,7 +1,7 @@
 """Steered generation against unsteered, and against the release's way without a KV cache."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,15 +71,11 @@ def generation_cost(
         return ids
 
     same = torch.equal(steered(), uncached())
-    ways: list[Callable[[], Tensor]] = [unsteered, steered]
-    seconds: dict[str, list[float]] = {way.__name__: [] for way in ways}
-    for _ in range(repeats):
-        for way in ways:
-            seconds[way.__name__].append(seconds_of(way, loaded.device))
-    slow = seconds_of(uncached, loaded.device)
-    return GenerationCost(
-        statistics.median(seconds["unsteered"]), statistics.median(seconds["steered"]), slow, same
-    )
+    seconds = [
+        [seconds_of(way, loaded.device) for way in (unsteered, steered)] for _ in range(repeats)
+    ]
+    fast, slower = map(statistics.median, zip(*seconds, strict=True))
+    return GenerationCost(fast, slower, seconds_of(uncached, loaded.device), same)
 
 
 def _inputs(batch: Batch) -> dict[str, Tensor]:

@@ -49,45 +49,39 @@ def growth(
     Args:
         concepts: rows of several concepts; the first one's are used where one is enough.
     """
-    points = [
-        *_by_tokens(loaded, layer, concepts[0][:16], options),
-        *_by_layer(loaded, concepts[0][:16], options),
-        *_by_rows(loaded, layer, concepts[0], options),
-        *_by_concepts(loaded, layer, concepts, options),
-        *_by_vocabulary(loaded, concepts[0][:16], options),
-    ]
-    return pd.DataFrame(points)
+    rows, few = concepts[0], concepts[0][:16]
+    points: list[dict[str, Any]] = []
 
+    def add(
+        axis: str,
+        value: int,
+        steps: dict[str, Step],
+        used: Sequence[EncodedQuadruple],
+        batch_size: int = 8,
+    ) -> None:
+        costs = compare_steps(steps, used, batch_size=batch_size, repeats=2, device=loaded.device)
+        for way, cost in costs.items():
+            kept = {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes}
+            points.append({"axis": axis, "value": value, "way": way, **kept})
 
-def _points(
-    axis: str,
-    value: int,
-    steps: dict[str, Step],
-    rows: Sequence[EncodedQuadruple],
-    loaded: LoadedModel,
-    batch_size: int = 8,
-) -> Iterator[dict[str, Any]]:
-    costs = compare_steps(steps, rows, batch_size=batch_size, repeats=2, device=loaded.device)
-    for way, cost in costs.items():
-        yield {
-            "axis": axis,
-            "value": value,
-            "way": way,
-            "seconds": cost.seconds,
-            "peak_bytes": cost.peak_bytes,
-        }
-
-
-def _by_tokens(
-    loaded: LoadedModel, layer: int, rows: Sequence[EncodedQuadruple], options: EngineOptions
-) -> Iterator[dict[str, Any]]:
     for tokens in TOKENS:
-        short = [_cut(row, tokens) for row in rows]
-        steps = {
-            "release": release_step(loaded, layer),
-            "engine": engine_step(loaded, layer, short, options),
-        }
-        yield from _points("tokens", tokens, steps, short, loaded)
+        short = [_cut(row, tokens) for row in few]
+        engine = engine_step(loaded, layer, short, options)
+        add("tokens", tokens, {"release": release_step(loaded, layer), "engine": engine}, short)
+    n_layers = find_site(loaded.model, 0).n_layers
+    for at in sorted({0, n_layers // 4, n_layers // 2, 3 * n_layers // 4, n_layers - 1}):
+        add("layer", at, {"engine": engine_step(loaded, at, few, options)}, few)
+    for count in ROWS:
+        used = rows[: 2 * count]
+        add("rows", count, {"engine": engine_step(loaded, layer, used, options)}, used, count)
+    points += _by_concepts(loaded, layer, concepts, options)
+    # Kept logits would grow with the vocabulary; they belong to the cache, not the step.
+    small_cache = replace(options, cache_gb=0.1)
+    for vocabulary in VOCABULARIES:
+        small = replace(loaded, model=_model_of(vocabulary).to(loaded.device).eval())
+        engine = engine_step(small, 2, few, small_cache)
+        add("vocabulary", vocabulary, {"release": release_step(small, 2), "engine": engine}, few)
+    return pd.DataFrame(points)
 
 
 def _cut(row: EncodedQuadruple, tokens: int) -> EncodedQuadruple:
@@ -98,24 +92,6 @@ def _cut(row: EncodedQuadruple, tokens: int) -> EncodedQuadruple:
         )
 
     return EncodedQuadruple(cut(row.elicit), cut(row.suppress))
-
-
-def _by_layer(
-    loaded: LoadedModel, rows: Sequence[EncodedQuadruple], options: EngineOptions
-) -> Iterator[dict[str, Any]]:
-    n_layers = find_site(loaded.model, 0).n_layers
-    for layer in sorted({0, n_layers // 4, n_layers // 2, 3 * n_layers // 4, n_layers - 1}):
-        steps = {"engine": engine_step(loaded, layer, rows, options)}
-        yield from _points("layer", layer, steps, rows, loaded)
-
-
-def _by_rows(
-    loaded: LoadedModel, layer: int, rows: Sequence[EncodedQuadruple], options: EngineOptions
-) -> Iterator[dict[str, Any]]:
-    for count in ROWS:
-        used = rows[: 2 * count]
-        steps = {"engine": engine_step(loaded, layer, used, options)}
-        yield from _points("rows", count, steps, used, loaded, count)
 
 
 def _by_concepts(
@@ -139,11 +115,10 @@ def _by_concepts(
         }
 
 
-def _by_vocabulary(
-    loaded: LoadedModel, rows: Sequence[EncodedQuadruple], options: EngineOptions
-) -> Iterator[dict[str, Any]]:
-    for vocabulary in VOCABULARIES:
-        config = LlamaConfig(
+def _model_of(vocabulary: int) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
             vocab_size=vocabulary,
             hidden_size=64,
             intermediate_size=128,
@@ -152,14 +127,7 @@ def _by_vocabulary(
             max_position_embeddings=2048,
             tie_word_embeddings=True,
         )
-        torch.manual_seed(0)
-        small = replace(loaded, model=LlamaForCausalLM(config).to(loaded.device).eval())
-        steps = {
-            "release": release_step(small, 2),
-            # Kept logits would grow with the vocabulary; they belong to the cache, not the step.
-            "engine": engine_step(small, 2, rows, replace(options, cache_gb=0.1)),
-        }
-        yield from _points("vocabulary", vocabulary, steps, rows, loaded)
+    )
 
 
 def plot_growth(frame: pd.DataFrame, path: Path) -> None:

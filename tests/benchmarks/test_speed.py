@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
+import benchmarks.speed.growth as growth_module
 from benchmarks.speed.__main__ import ratios
 from benchmarks.speed.generation import generation_cost
-from benchmarks.speed.growth import AXES, plot_growth
+from benchmarks.speed.growth import AXES, growth, plot_growth
 from benchmarks.speed.rows import axbench_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from benchmarks.speed.timing import attainable_gemm, peak_bytes_of, seconds_of
@@ -74,6 +75,24 @@ def test_axbench_rows_stand_in_the_next_answer_for_the_neutral_one(tmp_path: Pat
         chat.text_ids("la"),
         chat.text_ids("oak"),
     ]
+
+
+def test_there_is_a_point_for_every_value_and_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, rows = tiny_loaded(), encoded_rows()
+    for name in ("TOKENS", "ROWS", "CONCEPTS"):
+        monkeypatch.setattr(growth_module, name, (1, 2))
+    monkeypatch.setattr(growth_module, "VOCABULARIES", (200,))
+    points = growth(loaded, 1, [rows, rows], EngineOptions())
+    assert points.groupby(["axis", "way"]).size().to_dict() == {
+        ("concepts", "engine"): 2,
+        ("layer", "engine"): 4,
+        ("rows", "engine"): 2,
+        ("tokens", "engine"): 2,
+        ("tokens", "release"): 2,
+        ("vocabulary", "engine"): 1,
+        ("vocabulary", "release"): 1,
+    }
+    assert (points[["seconds", "peak_bytes"]] > 0).all(axis=None)
 
 
 def test_the_plot_has_every_axis(tmp_path: Path) -> None:
