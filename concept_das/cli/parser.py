@@ -96,7 +96,7 @@ def _parser_of(command: Callable[..., None], without: Set[str] = frozenset()) ->
         hint = getattr(action, "_typehint", None)
         for kind in (str, Path):
             if hint == kind | None:
-                action._typehint = kind
+                vars(action)["_typehint"] = kind
         if isinstance(action.default, bool):  # `--compare` alone means `--compare=true`
             action.nargs, action.const = "?", True
         # Help shows hyphens; what is typed is read with underscores, see `_underscored`.

@@ -23,8 +23,8 @@ def turns_of(cell: Any) -> list[tuple[str, str]] | None:
         role = message.get("role") or message.get("from")
         text = message.get("content") or message.get("value")
         if not isinstance(text, str) and isinstance(text, Iterable):  # parts, as for images
-            parts = [part.get("text") if isinstance(part, Mapping) else None for part in text]
-            text = None if None in parts else "".join(parts)
+            parts: list[Any] = [p.get("text") if isinstance(p, Mapping) else None for p in text]
+            text = "".join(parts) if all(isinstance(part, str) for part in parts) else None
         if not isinstance(role, str) or not isinstance(text, str):
             return None
         turns.append((_ROLES.get(role, role), text))

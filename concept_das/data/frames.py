@@ -9,17 +9,18 @@ import json
 import lzma
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import pandas as pd
 import pyarrow
 
+from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 
-Source = (
+Source: TypeAlias = (
     str
     | Path
     | pd.DataFrame
@@ -66,7 +67,7 @@ def read_frame(source: Source, split: str = "train") -> pd.DataFrame:
             f"{name} holds no rows; give a file, a folder, the id of a data set, a data set, a "
             "data frame, or a list of dicts"
         )
-    rows = [asdict(row) if is_dataclass(row) else row for row in source]
+    rows = [asdict(row) if isinstance(row, Quadruple) else row for row in source]
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise InputError(f"{name}, row {number} is {row!r}; give a dict with a text a column")
