@@ -51,7 +51,7 @@ def steered_logits(
         artifact.prefix_length
     }:
         try:
-            return ReplayedLogits(model, artifact, turns[:2])
+            return ReplayedLogits(model, artifact, turns)
         except ReplayError as reason:
             log.debug("evaluating with the whole model, which cannot be replayed (%s)", reason)
     return WholeModelLogits(model)

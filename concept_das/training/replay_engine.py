@@ -73,7 +73,7 @@ class ReplayLosses:
         self.model = model
         self.interventions = interventions
         self.method = method
-        probe = [run.base for run in runs[:2]]
+        probe = [run.base for run in runs]
         self.replay = Replay(model, sites, probe, share_prefix=method.shares_prefix)
         texts = list(dict.fromkeys((run.base, run.source) for run in runs))
         self.entry = {text: i for i, text in enumerate(texts)}
