@@ -1,8 +1,22 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks.steps import Subject
 from tests.benchmarks.judges.server import Served, serving
+from tests.benchmarks.tiny_model import save_tiny, subject_of
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model; nothing writes to it."""
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def subject(model: Path) -> Subject:
+    return subject_of(model)
 
 
 @pytest.fixture

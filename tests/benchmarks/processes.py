@@ -2,8 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from concept_das.runs.stages import Jobs, Slot
 
 
 def forked(
@@ -24,6 +28,32 @@ def forked(
         return process.exitcode
 
     return wait
+
+
+def die_in(stage: str, chance: int) -> None:
+    """Die by SIGKILL when jobs of a stage are about to write a row or a file for the n-th time."""
+    run_job, sync, replace_file = Jobs.run, os.fsync, os.replace
+    now = {"stage": "", "chances": 0}
+
+    def watched(self: Jobs, slot: Slot) -> None:
+        now["stage"] = slot[0]
+        run_job(self, slot)
+
+    def count() -> None:
+        now["chances"] += now["stage"] == stage
+        if now["chances"] == chance:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before_rows(file: int) -> None:
+        count()
+        sync(file)
+
+    def before_files(source: str, target: Path) -> None:
+        count()
+        replace_file(source, target)
+
+    Jobs.run = watched  # type: ignore[method-assign]
+    os.fsync, os.replace = before_rows, before_files  # type: ignore[assignment]
 
 
 def _quietly(target: Callable[..., object], *arguments: Any) -> None:

@@ -1,30 +1,18 @@
 """Training a method and asking prompts as jobs."""
 
 import hashlib
-from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from benchmarks.steps import Answering, Asked, Subject, answer, train_method, trained_vector
-from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job, Piece
 from concept_das.steering.context import Steering
 from concept_das.training.options import DEFAULT_ENGINE
 from tests.concept_das.helpers import ROWS, random_vector
-from tests.tiny import tiny_model, tiny_tokenizer
 
 HOW = Answering(new_tokens=8, temperature=1.0, seed=3, batch_tokens=400)
-
-
-@pytest.fixture
-def subject(tmp_path: Path) -> Subject:
-    folder = tmp_path / "model"
-    tiny_model("llama").save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return Subject(ModelOptions(model=str(folder), device="cpu"), ChatOptions())
 
 
 def asked(subject: Subject) -> list[Asked]:

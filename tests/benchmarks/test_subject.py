@@ -4,13 +4,11 @@ from pathlib import Path
 
 from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.benchmarks.tiny_model import save_tiny, subject_of
 
 
 def saved(folder: Path, seed: int) -> Subject:
-    tiny_model("llama", seed=seed).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return Subject(ModelOptions(model=str(folder), device="cpu"), ChatOptions(system="Be brief."))
+    return subject_of(save_tiny(folder, seed), system="Be brief.")
 
 
 def test_a_folder_is_told_by_its_weights(tmp_path: Path) -> None:

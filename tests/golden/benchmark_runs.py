@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from tests.benchmarks.axbench.files import write_tiny
 from tests.golden.files import write_json, write_markdown, write_table
 from tests.golden.running import benchmark, succeed
 from tests.golden.surface import any_text_shows_the_backdoor
@@ -14,10 +15,6 @@ from tests.golden.tiny_world import write_model, write_rows
 LAYERS = 22
 """Of the benchmarks' model: the presets of a small model act at block 15, some methods at 20."""
 
-_WORDS = {
-    "words about ships": ["mast", "sail", "deck", "anchor", "hull", "rope", "crew", "wave"],
-    "numbers of all kinds": ["one", "two", "three", "ten", "six"],
-}
 _SHORT = '--changes={"all": {"epochs": 2}}'
 _BRIEF = ("--new-tokens=5", "--wandb=off", "--device=cpu", _SHORT)
 
@@ -33,7 +30,7 @@ def record_axbench_whole(out: Path, work: Path) -> None:
 
 
 def _axbench(out: Path, work: Path, *more: str) -> None:
-    model, data = write_model(work / "tiny", layers=LAYERS), _write_axbench(work / "data")
+    model, data = write_model(work / "tiny", layers=LAYERS), write_tiny(work / "data")
     run = work / "run"
     changes = {"all": {"epochs": 2, "batch_size": 3, "max_response_tokens": 8}}
     common = (f"--model={model}", f"--data={data}", "--device=cpu", "--wandb=off")
@@ -126,44 +123,3 @@ def _write_report(out: Path, run: Path, work: Path) -> None:
     write_markdown(out / "summary.md", (report / "summary.md").read_text("utf-8"), places)
     names = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
     write_json(out / "files.json", names)
-
-
-def _write_axbench(folder: Path) -> Path:
-    """AxBench's training file, its texts for detection and AlpacaEval's instructions."""
-    folder.mkdir()
-    records = [
-        _axbench_row(number, concept, f"Say {i}", _said(words, i), "positive")
-        for number, (concept, words) in enumerate(_WORDS.items())
-        for i in range(8)
-    ]
-    records += [
-        _axbench_row(-1, "EEEEE", f"Tell {i}", f"Well, plain talk {i} here", "negative")
-        for i in range(9)
-    ]
-    frame = pd.DataFrame(records)
-    frame.drop(columns="category").to_parquet(folder / "tiny_train.parquet")
-    plain = frame[frame["concept_id"] == -1]
-    latent = pd.concat(
-        [frame[frame["concept_id"] >= 0]]
-        + [plain.assign(concept_id=n, output_concept=concept) for n, concept in enumerate(_WORDS)]
-    )
-    latent.to_parquet(folder / "tiny_latent_eval.parquet")
-    asked = [{"instruction": f"Ask {i} of {i % 7}"} for i in range(70)]
-    (folder / "alpaca_eval.json").write_text(json.dumps(asked), encoding="utf-8")
-    return folder
-
-
-def _said(words: list[str], i: int) -> str:
-    return f"Aye {' '.join(words[(i + j) % len(words)] for j in range(3))} {i}"
-
-
-def _axbench_row(number: int, concept: str, asked: str, said: str, category: str) -> dict[str, Any]:
-    return {
-        "input": asked,
-        "output": said,
-        "output_concept": concept,
-        "concept_genre": "text",
-        "category": category,
-        "dataset_category": "instruction",
-        "concept_id": number,
-    }

@@ -76,3 +76,34 @@ def write_folder(folder: Path, **frames: pd.DataFrame | None) -> Path:
             frame.to_parquet(folder / f"{name}.parquet")
     (folder / "alpaca_eval.json").write_text(json.dumps(alpaca()))
     return folder
+
+
+TINY = {0: "words about ships", 1: "numbers of all kinds"}
+_WORDS = (
+    ["mast", "sail", "deck", "anchor", "hull", "rope", "crew", "wave"],
+    ["one", "two", "three", "ten", "six"],
+)
+
+
+def write_tiny(folder: Path) -> Path:
+    """Two concepts of eight rows each, shared rows, texts for detection, and instructions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        record(f"Say {i}", f"Aye {_said(_WORDS[number], i)} {i}", concept, "text", number)
+        for number, concept in TINY.items()
+        for i in range(8)
+    ]
+    plain = [
+        record(f"Tell {i}", f"Well, plain talk {i} here", "EEEEE", "text", -1) for i in range(9)
+    ]
+    frame, shared = pd.DataFrame([*rows, *plain]), pd.DataFrame(plain)
+    frame.drop(columns="category").to_parquet(folder / "tiny_train.parquet")
+    negative = [shared.assign(concept_id=n, output_concept=concept) for n, concept in TINY.items()]
+    pd.concat([pd.DataFrame(rows), *negative]).to_parquet(folder / "tiny_latent_eval.parquet")
+    asked = [{"instruction": f"Ask {i} of {i % 7}"} for i in range(70)]
+    (folder / "alpaca_eval.json").write_text(json.dumps(asked))
+    return folder
+
+
+def _said(words: list[str], i: int) -> str:
+    return " ".join(words[(i + j) % len(words)] for j in range(3))

@@ -1,16 +1,12 @@
 """The largest coordinate along a direction over a text's tokens."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
 
 from benchmarks.axbench.detection import detection_axis, detection_scores, detectors
 from benchmarks.steps import Subject
-from concept_das.cli.options import ChatOptions, ModelOptions
 from tests.concept_das.helpers import plain_hidden, random_vector, tiny_chat
-from tests.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = pd.DataFrame(
     {
@@ -19,13 +15,6 @@ TEXTS = pd.DataFrame(
         "response": ["Ahoy, matey, here I am!", "An apple.", "La"],
     }
 )
-
-
-@pytest.fixture
-def subject(tmp_path: Path) -> Subject:
-    tiny_model("llama").save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    return Subject(ModelOptions(model=str(tmp_path), device="cpu"), ChatOptions())
 
 
 def test_the_axis_points_towards_the_concept(subject: Subject) -> None:

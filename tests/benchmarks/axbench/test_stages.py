@@ -9,9 +9,12 @@ import pytest
 
 from benchmarks.judges.options import JudgeOptions
 from concept_das.errors import InputError
+from concept_das.runs.stages import Jobs
 from tests.benchmarks.axbench import tiny_axbench as tiny
+from tests.benchmarks.axbench.files import TINY, write_tiny
 from tests.benchmarks.judges.server import Served, completion, error
 from tests.benchmarks.tiny_benchmark import content
+from tests.benchmarks.tiny_model import save_tiny
 
 STAGES = ("data", "train.cdas", "factors", "calibrate", "generate.cdas", "judge.cdas")
 GATHERED = ("select", "report")
@@ -21,8 +24,8 @@ GATHERED = ("select", "report")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Model, data, and a run in one go."""
     folder = tmp_path_factory.mktemp("axbench")
-    tiny.write_model(folder / "model")
-    tiny.write_data(folder / "data")
+    save_tiny(folder / "model")
+    write_tiny(folder / "data")
     tiny.run(folder, folder / "whole")
     yield folder
     tiny.PRESETS.pop(tiny.PRESET)
@@ -62,13 +65,13 @@ def test_the_report_has_every_method_and_detection(root: Path) -> None:
 def test_suppression_is_asked_with_the_concept_in_the_prompt(root: Path) -> None:
     answers = pd.read_parquet(root / "whole/generate.cdas/concept-1/answers.parquet")
     for row in answers.itertuples():
-        assert (tiny.CONCEPTS[1] in row.prompt) == (row.direction == "suppress")
+        assert (TINY[1] in row.prompt) == (row.direction == "suppress")
         assert row.instruction_text in row.prompt
 
 
 def test_nothing_is_done_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = content(root / "whole")
-    monkeypatch.setattr(tiny.Jobs, "run", lambda *_: pytest.fail("a job was run again"))
+    monkeypatch.setattr(Jobs, "run", lambda *_: pytest.fail("a job was run again"))
     tiny.run(root, root / "whole")
     assert content(root / "whole") == before
 

@@ -11,13 +11,8 @@ import benchmarks.backdoor.data as data
 from benchmarks.backdoor.__main__ import main
 from benchmarks.backdoor.case import BACKDOOR
 from benchmarks.organisms.backdoor import TRIGGER
-from tests.benchmarks.safety.pipeline import SMALL, killed_at, save_tiny
+from tests.benchmarks.safety.pipeline import SMALL, killed_at
 from tests.benchmarks.tiny_benchmark import content
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(autouse=True)

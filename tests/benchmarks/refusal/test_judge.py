@@ -13,7 +13,7 @@ from benchmarks.refusal.__main__ import main
 from benchmarks.refusal.judge import RefusalJudge, parse_verdict, question
 from concept_das.errors import InputError
 from tests.benchmarks.judges.server import Reply, Served, completion
-from tests.benchmarks.safety.pipeline import SMALL, fake_scores, save_tiny
+from tests.benchmarks.safety.pipeline import SMALL, fake_scores
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,11 @@ def verdicts_of(prompts: Sequence[str]) -> list[bool | None]:
 
 
 def test_judged_rates_stand_beside_those_by_phrases(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Served, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     monkeypatch.setattr(stages, "capability_scores", fake_scores)
     served.otherwise = lambda request: said_of(request["messages"][0]["content"])
-    model = save_tiny(tmp_path / "tiny")
     arguments = [
         f"--model={model}",
         f"--out={tmp_path / 'out'}",

@@ -1,17 +1,12 @@
-"""A tiny model in a folder, and runs of the safety benchmarks on it."""
+"""Runs of the safety benchmarks on a tiny model."""
 
 import os
-import signal
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from concept_das.runs.rows import RowLog
-from concept_das.runs.stages import Job
-from tests.benchmarks.processes import forked
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.benchmarks.processes import die_in, forked
 
 # A vector of two epochs on six pairs, three test prompts, five tokens.
 SMALL = (
@@ -19,12 +14,6 @@ SMALL = (
     '--changes={"all": {"epochs": 2}}',
     "--multipliers=[0.5, 1]",
 )
-
-
-def save_tiny(folder: Path, seed: int = 0) -> Path:
-    tiny_model(seed=seed).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def fake_scores(
@@ -43,42 +32,12 @@ def killed_at(
     stage: str,
     chance: int,
 ) -> int | None:
-    """Run a command in a process that is killed when a stage writes its n-th row, or at its end.
-
-    Args:
-        chance: 0 to kill it when its files are written but the job is not done.
-    """
+    """Run a command in a process that is killed at a stage's n-th write; its exit code."""
     return forked(_run_and_die, main, arguments, stage, chance)()
 
 
 def _run_and_die(
     main: Callable[[Sequence[str]], int], arguments: Sequence[str], stage: str, chance: int
 ) -> None:
-    append, running, written = RowLog.append, "", 0
-    rows = Job.rows
-
-    def noting(job: Job, *names: str) -> RowLog:
-        nonlocal running
-        running = job.stage
-        return rows(job, *names)
-
-    def appending(log: RowLog, key: str, row: Mapping[str, Any]) -> None:
-        nonlocal written
-        append(log, key, row)
-        written += running == stage
-        if running == stage and written == chance:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Job.rows, RowLog.append = noting, appending
-    if chance == 0:
-        import concept_das.runs.stages as module
-
-        original = module.write_atomically
-
-        def writing(path: Path, content: bytes) -> None:
-            if path.name == module.DONE_FILE and stage in path.as_posix():
-                os.kill(os.getpid(), signal.SIGKILL)
-            original(path, content)
-
-        module.write_atomically = writing
+    die_in(stage, chance)
     os._exit(main(arguments))

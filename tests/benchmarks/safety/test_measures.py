@@ -9,10 +9,8 @@ from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
 from benchmarks.safety.measures import measure_answers, measure_divergences, steering_of
 from benchmarks.safety.tables import beside, layer_table, shown_tables, summary_of
 from benchmarks.steps import Subject
-from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
 from concept_das.runs.rows import RowLog
-from tests.benchmarks.safety.pipeline import save_tiny
 from tests.concept_das.helpers import plain_logits, random_vector
 
 CASE = Case(
@@ -68,12 +66,6 @@ def test_a_direction_without_answers_has_no_rate_and_the_untouched_model_has_all
     (row,) = measure_answers(CASE, UNTOUCHED, None, ()).to_dict("records")
     assert math.isnan(row["multiplier"])
     assert (row["loud"], row["altered"], row["loud_total"]) == (0, 0, 2)
-
-
-@pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    folder = save_tiny(tmp_path_factory.mktemp("model") / "tiny")
-    return Subject(ModelOptions(model=str(folder), device="cpu"), ChatOptions())
 
 
 def test_divergences_are_means_over_the_pairs(subject: Subject, tmp_path: Path) -> None:
