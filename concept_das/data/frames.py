@@ -125,6 +125,8 @@ def _of_files(source: str, split: str) -> pd.DataFrame:
         try:  # file names and the folder's README say what belongs to which split
             splits = datasets.load_dataset_builder(source).config.data_files
         except Exception as error:  # of many kinds
+            if isinstance(error, OSError) and error.errno:  # of the cache of `datasets`
+                raise
             raise InputError(f"the folder {path} holds no rows: {_first_line(error)}") from error
         files = [Path(file) for file in _split_of(splits, split, f"the folder {path}")]
     elif path.exists():

@@ -60,11 +60,12 @@ def test_own_prompts_are_split(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[{}]", "'instruction'"),
-        ("{", "'instruction'"),
-        ("3", "'instruction'"),
-        ('[{"instruction": " "}]', "empty instruction"),
-        ("[]", "none at all"),
+        ("[{}]", "holds no instructions"),
+        ("{", "cannot be read as .json"),
+        ("3", "cannot be read as .json"),
+        ('[{"instruction": " "}]', "row 0, column 'instruction' is empty"),
+        ('[{"text": "a"}]', "no column 'instruction'; it has text"),
+        ("[]", "holds no instructions"),
         ('[{"instruction": "a"}]', "at least two"),
     ],
 )
