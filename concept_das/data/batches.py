@@ -87,8 +87,12 @@ def collate(
 
 
 def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """An id to fill padding with; never compared with anything."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
+    """An id to fill padding with; never compared with anything, and left out of decoded texts.
+
+    The end of the text before the padding token: a padding token is often added to the tokenizer
+    and not to the model, which then has no embedding of it.
+    """
+    for token_id in (tokenizer.eos_token_id, tokenizer.pad_token_id, 0):
         if isinstance(token_id, int):
             return token_id
     raise AssertionError("unreachable")

@@ -4,6 +4,7 @@ Blocks are looked up in the model's own module tree, not in a table of architect
 by the string path that pyvene accepts for every architecture (`model.layers[15].output`).
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.errors import InputError
+from concept_das.models.weights import unwrapped
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,10 @@ def find_site(model: PreTrainedModel, layer: int) -> Site:
     """The output of decoder block `layer` (0-based; negative counts from the end).
 
     Raises:
-        InputError: if the layer is out of range, or the model has no recognisable list of blocks.
+        InputError: if the layer is out of range, or the model is no decoder-only transformer with
+            a recognisable list of blocks.
     """
+    _check_kind(model)
     config = model.config.get_text_config()
     n_layers: int = config.num_hidden_layers
     if not -n_layers <= layer < n_layers:
@@ -74,8 +78,31 @@ def find_site(model: PreTrainedModel, layer: int) -> Site:
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """The part of the model below the head: blocks and final norm."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    return decoder if isinstance(decoder, nn.Module) else model.base_model
+    inner = unwrapped(model)
+    decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else None
+    # Where a model does not say (GPT-2), some transformers answer with the whole of it.
+    if not isinstance(decoder, nn.Module) or decoder is inner or _holds_head(inner, decoder):
+        decoder = inner.base_model
+    assert isinstance(decoder, nn.Module)
+    return decoder
+
+
+def _holds_head(model: PreTrainedModel, part: nn.Module) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and any(module is head for module in part.modules())
+
+
+def _check_kind(model: PreTrainedModel) -> None:
+    """Refuse models in which an edit at a block would act on other tokens than those it is for."""
+    kind = type(unwrapped(model)).__name__
+    if model.config.is_encoder_decoder:
+        raise InputError(f"{kind} has an encoder and a decoder; pass a decoder-only transformer")
+    taken = inspect.signature(decoder_of(model).forward).parameters
+    if "past_key_values" not in taken and ("cache_params" in taken or "state" in taken):
+        raise InputError(
+            f"{kind} keeps a state in place of keys and values and does not say where a token "
+            "stands while it generates; pass a transformer"
+        )
 
 
 def _block_list_name(model: PreTrainedModel, n_layers: int) -> str:

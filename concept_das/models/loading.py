@@ -116,6 +116,7 @@ def load_model(
     if device_map is None:
         model = model.to(target)
     model.eval()
+    model.config.return_dict = True  # a few are saved with False
     commit = getattr(model.config, "_commit_hash", None)
     return LoadedModel(model, tokenizer, name, commit or revision)
 

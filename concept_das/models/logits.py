@@ -39,7 +39,7 @@ def response_logits(model: PreTrainedModel, batch: Batch) -> list[Float[Tensor, 
     The first row of a tensor is read at the prompt's last token.
     """
     with logits_only_at(model, batch.response_mask):
-        flat = model(**batch.model_inputs(), use_cache=False).logits[0]
+        flat = model(**batch.model_inputs(), use_cache=False, return_dict=True).logits[0]
     return list(flat.split([len(row.response) for row in batch.rows]))
 
 

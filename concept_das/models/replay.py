@@ -140,6 +140,7 @@ class Replay:
                 position_ids=positions.expand(len(turns), -1),
                 past_key_values=cache_of(self.prefix, len(turns)),
                 use_cache=False,
+                return_dict=True,
             )
         hidden = output.last_hidden_state
         assert isinstance(hidden, Tensor)
@@ -172,7 +173,8 @@ class Replay:
 
 def final_states(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch positions dim"]:
     """Hidden states after the final norm, of the whole model."""
-    hidden = decoder_of(model)(**batch.model_inputs(), use_cache=False).last_hidden_state
+    output = decoder_of(model)(**batch.model_inputs(), use_cache=False, return_dict=True)
+    hidden = output.last_hidden_state
     assert isinstance(hidden, Tensor)
     return hidden
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from concept_das.data.batches import collate, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
+from concept_das.steering.generation import generate_responses
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, PAD, ROWS, encoded_rows, tiny_chat
 from tests.tiny import CHAT_TEMPLATE, SYSTEM_PROMPT, tiny_model, tiny_tokenizer
 
@@ -206,9 +207,20 @@ def test_a_prompt_goes_straight_into_generate() -> None:
     assert output[0, : len(prompt.ids)].tolist() == list(prompt.ids)
 
 
+def test_an_id_for_padding_that_the_model_has() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id >= tiny_model().config.vocab_size
+    assert pad_id_of(tokenizer) == tokenizer.eos_token_id
+    prompts = [tiny_chat().prompt(text) for text in ("Hi", "Hello")]
+    chat = ChatFormat.of(tokenizer)
+    answers = generate_responses(tiny_model(), chat, prompts, max_new_tokens=3)
+    assert answers == generate_responses(tiny_model(), tiny_chat(), prompts, max_new_tokens=3)
+
+
 def test_an_id_for_padding_is_always_found() -> None:
     tokenizer = tiny_tokenizer()
-    tokenizer.pad_token = None
-    assert pad_id_of(tokenizer) == tokenizer.eos_token_id
     tokenizer.eos_token = None
+    assert pad_id_of(tokenizer) == tokenizer.pad_token_id
+    tokenizer.pad_token = None
     assert pad_id_of(tokenizer) == 0

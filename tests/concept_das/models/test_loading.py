@@ -34,6 +34,15 @@ def test_a_local_folder(folder: Path) -> None:
     assert ChatFormat.of(loaded.tokenizer).prefix == ChatFormat.of(tiny_tokenizer()).prefix
 
 
+def test_a_model_saved_to_return_tuples(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "return_dict": False}))
+    loaded = load_model(str(folder), device="cpu")
+    ids = torch.arange(3, 9).unsqueeze(0)
+    assert torch.equal(loaded.model(ids).logits, tiny_model()(ids).logits)
+    assert loaded.model.generate(ids, max_new_tokens=2).shape == (1, 8)
+
+
 def test_precision(folder: Path) -> None:
     assert load_model(str(folder), dtype="bfloat16", device="cpu").model.dtype == torch.bfloat16
     assert load_model(str(folder), dtype="float32", device="cpu").model.dtype == torch.float32
