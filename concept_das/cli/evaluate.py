@@ -1,5 +1,6 @@
 """`concept-das evaluate`."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.train import HELDOUT_HASH
 from concept_das.errors import InputError
 from concept_das.words import Rule
+
+log = logging.getLogger(__name__)
 
 
 def evaluate_vector(
@@ -43,6 +46,13 @@ def evaluate_vector(
             f"{source} does not hold the rows that were held out when {vector} was trained; "
             "train again, or give rows that it was not trained on as data"
         )
+    trained = vector.parent / "train.parquet"
+    if data is not None and trained.exists():
+        inputs = {row.negative_input for row in read_quadruples(trained)}
+        if known := sum(row.negative_input in inputs for row in rows):
+            log.warning(
+                "%d of %d rows have an input that %s was trained on", known, len(rows), vector
+            )
     check_writable((out or vector.parent) / "evaluation.csv")
     loaded = loading.load_for(saved)
     chat = ChatOptions.of_vector(saved).of(loaded)

@@ -66,6 +66,8 @@ def steer_prompts(
         texts = read_instructions(file, once=False)
     if not texts and sys.stdin is None:
         raise InputError("there is no terminal to read from; give a prompt or a file")
+    if not texts and (compare or out is not None):
+        raise InputError("compare and out are of a prompt or a file; give one, or leave them out")
     if out is not None:
         check_writable(out)
     saved = load_vector(vector)

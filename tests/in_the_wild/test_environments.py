@@ -202,6 +202,15 @@ CASES = (
         lambda world, here: train(world, here / "a"),
         Refused("cannot write HERE/a/config.yaml: HERE is not yours to write; choose another"),
     ),
+    *(
+        Case(
+            f"a conversation with {option}",
+            stdin(io.StringIO("")),
+            lambda world, _, option=option: steer(world, option),
+            Refused("compare and out are of a prompt or a file; give one, or leave them out"),
+        )
+        for option in ("--out=a.jsonl", "--compare")
+    ),
     Case(
         "steer out of a folder",
         lambda *_: None,

@@ -95,7 +95,10 @@ def test_another_vector_takes_the_place_of_all(world: Path, run: Path, heldout: 
 
 
 def test_evaluation_takes_the_rows_that_were_held_out_and_no_others(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     held = read_quadruples(run / "heldout.parquet")
     vector = load_vector(run / "vector")
@@ -109,6 +112,11 @@ def test_evaluation_takes_the_rows_that_were_held_out_and_no_others(
         assert (run / "vector/vector.json").read_bytes() == before
     given = ("--data", str(run / "heldout.parquet"), "--out", str(tmp_path / "other"))
     assert main(evaluation(run, *given)) == 0
+    assert "an input that" not in caplog.text
+    to_frame(MORE_ROWS).to_parquet(tmp_path / "all.parquet")
+    given = ("--data", str(tmp_path / "all.parquet"), "--out", str(tmp_path / "other"))
+    assert main(evaluation(run, *given)) == 0
+    assert f"7 of 10 rows have an input that {run}/vector was trained on" in caplog.text
 
 
 def test_a_vector_of_an_earlier_release_is_measured_on_what_is_there(run: Path) -> None:
