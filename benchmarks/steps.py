@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,7 @@ from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.models.packaged import PACKAGED_MODEL
 from concept_das.runs.files import write_atomically
+from concept_das.runs.processes import Shard
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job
 from concept_das.steering.artifact import Artifact, load_vector
@@ -24,7 +27,7 @@ from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
 from concept_das.training.concept import ConceptRows
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import NoTracker, Tracker
+from concept_das.training.tracking import NoTracker, Tracker, TrackingMode, open_tracker
 from concept_das.training.vectors import train_vectors
 
 UNSTEERED = "unsteered"
@@ -32,21 +35,23 @@ UNSTEERED = "unsteered"
 
 _SAMPLE = 1 << 20
 
+log = logging.getLogger(__name__)
+
 # What decides on a model's output; others, such as a card, may change.
 _FILES = ("*.safetensors", "*.bin", "*config.json", "tokenizer*.json", "*.jinja")
 
 
+@dataclass(frozen=True)
 class Subject:
     """A model and its chat format.
 
-    Args:
+    Attributes:
         loading: which model and how; it must name one.
-        chat: how conversations are written.
+        chat_options: how conversations are written.
     """
 
-    def __init__(self, loading: ModelOptions, chat: ChatOptions) -> None:
-        self.loading = loading
-        self.chat_options = chat
+    loading: ModelOptions
+    chat_options: ChatOptions
 
     @property
     def name(self) -> str:
@@ -94,6 +99,31 @@ def _digest_of(folder: Path) -> str | None:
             file.seek(max(0, size - _SAMPLE))
             digest.update(file.read())
     return digest.hexdigest()
+
+
+@contextmanager
+def tracked(
+    mode: TrackingMode, name: str, folder: Path, config: Mapping[str, Any], shard: Shard
+) -> Iterator[Tracker]:
+    """A tracker of a benchmark's run, which gets the tables of its report in the end.
+
+    Args:
+        name: of the run; the processes that share it are numbered.
+        folder: of the run; its report is in `report`.
+        config: the run's settings.
+    """
+    name = name if shard.world == 1 else f"{name}-{shard.rank}"
+    tracker = open_tracker(mode, name=name, config=config, folder=folder)
+    page = folder / "report" / "report.html"
+    try:
+        yield tracker
+        if shard.rank == 0 and page.exists():
+            for path in sorted(page.parent.glob("*.csv")):
+                table = pd.read_csv(path)
+                tracker.table(path.stem, list(table.columns), table.to_numpy().tolist())
+            log.info("open %s", page.resolve())
+    finally:
+        tracker.finish()
 
 
 VECTOR_FOLDER = "vector"

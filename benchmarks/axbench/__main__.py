@@ -16,11 +16,11 @@ from benchmarks.axbench.estimate import estimate_text
 from benchmarks.axbench.judging import Judging
 from benchmarks.axbench.neutral import Neutral, estimate_neutral
 from benchmarks.axbench.presets import PRESETS, Preset
-from benchmarks.axbench.stages import AxBench, report_tables
+from benchmarks.axbench.stages import AxBench
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.presets import preset_named
-from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject
+from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject, tracked
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
 from concept_das.errors import InputError
@@ -28,7 +28,7 @@ from concept_das.methods.settings import check_changes, with_changes
 from concept_das.runs.processes import device_of, parse_range, shard_of_environment
 from concept_das.runs.stages import run_stages, stage_names
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import TrackingMode, open_tracker
+from concept_das.training.tracking import TrackingMode
 
 # In a set of AxBench's data, as the dry run reads none.
 _ALL_CONCEPTS = 500
@@ -92,37 +92,29 @@ def axbench(
     folder = out or Path("runs/axbench") / chosen.name
     subject = Subject(loading, chat)
     answering = Answering(chosen.new_tokens, chosen.temperature, seed)
-    run_name = folder.name if shard.world == 1 else f"{folder.name}-{shard.rank}"
     options = {"preset": preset, "data": data, "concepts": numbers, **asdict(chosen)}
-    tracker = open_tracker(wandb, name=run_name, config=options, folder=folder)
     judge = Judging(judging, subject, answering)
     writer = None
     if neutral == "api":
         writer = Endpoint(cache=judging.judge_cache, base_url=judging.judge_url)
         missing = [texts.concept(i) for i in numbers if texts.contrastive(i) is None]
         log.info("neutral responses: %s", estimate_neutral(writer, missing))
-    benchmark = AxBench(
-        preset=chosen,
-        data=texts,
-        subject=subject,
-        judging=judge,
-        answering=answering,
-        engine=engine,
-        neutral=neutral,
-        endpoint=writer,
-        seed=seed,
-        tracker=tracker,
-    )
-    every = benchmark.stages()
-    only = stage_names(every, stages)
-    try:
-        run_stages(every, benchmark.pieces(numbers), folder, only, shard)
-        if shard.rank == 0 and (only is None or "report" in only):
-            for name, table in report_tables(folder).items():
-                tracker.table(name, list(table.columns), table.to_numpy().tolist())
-            log.info("open %s", (folder / "report" / "report.html").resolve())
-    finally:
-        tracker.finish()
+    with tracked(wandb, folder.name, folder, options, shard) as tracker:
+        benchmark = AxBench(
+            preset=chosen,
+            data=texts,
+            subject=subject,
+            judging=judge,
+            answering=answering,
+            engine=engine,
+            neutral=neutral,
+            endpoint=writer,
+            seed=seed,
+            tracker=tracker,
+        )
+        every = benchmark.stages()
+        pieces = benchmark.pieces(numbers)
+        run_stages(every, pieces, folder, stage_names(every, stages), shard)
 
 
 def _changed(preset: Preset, methods: str, changes: dict[str, dict[str, Any]]) -> Preset:
@@ -131,7 +123,7 @@ def _changed(preset: Preset, methods: str, changes: dict[str, dict[str, Any]]) -
         preset = preset.only([name.strip() for name in methods.split(",")])
     check_changes(changes, preset.methods)
     configs = {name: with_changes(one, changes) for name, one in preset.configs.items()}
-    return replace(preset, configs=configs)
+    return replace(preset, recipe=replace(preset.recipe, configs=configs))
 
 
 def _concepts(data: AxBenchData, preset: Preset, asked: str | None) -> list[int]:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -309,7 +308,7 @@ class AxBench:
             for folder in folders
         ]
         scored = with_scores(pd.concat(tables, ignore_index=True))
-        grids = self.preset.multipliers
+        grids = {method: grid.multipliers for method, grid in self.preset.grids.items()}
         published = [
             multiplier in grids.get(method, (1.0,))
             for method, multiplier in zip(scored["method"], scored["multiplier"], strict=True)
@@ -347,11 +346,6 @@ class AxBench:
             "To be suppressed, a concept is asked for in the prompt, as in the training data; the "
             "answer is still rated against the bare instruction.",
         ]
-
-
-def report_tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """The csv tables of a finished run's report, by name."""
-    return {path.stem: pd.read_csv(path) for path in sorted((folder / "report").glob("*.csv"))}
 
 
 def _concept_id(job: Job) -> int:

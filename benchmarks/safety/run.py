@@ -1,6 +1,5 @@
 """Runs a safety benchmark: a case, a preset and a user's choices become a finished folder."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,18 +9,16 @@ import pandas as pd
 
 from benchmarks.capabilities.scores import Framing
 from benchmarks.safety.case import Case
-from benchmarks.safety.report import LAYERS_FILE, PAGE_FILE, TABLE_FILE, report_stage
+from benchmarks.safety.report import report_stage
 from benchmarks.safety.settings import Choices, SafetyPreset, Settings, check_limits
 from benchmarks.safety.stages import SafetyBenchmark
-from benchmarks.steps import Subject
+from benchmarks.steps import Subject, tracked
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
 from concept_das.runs.processes import Shard, device_of, shard_of_environment
 from concept_das.runs.stages import Stage, run_stages, stage_names
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import TrackingMode, open_tracker
-
-log = logging.getLogger(__name__)
+from concept_das.training.tracking import TrackingMode
 
 NO_FRAMING = Framing()
 
@@ -76,21 +73,11 @@ def run_case(
     settings = Settings(preset, choices, subject, engine, framing)
     out = options.out
     folder = out / "layers" if choices.layers else out
-    name = out.name if shard.world == 1 else f"{out.name}-{shard.rank}"
     config: dict[str, Any] = {"benchmark": case.name, "preset": preset.name, **asdict(choices)}
-    tracker = open_tracker(options.wandb, name=name, config=config, folder=folder)
-    try:
+    with tracked(options.wandb, out.name, folder, config, shard) as tracker:
         stages = SafetyBenchmark(case, settings, data_of(settings), tracker).stages()
         stages.append(report_stage(case, settings, stages, published))
         run_stages(stages, settings.pieces, folder, stage_names(stages, choices.stages), shard)
-        report = folder / "report"
-        file = report / (LAYERS_FILE if choices.layers else TABLE_FILE)
-        if shard.rank == 0 and file.exists():
-            table = pd.read_csv(file)
-            tracker.table(file.stem, list(table.columns), table.to_numpy().tolist())
-            log.info("open %s", (report / PAGE_FILE).resolve())
-    finally:
-        tracker.finish()
 
 
 def _loading(case: Case, preset: SafetyPreset, loading: ModelOptions, shard: Shard) -> ModelOptions:

@@ -161,13 +161,11 @@ def beside(
     """
     plain = {"method", "model", "source"}
     table = published.rename(columns={c: f"published {c}" for c in published if c not in plain})
-    multipliers = [reported.get(name, float("nan")) for name in table["method"]]
-    measured = summary.set_index(["method", "multiplier"])
-    table["multiplier"] = multipliers
-    places = list(zip(table["method"], multipliers, strict=True))
-    for name in case.beside:
-        values = measured[name].to_dict() if name in measured else {}
-        table[f"measured {name}"] = [values.get(place, float("nan")) for place in places]
+    table["multiplier"] = table["method"].map(reported)
+    keys = ["method", "multiplier"]
+    measured = summary.reindex(columns=[*keys, *case.beside]).dropna(subset="multiplier")
+    named = {name: f"measured {name}" for name in case.beside}
+    table = table.merge(measured.rename(columns=named), on=keys, how="left")
     return table[[*(c for c in table if c != "source"), "source"]]
 
 

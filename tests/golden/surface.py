@@ -31,16 +31,20 @@ def _of_axbench(preset: Any) -> dict[str, Any]:
     )
     of_methods = {
         method: {
-            "config": asdict(config),
-            "factors": preset.factors.get(method),
-            "multipliers": preset.multipliers.get(method),
+            "config": asdict(preset.recipe.configs[method]),
+            "factors": grid.factors,
+            "multipliers": grid.multipliers,
             "strengths": preset.strengths(method),
-            "source": preset.sources.get(method),
-            "factor_source": preset.sources.get(f"{method} factors"),
+            "source": preset.recipe.sources[method],
+            "factor_source": grid.source,
         }
-        for method, config in preset.configs.items()
+        for method, grid in preset.grids.items()
     }
-    sources = {name: preset.sources[name] for name in ("layer", "generation", "judge")}
+    sources = {
+        "layer": preset.recipe.layer_source,
+        "generation": preset.generation_source,
+        "judge": preset.judge_source,
+    }
     return {
         **{name: getattr(preset, name) for name in names},
         "sources": sources,

@@ -40,13 +40,14 @@ def test_every_method_is_complete(preset: Preset) -> None:
     assert set(preset.methods) <= {*METHODS, *LOW_RANK}
     for method, config in preset.configs.items():
         assert config.method == method
-        assert preset.sources[method]
-        assert preset.sources[f"{method} factors"]
-        multipliers = preset.multipliers[method]
+        assert preset.recipe.sources[method]
+        assert preset.grids[method].source
+        multipliers = preset.grids[method].multipliers
         assert list(multipliers) == sorted(set(multipliers))
         assert multipliers[0] > 0
-    assert {"layer", "generation", "judge"} < set(preset.sources)
-    assert len(preset.sources) == 3 + 2 * len(preset.methods)
+    assert preset.recipe.layer_source
+    assert preset.generation_source
+    assert preset.judge_source
     assert {"cdas", "das", "diffmean", "reps", "prompt"} <= set(preset.methods)
 
 
@@ -85,13 +86,13 @@ def test_numbers_of_the_sources(name: str, method: str, expected: tuple[float, .
     preset = PRESETS[name]
     config = preset.configs[method]
     found = (config.learning_rate, config.epochs, config.batch_size, config.max_response_tokens)
-    assert (*found, len(preset.factors[method])) == expected
+    assert (*found, len(preset.grids[method].factors)) == expected
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_grids_reach_as_far_as_the_sources(name: str) -> None:
     preset = PRESETS[name]
-    ends = {method: (factors[0], factors[-1]) for method, factors in preset.factors.items()}
+    ends = {name: (grid.factors[0], grid.factors[-1]) for name, grid in preset.grids.items()}
     assert ends["reps"] == ends["lang"] == (2, 50)
     assert ends["diffmean"] == ends["bipo"] == (0.2, 5)
     assert ends["cdas"] == (1, 7 if "9b" in name else 14)
@@ -103,7 +104,7 @@ def test_factors_of_lang_and_reps_are_in_units_of_11() -> None:
     assert to_multipliers("lang", (22.0,)) == (2.0,)
     for method in ("cdas", "diffmean", "bipo"):
         assert to_multipliers(method, (0.2, 5.0)) == (0.2, 5.0)
-    assert PRESETS["smollm2-135m"].multipliers["reps"] == (0.5, 1.0, 2.0)
+    assert PRESETS["smollm2-135m"].grids["reps"].multipliers == (0.5, 1.0, 2.0)
 
 
 def test_the_small_preset_is_small() -> None:

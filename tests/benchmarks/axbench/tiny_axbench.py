@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.axbench import __main__ as command
 from benchmarks.axbench.presets import PRESETS
 from benchmarks.judges.options import JudgeOptions
+from benchmarks.presets import Strengths
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods.registry import find_method
 from concept_das.training.options import EngineOptions
@@ -30,9 +31,8 @@ def add_preset() -> None:
     PRESETS[PRESET] = replace(
         few,
         name=PRESET,
-        layer=1,
-        configs=configs,
-        factors=factors,
+        recipe=replace(few.recipe, layer=1, configs=configs),
+        grids={name: Strengths(name, own, "a test") for name, own in factors.items()},
         concept_ids=None,
         instructions_per_concept=4,
         new_tokens=6,
