@@ -248,30 +248,28 @@ class _Connection:
 
     def _answer(self, text: str) -> Answer | None:
         """From the cache, else from the endpoint; None if that fails."""
-        canonical = self._endpoint._canonical(text)
+        endpoint = self._endpoint
+        canonical = endpoint._canonical(text)
         known = self._cache.get(canonical)
         if known is not None:
             return known
         try:
-            answer = self._fetch(self._endpoint._request(text))
+            answer = self._fetch(endpoint._request(text))
         except _RequestError as error:
-            self._count_failure(error)
+            log.warning("%s gave no answer: %s", endpoint.model, error)
+            with self._lock:
+                self._failures += 1
+                down = self._failures >= _FAILURES_IN_A_ROW
+            if down:
+                raise EndpointError(
+                    f"{endpoint.url} failed {_FAILURES_IN_A_ROW} times in a row ({error}); run "
+                    "again when it is back, finished answers are kept"
+                ) from error
             return None
         with self._lock:
             self._failures = 0
-        self._endpoint.usage.add(answer.prompt_tokens, answer.completion_tokens)
+        endpoint.usage.add(answer.prompt_tokens, answer.completion_tokens)
         return self._cache.put(canonical, answer)
-
-    def _count_failure(self, error: "_RequestError") -> None:
-        log.warning("%s gave no answer: %s", self._endpoint.model, error)
-        with self._lock:
-            self._failures += 1
-            down = self._failures >= _FAILURES_IN_A_ROW
-        if down:
-            raise EndpointError(
-                f"{self._endpoint.url} failed {_FAILURES_IN_A_ROW} times in a row ({error}); run "
-                "again when it is back, finished answers are kept"
-            ) from error
 
     def _fetch(self, request: dict[str, Any]) -> Answer:
         import openai
@@ -282,24 +280,20 @@ class _Connection:
                 return _read(completion, request["messages"][0]["content"])
             except openai.APIConnectionError as error:  # time-outs too
                 raise _RequestError(str(error)) from error
-            except openai.APIStatusError as error:
-                return self._refused(error)
+            except openai.APIStatusError as error:  # left after the client's retries
+                if error.status_code in (408, 409, 429) or error.status_code >= 500:
+                    raise _RequestError(error.message) from error
+                filtered = error.code in ("content_filter", "content_policy_violation")
+                if error.status_code == 400 and filtered:
+                    return Answer("", True, 0, 0)  # the text itself is turned down
+                raise InputError(
+                    f"{self._endpoint.url} refuses the request ({error.message}); check the "
+                    f"model's name ({self._endpoint.model}), the key and the address"
+                ) from error
             # Broken json, or json of another shape, which the client does not check.
             except (openai.APIError, ValueError, TypeError, AttributeError, IndexError) as error:
                 broken = error
         raise _RequestError(f"not a completion: {broken!r}") from broken
-
-    def _refused(self, error: "openai.APIStatusError") -> Answer:
-        """An error status that is left after the client's retries."""
-        status = error.status_code
-        if status in (408, 409, 429) or status >= 500:
-            raise _RequestError(error.message) from error
-        if status == 400 and error.code in ("content_filter", "content_policy_violation"):
-            return Answer("", True, 0, 0)  # an empty answer: the text itself is turned down
-        raise InputError(
-            f"{self._endpoint.url} refuses the request ({error.message}); check the model's name "
-            f"({self._endpoint.model}), the key and the address"
-        ) from error
 
 
 def _read(completion: Any, sent: str) -> Answer:

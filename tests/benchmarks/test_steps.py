@@ -1,15 +1,18 @@
-"""Training a method and asking prompts as jobs."""
+"""The model under test, training a method and asking prompts as jobs."""
 
 import hashlib
+from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.steps import Answering, Asked, Subject, answer, train_method, trained_vector
+from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job, Piece
 from concept_das.steering.context import Steering
 from concept_das.training.options import DEFAULT_ENGINE
+from tests.benchmarks.tiny_model import save_tiny, subject_of
 from tests.concept_das.helpers import ROWS, random_vector
 
 HOW = Answering(new_tokens=8, temperature=1.0, seed=3, batch_tokens=400)
@@ -59,3 +62,33 @@ def test_a_trained_method_is_read_again(subject, tmp_path) -> None:
     assert (vector.method, vector.concept, vector.layers) == ("cdas", "Pirate", (1,))
     steps = pd.read_json(job.folder / "history.jsonl", lines=True)
     assert steps["step"].max() == 6
+
+
+def saved(folder: Path, seed: int) -> Subject:
+    return subject_of(save_tiny(folder, seed), system="Be brief.")
+
+
+def test_a_folder_is_told_by_its_weights(tmp_path: Path) -> None:
+    before = saved(tmp_path, 0).description
+    assert before["weights"] is not None
+    assert saved(tmp_path, 0).description == before
+    (tmp_path / "card.json").write_text("{}")
+    assert saved(tmp_path, 0).description == before
+    assert saved(tmp_path, 1).description["weights"] != before["weights"]
+
+
+def test_the_description_loads_nothing_and_holds_what_results_depend_on() -> None:
+    subject = Subject(ModelOptions(model="google/gemma-2-2b-it", revision="abc"), ChatOptions())
+    found = subject.description
+    assert (found["model"], found["revision"], found["weights"]) == (
+        "google/gemma-2-2b-it",
+        "abc",
+        None,
+    )
+    assert "loaded" not in vars(subject)
+
+
+def test_it_is_loaded_once_with_its_chat(tmp_path: Path) -> None:
+    subject = saved(tmp_path, 0)
+    assert subject.loaded is subject.loaded
+    assert subject.chat.system == "Be brief."
