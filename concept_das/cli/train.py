@@ -104,7 +104,7 @@ def _write(
     vector = trained.vector
     if held:
         vector = replace(vector, recipe={**vector.recipe, HELDOUT_HASH: data_hash(held)})
-    outdated = ["heldout.parquet"]
+    outdated = [] if held else ["heldout.parquet"]
     if _is_saved(vector, folder / "vector"):
         log.info("%s holds this vector already", folder)
     else:  # what was measured is of another one

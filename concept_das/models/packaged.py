@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -61,6 +62,10 @@ def packaged_model(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         except OSError:
             if not (folder / "config.json").exists():  # else another process was faster
                 raise
+        except SafetensorError as error:  # a full disk
+            raise InputError(
+                f"cannot write {folder}: {error}; set CONCEPT_DAS_CACHE to a folder with room"
+            ) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder

@@ -82,9 +82,12 @@ class RowLog:
         line = _line({"key": key, "row": dict(row)})
         if self._file is not None:
             rest = memoryview(line)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                os.fsync(self._file.fileno())
+            except OSError as error:  # which does not know the file's name
+                raise type(error)(error.errno, error.strerror, str(self._path)) from error
         # Parsed back, so that a row is the same whether this process wrote it or an earlier one.
         self._rows[key] = json.loads(line)["row"]
 

@@ -130,20 +130,22 @@ def test_an_interrupted_conversion_leaves_nothing(
 
     def convert(source: Path, target: Path) -> None:
         calls.append(source)
-        if len(calls) == 1:
+        if len(calls) < 3:
             (target / "half").touch()
-            raise KeyboardInterrupt
+            raise SafetensorError("No space left") if len(calls) == 1 else KeyboardInterrupt
         (target / "config.json").write_text("{}")
 
     monkeypatch.setattr(packaged, "_convert_gguf", convert)
     cache = tmp_path / "cache"
+    with pytest.raises(InputError, match="cannot write .*: No space left; set CONCEPT_DAS_CACHE"):
+        packaged.packaged_model(cache)
     with pytest.raises(KeyboardInterrupt):
         packaged.packaged_model(cache)
     assert list(cache.iterdir()) == []
     converted = packaged.packaged_model(cache)
     assert [path.name for path in converted.iterdir()] == ["config.json"]
     assert packaged.packaged_model(cache) == converted
-    assert calls == [package, package]  # the third call found it done
+    assert calls == [package] * 3  # the fourth call found it done
     assert list(cache.iterdir()) == [converted]
 
 
@@ -154,6 +156,13 @@ def test_where_converted_models_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("CONCEPT_DAS_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert packaged.cache_root() == tmp_path / ".cache/concept-das"
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(packaged.Path, "home", no_home)
+    with pytest.raises(InputError, match="no home folder for a cache; set CONCEPT_DAS_CACHE"):
+        packaged.cache_root()
 
 
 def test_the_options_of_the_command_line(folder: Path) -> None:

@@ -142,3 +142,14 @@ def test_unfinished_work_of_the_first_release_is_started_again(
     with RowLog(tmp_path / "log", "f") as log:
         assert log.missing(["a"]) == ["a"]
     assert "starting again" in caplog.text
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    with RowLog(tmp_path / "log", "f") as log, open("/dev/full", "ab", buffering=0) as full:
+        log._file, own = full, log._file
+        with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/log'"):
+            log.append("a", {"x": 1})
+        log._file = own
+        log.append("a", {"x": 1})
+    with RowLog(tmp_path / "log", "f") as log:
+        assert log.missing(["a"]) == []
