@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.chat_format import ChatFormat
