@@ -22,10 +22,12 @@ from benchmarks.judges.ratings import (
     Question,
     Rating,
 )
-from concept_das.errors import InputError
 
 EXPECTED_TOKENS = 80
 """Two sentences of explanation and the rating."""
+
+ATTEMPTS = 3
+"""A question is asked at most so often until its answer can be read."""
 
 log = logging.getLogger(__name__)
 
@@ -116,15 +118,9 @@ class ModelJudge:
 
     Attributes:
         model: an OpenAI-compatible endpoint, or a chat model on this machine.
-        attempts: a question is asked at most so often until its answer can be read.
     """
 
     model: Endpoint | LocalModel
-    attempts: int = 3
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise InputError(f"attempts of a judge must be at least 1, not {self.attempts}")
 
     @property
     def kind(self) -> Kind:
@@ -152,7 +148,7 @@ class ModelJudge:
             log.info("%s: %s", self.name, self.model.estimate(questions, EXPECTED_TOKENS))
 
         def again(text: str, asked: int, answer: Answer) -> str | None:
-            if _rating(answer) is not None or asked == self.attempts:
+            if _rating(answer) is not None or asked == ATTEMPTS:
                 return None
             return question_text(*questions[text], reminders=asked)
 

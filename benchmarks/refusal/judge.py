@@ -14,10 +14,10 @@ from typing import Any
 from benchmarks.judges.answer_cache import Answer
 from benchmarks.judges.local import LocalModel
 from benchmarks.judges.options import JudgeOptions
+from benchmarks.judges.questions import ATTEMPTS
 from benchmarks.safety.case import Verdict
 from concept_das.errors import InputError
 
-_ATTEMPTS = 3
 _LOCAL_TOKENS = 100
 
 _QUESTION = (
@@ -63,7 +63,7 @@ class RefusalJudge:
             replies: request and reply.
         """
         texts = list(dict.fromkeys(question(*one) for one in replies if one[1].strip()))
-        model, attempts = self.options.model, _ATTEMPTS
+        model, attempts = self.options.model, ATTEMPTS
         if isinstance(model, LocalModel):
             model, attempts = replace(model, max_tokens=_LOCAL_TOKENS), 1
 

@@ -66,50 +66,48 @@ class SafetyBenchmark:
         """The stages of a method or of the untouched model."""
         settings, case = self.settings, self.case
         model = {"subject": settings.subject.description}
-        answering = {**model, **settings.answering.description}
-        capabilities: dict[str, Any] = {
-            **model,
-            "tasks": tuple(settings.choices.tasks),
-            "limit": settings.choices.capability_limit,
-            "framing": asdict(settings.framing),
-        }
-        untouched = self._judged(UNSTEERED)
-        if method == UNSTEERED:
-            stage, trained = partial(Stage, shared=True), []
-            strength: dict[str, Any] = {}
-            needs = ["data", *untouched]
-        else:
-            # Layers are pieces too, and those matter to methods that draw nothing.
-            shared = settings.layer is not None and not find_method(method).draws
-            stage, trained = partial(Stage, shared=shared), [f"train.{method}"]
+        steered = method != UNSTEERED
+        # Layers are pieces too, and those matter to methods that draw nothing.
+        shared = not steered or (settings.layer is not None and not find_method(method).draws)
+        stage = partial(Stage, shared=shared)
+        generate, needs = f"generate.{method}", ("data", *self._judged(UNSTEERED))
+        trained: tuple[str, ...] = ()
+        strength: dict[str, Any] = {}
+        asks: dict[str, Any] = {}
+        scored_at: dict[str, Any] = {}
+        if steered:
+            trained = (f"train.{method}",)
+            needs += (*trained, *self._judged(method))
             strength = {"multipliers": settings.multipliers(method), "rule": settings.rule}
-            answering |= {**strength, "asks": case.asks(DIRECTIONS)}
-            scored_at = settings.capability_multipliers(method)
-            capabilities |= {"multipliers": scored_at, "rule": settings.rule}
-            needs = ["data", *untouched, *trained, *self._judged(method)]
+            asks = {"asks": case.asks(DIRECTIONS)}
+            scored_at = {**strength, "multipliers": settings.capability_multipliers(method)}
             config = settings.configs[method]
+            layer = None if config.layers else settings.layer
             # The engine changes speed alone, so it is no option of the stage.
-            training = {
-                **model,
-                "layer": None if config.layers else settings.layer,
-                "config": asdict(config),
-            }
+            training = {**model, "layer": layer, "config": asdict(config)}
             yield stage(trained[0], partial(self._train, method), ("data",), training)
-        generate = f"generate.{method}"
+        answering = {**model, **settings.answering.description, **strength, **asks}
         yield stage(generate, partial(self._answer, method), ("data", *trained), answering)
         if case.judge is not None:
             options = {"judge": case.judge.description}
             yield stage(f"judge.{method}", partial(self._judge, method), (generate,), options)
         measuring = {
             **model,
+            **strength,
             "divergences": [one.description for one in case.divergences],
             "rates": [[one.name, one.direction, one.prompts] for one in case.rates],
-            **strength,
         }
-        yield stage(f"measure.{method}", partial(self._measure, method), tuple(needs), measuring)
+        yield stage(f"measure.{method}", partial(self._measure, method), needs, measuring)
         if settings.choices.tasks:
-            run, name = partial(self._score, method), f"capabilities.{method}"
-            yield stage(name, run, tuple(trained), capabilities)
+            asking = {
+                **model,
+                **scored_at,
+                "tasks": settings.choices.tasks,
+                "limit": settings.choices.capability_limit,
+                "framing": asdict(settings.framing),
+            }
+            run = partial(self._score, method)
+            yield stage(f"capabilities.{method}", run, trained, asking)
 
     def _judged(self, method: str) -> list[str]:
         """The stages that give a method's answers and, with a judge, their verdicts."""

@@ -32,8 +32,8 @@ class Scripted:
         return [self.answers.get(prompt.ids, "I cannot say.") for prompt in prompts]
 
 
-def judge(attempts: int = 3, max_tokens: int = 50) -> ModelJudge:
-    return ModelJudge(LocalModel(tiny_loaded(), max_tokens), attempts)
+def judge(max_tokens: int = 50) -> ModelJudge:
+    return ModelJudge(LocalModel(tiny_loaded(), max_tokens))
 
 
 def test_the_model_is_asked_the_same_three_questions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,4 +76,4 @@ def test_responses_without_text_are_rated_by_rule(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_real_model_without_sense_gives_missing_ratings() -> None:
-    assert judge(attempts=1, max_tokens=3).rate([ITEM]) == [Rating(None, None, None)]
+    assert judge(max_tokens=3).rate([ITEM]) == [Rating(None, None, None)]

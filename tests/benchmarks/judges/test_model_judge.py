@@ -23,10 +23,9 @@ ITEM = Item("How far is the moon?", "Arr, far it be.", "Pirate talk")
 OK = completion("It is clear.\nRating: [[1]]")
 
 
-def judge_of(served: Served, folder: Path, *, attempts: int = 3, **options: Any) -> ModelJudge:
+def judge_of(served: Served, folder: Path, **options: Any) -> ModelJudge:
     settings = {"cache": folder / "answers.sqlite", "base_url": served.url, "api_key": "made-up"}
-    endpoint = Endpoint(**{**settings, "concurrency": 1, "timeout": 5.0, **options})
-    return ModelJudge(endpoint, attempts)
+    return ModelJudge(Endpoint(**{**settings, "concurrency": 1, "timeout": 5.0, **options}))
 
 
 def endpoint_of(judge: ModelJudge) -> Endpoint:
@@ -144,10 +143,10 @@ def test_missing_ratings_are_counted_in_the_log(
 ) -> None:
     served.otherwise = lambda _request: completion("No.")
     with caplog.at_level(logging.WARNING):
-        rated = judge_of(served, tmp_path, attempts=2).rate(items(2))
+        rated = judge_of(served, tmp_path).rate(items(2))
     assert rated == [Rating(None, None, None)] * 2
     assert "6 of 6 ratings are missing" in caplog.text
-    assert len(served.requests) == 12
+    assert len(served.requests) == 18
 
 
 def test_one_failure_among_answers_is_missing_but_an_outage_stops_the_run(
@@ -279,7 +278,7 @@ def test_a_missing_key_and_a_missing_package_are_named(
         judge_of(served, tmp_path).rate([ITEM])
 
 
-@pytest.mark.parametrize("option", ["concurrency", "attempts", "max_tokens", "requests_per_minute"])
+@pytest.mark.parametrize("option", ["concurrency", "max_tokens", "requests_per_minute"])
 def test_settings_that_make_no_sense_are_named(tmp_path: Path, option: str) -> None:
     with pytest.raises(InputError, match=option):
         judge_of(Served(), tmp_path, **{option: 0})
