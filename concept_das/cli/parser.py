@@ -14,12 +14,10 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_dumper
+from jsonargparse import ArgumentParser, Namespace, set_dumper
 
 from concept_das.cli import (
     compare,
@@ -33,13 +31,16 @@ from concept_das.cli import (
     train,
 )
 from concept_das.cli import inspect as inspect_command
-from concept_das.errors import InputError, TrainingError
-from concept_das.methods.recipes import (
-    known_methods,
-    method_defaults,
-    read_recipe,
-    recipe_names,
+from concept_das.cli.configs import (
+    arranged,
+    command_of,
+    dumped,
+    method_of,
+    underscored,
+    with_recipes,
 )
+from concept_das.errors import InputError, TrainingError
+from concept_das.methods.recipes import known_methods, method_defaults
 from concept_das.methods.settings import TrainingConfig
 from concept_das.runs.files import check_writable, write_atomically
 
@@ -79,6 +80,7 @@ def _parser_of(command: Callable[..., None], without: Set[str] = frozenset()) ->
     Args:
         without: fields of the groups that are no flags.
     """
+    set_dumper("yaml", dumped)
     parser = ArgumentParser(description=_summary(command))
     parser.add_argument(
         "--config",
@@ -99,7 +101,7 @@ def _parser_of(command: Callable[..., None], without: Set[str] = frozenset()) ->
                 vars(action)["_typehint"] = kind
         if isinstance(action.default, bool):  # `--compare` alone means `--compare=true`
             action.nargs, action.const = "?", True
-        # Help shows hyphens; what is typed is read with underscores, see `_underscored`.
+        # Help shows hyphens; what is typed is read with underscores, see `underscored`.
         action.option_strings = [option.replace("_", "-") for option in action.option_strings]
     return parser
 
@@ -154,117 +156,6 @@ def _call(command: Callable[..., None], options: Namespace, without: Set[str]) -
         names = {field.name for field in fields(group)} - without
         arguments[parameter] = group(**{name: values.pop(name) for name in names})
     command(**values, **arguments)
-
-
-def _underscored(argument: str) -> str:
-    """`--batch-size=8` and `--batch_size=8` are the same option."""
-    if not argument.startswith("--"):
-        return argument
-    option, separator, value = argument.partition("=")
-    return "--" + option[2:].replace("-", "_") + separator + value
-
-
-def _arranged(arguments: Sequence[str]) -> list[str]:
-    """The command, its configs, and the rest: an option beside a config wins wherever it stands.
-
-    Spells out `--config=FILE`, `--method=NAME` and their shortened forms, as two words each.
-    """
-    words: list[str] = []
-    for argument in map(_underscored, arguments):
-        option, *value = argument.split("=", 1)
-        if len(option) > 4 and "--config".startswith(option):
-            words += ["--config", *value]
-        elif len(option) > 4 and "--method".startswith(option):
-            words += ["--method", *value]
-        else:
-            words.append(argument)
-    configs: list[str] = []
-    while "--config" in words[:-1]:
-        at = words.index("--config")
-        configs += words[at : at + 2]
-        del words[at : at + 2]
-    first = len(_command_of(words).split())
-    return [*words[:first], *configs, *words[first:]]
-
-
-def _command_of(arguments: Sequence[str]) -> str:
-    """The command that is asked for, with its second word; not always one that there is."""
-    return " ".join(arguments[: 2 if arguments[:1] == ["data"] else 1])
-
-
-def _is_recipe(config: str) -> bool:
-    return config in recipe_names() and not Path(config).is_file()
-
-
-def _with_recipes(arguments: Sequence[str], method: str) -> list[str]:
-    """`--config NAME` of a recipe becomes the options that it has for the method, as yaml."""
-    changed = list(arguments)
-    for i, (option, value) in enumerate(pairwise(arguments)):
-        if option == "--config" and _is_recipe(value):
-            changed[i + 1] = _dumped(read_recipe(value).options(method))
-    return changed
-
-
-def _read_config(config: str) -> dict[str, Any]:
-    """The options of a yaml file, or of yaml text in its place.
-
-    Raises:
-        InputError: if there is no such file, or it does not hold options.
-    """
-    is_text = any(sign in config for sign in "{:\n")
-    if not is_text or os.path.isfile(config):
-        if not os.path.isfile(config):
-            raise InputError(
-                f"there is no file {config}; give a yaml file, or one of the recipes "
-                f"{', '.join(recipe_names())}"
-            )
-        content = Path(config).read_bytes()
-    else:
-        content = config.encode()
-    try:
-        options = get_loader("yaml")(content.decode())
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{config} cannot be read as yaml: {reason}") from error
-    if not isinstance(options, dict):
-        raise InputError(f"{config} holds no options; write one a line, NAME: VALUE")
-    return options
-
-
-def _method_of(arguments: Sequence[str]) -> str:
-    """The method that is asked for on the command line, or else in a yaml file."""
-    chosen = "cdas"
-    for option, value in pairwise(_arranged(arguments)):  # the configs come first
-        if option == "--method":
-            chosen = value
-        elif option == "--config" and not _is_recipe(value):
-            chosen = str(_read_config(value).get("method", chosen))
-    return chosen
-
-
-def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """A text that the command line would read as a number, as yaml 1.2 has more of them."""
-    try:
-        plain = isinstance(get_loader("yaml")(text), str)
-    except yaml.YAMLError:
-        plain = True  # quoted in any case
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what the command line reads again: `1e5` of a text in quotes."""
-
-
-_Dumper.add_representer(str, _quoted)
-
-
-def _dumped(options: dict[str, Any]) -> str:
-    return yaml.dump(
-        options, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
-    )
-
-
-set_dumper("yaml", _dumped)
 
 
 def _set_up() -> None:
@@ -331,7 +222,7 @@ def run_command(
     given = sys.argv[1:] if argv is None else argv
 
     def run() -> None:
-        options = parser.parse_args([_underscored(argument) for argument in given])
+        options = parser.parse_args([underscored(argument) for argument in given])
         _call(command, options, without)
 
     return _guarded(prog, run)
@@ -345,10 +236,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str]) -> None:
-    arranged = _arranged(given)
-    method = _method_of(arranged)
-    arguments = _with_recipes(arranged, method)
-    options = build_parser(method, only=_command_of(arguments)).parse_args(arguments)
+    words = arranged(given)
+    method = method_of(words)
+    arguments = with_recipes(words, method)
+    options = build_parser(method, only=command_of(arguments)).parse_args(arguments)
     name, chosen = options.command, options[options.command]
     if name == "data":
         name = f"data {chosen.data_command}"

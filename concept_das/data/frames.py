@@ -158,7 +158,8 @@ def _of_file(path: Path) -> pd.DataFrame:
     except InputError:
         raise
     except Exception as error:  # each reader has its own exceptions for a corrupt file
-        raise InputError(f"{path} cannot be read as {kind}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as {kind}: {reason}") from error
 
 
 def _first_line(error: Exception) -> str:

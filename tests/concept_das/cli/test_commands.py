@@ -15,7 +15,8 @@ import yaml
 from transformers import LlamaForCausalLM
 
 from concept_das.cli import parser as cli
-from concept_das.cli.parser import COMMANDS, _groups, _underscored, build_parser, main
+from concept_das.cli.configs import method_of, underscored
+from concept_das.cli.parser import COMMANDS, _groups, build_parser, main
 from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.errors import TrainingError
 from concept_das.methods.registry import METHODS
@@ -210,12 +211,12 @@ def test_switches_need_no_value(words: str) -> None:
     }
     assert {a.dest for a in parser._actions if a.nargs == "?"} == set(annotated)
     required = [
-        f"{_underscored(action.option_strings[-1])}={'gguf' if action.dest == 'format' else 1}"
+        f"{underscored(action.option_strings[-1])}={'gguf' if action.dest == 'format' else 1}"
         for action in parser._actions
         if action.required
     ]
     for action in (action for action in parser._actions if action.dest in annotated):
-        option = _underscored(action.option_strings[-1])
+        option = underscored(action.option_strings[-1])
         for given, expected in (
             ([option], True),
             ([f"{option}=true"], True),
@@ -521,7 +522,7 @@ def test_several_concepts_are_trained_in_one_run(tmp_path: Path, model: Path) ->
 
 def defaults_of(arguments: list[str]) -> Any:
     required = ["--data", "rows.parquet", "--out", "out", "--layer", "1"]
-    parser = build_parser(cli._method_of([*arguments, *required]))
+    parser = build_parser(method_of([*arguments, *required]))
     return parser.parse_args(["train", *arguments, *required]).train
 
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from concept_das.cli import parser as cli
-from concept_das.cli.parser import COMMANDS, REPLACED, _arranged, _groups, _parser_of, main
+from concept_das.cli.configs import arranged
+from concept_das.cli.parser import COMMANDS, REPLACED, _groups, _parser_of, main
 from concept_das.cli.train import train
 from concept_das.methods.registry import METHODS
 
@@ -84,11 +85,11 @@ def test_an_option_wins_over_a_config_on_either_side(called: dict[str, Any]) -> 
 
 
 def test_words_are_arranged_behind_their_command() -> None:
-    assert _arranged(["data", "make", "--a-b=1", "--config=x"]) == [
+    assert arranged(["data", "make", "--a-b=1", "--config=x"]) == [
         *("data", "make", "--config", "x", "--a_b=1")
     ]
-    assert _arranged(["train", "--config"]) == ["train", "--config"]
-    assert _arranged(["compare", "--methods=cdas", "--concept-id", "3"]) == [
+    assert arranged(["train", "--config"]) == ["train", "--config"]
+    assert arranged(["compare", "--methods=cdas", "--concept-id", "3"]) == [
         *("compare", "--methods=cdas", "--concept_id", "3")
     ]
 
