@@ -83,6 +83,7 @@ class Subject:
             "load_in_4bit": self.loading.load_in_4bit,
             "system": self.chat_options.system,
             "source_token": self.chat_options.source_token,
+            **{name: value for name, value in vars(self.chat_options).items() if value is not None},
             "weights": _digest_of(Path(self.name)),
         }
 

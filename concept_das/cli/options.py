@@ -1,6 +1,7 @@
 """Groups of options that several commands share; each field is a command-line flag."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch and transformers load with the model, not with the command line
@@ -68,15 +69,29 @@ class ChatOptions:
         system: system prompt; the chat template's default if not given.
         source_token: which token of the generation prompt the source latent is read at; -1 is its
             last.
+        chat_template: a Jinja file to use instead of the tokenizer's template, or the name of one
+            of several that it has.
+        date: the day for a template that writes today's date, as 2024-07-26 (if not given).
+        template_options: options of the template as JSON, e.g. '{"enable_thinking": false}'.
     """
 
     system: str | None = None
     source_token: int = -1
+    chat_template: str | None = None
+    date: str | None = None
+    template_options: dict[str, bool | int | float | str] | None = None
 
     @classmethod
     def of_vector(cls, vector: "concept_das.steering.artifact.Artifact") -> "ChatOptions":
         """The options that a vector was trained under."""
-        return cls(system=vector.system, source_token=vector.source_token)
+        chat = vector.chat or {}
+        return cls(
+            system=vector.system,
+            source_token=vector.source_token,
+            chat_template=chat.get("template"),
+            date=chat.get("date"),
+            template_options=chat.get("options"),
+        )
 
     def of(
         self, loaded: "concept_das.models.loading.LoadedModel"
@@ -84,4 +99,14 @@ class ChatOptions:
         """The model's chat format."""
         from concept_das.data.chat_format import ChatFormat
 
-        return ChatFormat.of(loaded.tokenizer, system=self.system, source_token=self.source_token)
+        template = self.chat_template
+        if template is not None and "{" not in template and Path(template).is_file():
+            template = Path(template).read_text(encoding="utf-8")
+        return ChatFormat.of(
+            loaded.tokenizer,
+            system=self.system,
+            source_token=self.source_token,
+            chat_template=template,
+            date=self.date,
+            **(self.template_options or {}),
+        )

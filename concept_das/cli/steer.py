@@ -73,6 +73,7 @@ def steer_prompts(
     saved = load_vector(vector)
     loaded = loading.load_for(saved)
     chat = ChatOptions.of_vector(saved).of(loaded)
+    saved.check_chat(chat)
     entry = Steering(saved, direction, multiplier, rule)
 
     if not texts:

@@ -11,7 +11,8 @@ is searched for in a user's text, and a prompt that holds the template's own wor
 like any other.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -23,6 +24,11 @@ from transformers import PreTrainedTokenizerBase
 from concept_das.data.chat_template import ChatTemplate
 from concept_das.data.plain_text import PlainText, ids_of
 from concept_das.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# What a vector's own chat format must have in common with another.
+_DESCRIBED = ("prefix", "turn_end", "generation_prompt")
 
 # Beginnings that tokenizers treat differently: one may join a template's last space with a letter,
 # another with a bracket.
@@ -129,6 +135,47 @@ class ChatFormat:
     def system(self) -> str | None:
         """The system prompt, if any."""
         return self.template.system
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The part of a vector's description about the chat format, as JSON holds it.
+
+        The system prompt and the source token are beside it there.
+        """
+        return {
+            **self.template.given,
+            "template_sha256": self.template.sha256,
+            "date": self.template.date,
+            **{name: list(getattr(self, name)) for name in _DESCRIBED},
+        }
+
+    def check(self, described: Mapping[str, Any] | None, system: str | None, owner: str) -> None:
+        """Compare with the chat format that something was trained with.
+
+        Args:
+            described: the description of it; None, of an earlier release, is not compared.
+            system: the system prompt of it.
+            owner: the name of what was trained, for messages.
+
+        Raises:
+            InputError: if the template prefixes differ in length, so that other tokens than in
+                training would be steered. Other tokens are a warning.
+        """
+        own = self.description
+        if described is None or all(described[name] == own[name] for name in _DESCRIBED):
+            return
+        reasons = {name: described.get(name) != own.get(name) for name in ("options", "date")}
+        reasons["template"] = described["template_sha256"] != own["template_sha256"]
+        reasons["system"] = system != self.system
+        found = ", ".join(sorted(name for name, differs in reasons.items() if differs)) or "tokens"
+        trained, here = len(described["prefix"]), len(self.prefix)
+        if trained != here:
+            raise InputError(
+                f"{owner} was trained behind a template prefix of {trained} tokens and this chat "
+                f"format has one of {here} (other {found}); make the chat format that it was "
+                "trained with"
+            )
+        log.warning("%s was trained with another chat format (other %s)", owner, found)
 
     def prompt(self, text: str) -> "Prompt":
         """Token ids of one user turn, up to where the model begins to answer.

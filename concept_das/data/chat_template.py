@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ class ChatTemplate:
         system: system prompt; the template's default if None.
         date: the day that the template takes for today, `2024-07-26`; None if it writes no date.
         options: passed to the template.
+        given: the template, date and options that the caller chose, as JSON holds them.
         in_parts: true if it takes a message as a list of parts and not as text.
         before, after: what is rendered before and after the user's text.
     """
@@ -36,6 +38,7 @@ class ChatTemplate:
     system: str | None
     date: str | None
     options: Mapping[str, Any]
+    given: Mapping[str, Any] = field(default_factory=dict)
     in_parts: bool = False
     before: str = ""
     after: str = ""
@@ -62,7 +65,9 @@ class ChatTemplate:
             datetime.date.fromisoformat(date or DATE)
         except ValueError as error:
             raise InputError(f"date {date!r} is no date; write it as {DATE}") from error
-        template = cls(tokenizer, chosen, system, day, options)
+        told = {"template": source and chosen, "date": date, "options": options}
+        given = json.loads(json.dumps({k: v for k, v in told.items() if v}, default=str))
+        template = cls(tokenizer, chosen, system, day, options, given)
         marker = "USERTEXT"
         while marker in (system or ""):
             marker += "X"

@@ -117,7 +117,8 @@ def evaluate(
         partial: file that keeps finished batches, so that an interrupted evaluation continues.
 
     Raises:
-        InputError: if there are no held-out rows or no multipliers.
+        InputError: if there are no held-out rows or no multipliers, or the vector was trained with
+            another chat format.
     """
     if not heldout:
         raise InputError("there are no held-out rows to evaluate on")
@@ -125,6 +126,7 @@ def evaluate(
         raise InputError("give at least one multiplier")
     unrelated = unrelated_turns(chat, 16) if unrelated is None else unrelated
     vector.check_model(model)
+    vector.check_chat(chat)
     turns = [turn for row in heldout for turn in (row.elicit.base, row.elicit.source)]
     logits = steered_logits(model, vector, [*turns, *unrelated])
     measure = _Measurement(logits, vector, tuple(multipliers), rule)

@@ -68,6 +68,7 @@ def make_quadruples(
     settings = {
         "model": loaded.name,
         "system": chat.system,
+        **chat.template.given,
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "seed": seed,

@@ -21,7 +21,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from concept_das.data.chat_format import Prompt
+from concept_das.data.chat_format import ChatFormat, Prompt
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
@@ -64,6 +64,7 @@ class Artifact(ABC):
         prefix_length: template tokens at the start of every prompt that are not steered.
         system: system prompt it was trained under.
         source_token: index of the source token within the generation prompt.
+        chat: description of the chat format it was trained with; None if it is not known.
         method, concept, recipe, data_hash, metrics, versions: its origin.
     """
 
@@ -73,6 +74,7 @@ class Artifact(ABC):
     prefix_length: int = 0
     system: str | None = None
     source_token: int = -1
+    chat: Mapping[str, Any] | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     data_hash: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -173,6 +175,14 @@ class Artifact(ABC):
             )
         log.warning("%s; its effect on other weights is not known", found)
 
+    def check_chat(self, chat: ChatFormat) -> None:
+        """Make sure that conversations are written as in training; see `ChatFormat.check`.
+
+        Raises:
+            InputError: if other tokens than in training would be steered.
+        """
+        chat.check(self.chat, self.system, "this vector")
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `vector.safetensors` and `vector.json` into a folder, atomically."""
         target = Path(folder)
@@ -204,6 +214,7 @@ class Artifact(ABC):
             "prefix_length": self.prefix_length,
             "system": self.system,
             "source_token": self.source_token,
+            **({} if self.chat is None else {"chat": dict(self.chat)}),
             "model": asdict(self.model),
             "recipe": dict(self.recipe),
             "data_hash": self.data_hash,
@@ -284,7 +295,7 @@ def _read(folder: Path) -> Artifact:
         *("method", "concept", "prefix_length", "system", "source_token"),
         *("recipe", "data_hash", "metrics", "versions"),
     )
-    common = {name: signed[name] for name in names}
+    common = {name: signed[name] for name in names} | {"chat": signed.get("chat")}
     return reader.from_saved(tensors, signed, {**common, "model": ModelIdentity(**signed["model"])})
 
 

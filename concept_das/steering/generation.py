@@ -60,11 +60,15 @@ def generate_responses(
 
     Raises:
         VectorMismatchError: if a vector belongs to another model.
-        InputError: if the temperature is negative, or steering or keys are not one per prompt.
+        InputError: if the temperature is negative, steering or keys are not one per prompt, or a
+            vector was trained with another chat format.
     """
     rows = _per_prompt("steering", steering, len(prompts))
     keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))
     check_steering(model, rows, positions)
+    # Many vectors have one chat format.
+    for row in {str(row.vector.chat): row for row in rows if row is not None}.values():
+        row.vector.check_chat(chat)
     prompts = [p if row is None else row.prompt(p) for p, row in zip(prompts, rows, strict=True)]
     rows = [None if row is None or row.vector.is_text else row for row in rows]
     pad = pad_id_of(chat.tokenizer)

@@ -133,6 +133,7 @@ def _job(
             "prefix_length": len(chat.prefix),
             "system": chat.system,
             "source_token": chat.source_token,
+            "chat": chat.description,
             # A list, as it is when read again.
             "recipe": {**asdict(config), "layers": list(config.layers), "rows": len(concept.rows)},
             "data_hash": data_hash(concept.rows),

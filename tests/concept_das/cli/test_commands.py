@@ -23,7 +23,7 @@ from concept_das.methods.registry import METHODS
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
 from tests.concept_das.helpers import ROWS
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
 MORE_ROWS = [
     replace(
@@ -146,6 +146,22 @@ def test_options_with_dashes(run: Path, model: Path, data: Path, tmp_path: Path)
     assert main([*arguments, "--source-token=-1"]) == 0
     found = SteeringVector.load(tmp_path / "dashes/vector")
     assert torch.equal(found.weight, SteeringVector.load(run / "vector").weight)
+
+
+def test_a_vector_is_steered_in_the_chat_format_of_its_training(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text(f"{{{{ strftime_now('%B') }}}}{CHAT_TEMPLATE}{{{{ closing }}}}")
+    options = ["--chat-template", str(template), "--template-options", '{"closing": "Well,"}']
+    out = tmp_path / "out"
+    assert main([*training_options(model, data, out), *options, "--date=2026-01-31"]) == 0
+    chat = load_vector(out / "vector").chat
+    assert chat is not None
+    assert (chat["options"], chat["date"]) == ({"closing": "Well,"}, "2026-01-31")
+    template.unlink()  # the vector has its own copy
+    assert main(["steer", "--vector", str(out / "vector"), "--prompt", "Hi"]) == 0
+    assert "steered:" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_goes_on(
