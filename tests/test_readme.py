@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from concept_das import SteeringVector
-from concept_das.cli.parser import _underscored, build_parser
+from concept_das.cli.configs import underscored
+from concept_das.cli.parser import build_parser
 from concept_das.steering.vector import ModelIdentity
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -96,7 +97,7 @@ def parser():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command, parser, tmp_path):
-    arguments = [_underscored(word) for word in shlex.split(command)[1:]]
+    arguments = [underscored(word) for word in shlex.split(command)[1:]]
     if "--config" in arguments:  # a run's own file, which does not exist here
         recipe = next((ROOT / "concept_das/recipes").glob("*.yaml"))
         shutil.copy(recipe, tmp_path / "config.yaml")

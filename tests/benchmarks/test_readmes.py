@@ -16,7 +16,8 @@ from benchmarks.backdoor.__main__ import backdoor
 from benchmarks.refusal import presets as refusal_presets
 from benchmarks.refusal.__main__ import refusal
 from benchmarks.steps import UNUSED_OPTIONS
-from concept_das.cli.parser import COMMANDS, REPLACED, _parser_of, _underscored
+from concept_das.cli.configs import underscored
+from concept_das.cli.parser import COMMANDS, REPLACED, _parser_of
 
 ROOT = Path(__file__).parent.parent.parent
 FUNCTIONS: Mapping[str, tuple[Callable[..., None], Mapping[str, object]]] = {
@@ -53,7 +54,7 @@ def test_a_command_is_understood(line: str) -> None:
     words = shlex.split(line)
     place = next(i for i, word in enumerate(words) if word in FUNCTIONS)
     function, presets = FUNCTIONS[words[place]]
-    flags = [_underscored(word) for word in words[place + 1 :]]
+    flags = [underscored(word) for word in words[place + 1 :]]
     assert _parser_of(function).parse_args(flags).preset in presets
 
 
@@ -83,7 +84,7 @@ def test_a_flag_named_in_passing_exists() -> None:
     parsers = [_parser_of(function, UNUSED_OPTIONS) for function, _presets in FUNCTIONS.values()]
     parsers += [_parser_of(one, REPLACED.get(one, frozenset())) for one in COMMANDS.values()]
     actions = [action for parser in parsers for action in parser._actions]
-    known = {_underscored(flag) for action in actions for flag in action.option_strings}
+    known = {underscored(flag) for action in actions for flag in action.option_strings}
     named = flags_in_passing()
     assert "--before_question" in named
-    assert {_underscored(flag) for flag in named} - known == OTHERS
+    assert {underscored(flag) for flag in named} - known == OTHERS

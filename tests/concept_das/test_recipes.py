@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from concept_das import InputError, TrainingConfig
-from concept_das.cli.parser import _method_of, _with_recipes, build_parser
+from concept_das.cli.configs import method_of, with_recipes
+from concept_das.cli.parser import build_parser
 from concept_das.methods import METHODS
 from concept_das.methods.recipes import FOLDER, method_defaults, read_recipe, recipe_names
 
@@ -20,7 +21,7 @@ def parser():
 
 def train_options(parser, *arguments):
     given = ["train", "--layer=0", *arguments, "--data=rows.parquet", "--out=runs/x"]
-    return parser.parse_args(_with_recipes(given, _method_of(given))).train
+    return parser.parse_args(with_recipes(given, method_of(given))).train
 
 
 @pytest.mark.parametrize("name", NAMES)
