@@ -121,7 +121,7 @@ def _signature(
             data_hash(kept),
             data_hash(held),
             ModelIdentity.of(loaded.model).fingerprint,
-            [chat.system, chat.source_token, list(chat.prefix)],
+            [chat.system, chat.source_token, list(chat.prefix), *chat.template.given.items()],
         ]
     )
 

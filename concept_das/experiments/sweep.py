@@ -73,7 +73,7 @@ def sweep(
     kept, held = plan.split(rows)
     identity = [
         [data_hash(kept), data_hash(held), ModelIdentity.of(loaded.model).fingerprint],
-        [chat.system, chat.source_token, list(chat.prefix)],
+        [chat.system, chat.source_token, list(chat.prefix), *chat.template.given.items()],
         [plan.multipliers, plan.unrelated],
     ]
     cells = [

@@ -76,18 +76,21 @@ def find_site(model: PreTrainedModel, layer: int) -> Site:
     return Site(layer, f"{name}[{layer}]", config.hidden_size, n_layers)
 
 
-def decoder_of(model: PreTrainedModel) -> nn.Module:
+def decoder_of(model: nn.Module) -> nn.Module:
     """The part of the model below the head: blocks and final norm."""
     inner = unwrapped(model)
     decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else None
     # Where a model does not say (GPT-2), some transformers answer with the whole of it.
-    if not isinstance(decoder, nn.Module) or decoder is inner or _holds_head(inner, decoder):
+    if not isinstance(decoder, nn.Module) or decoder is inner:
         decoder = inner.base_model
     assert isinstance(decoder, nn.Module)
+    # And a model of pictures and text, with a language model that has a head of its own.
+    if decoder is not inner and _holds_head(inner, decoder):
+        return decoder_of(decoder)
     return decoder
 
 
-def _holds_head(model: PreTrainedModel, part: nn.Module) -> bool:
+def _holds_head(model: Any, part: nn.Module) -> bool:
     head = model.get_output_embeddings()
     return head is not None and any(module is head for module in part.modules())
 

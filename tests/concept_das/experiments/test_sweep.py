@@ -25,7 +25,7 @@ from concept_das.steering.vector import SteeringVector
 from concept_das.training import loop as training
 from concept_das.training.vectors import train_vector
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
-from tests.tiny import LAYERS, WIDTH, tiny_model, tiny_tokenizer
+from tests.tiny import CHAT_TEMPLATE, LAYERS, WIDTH, tiny_model, tiny_tokenizer
 
 MORE_ROWS = [
     replace(
@@ -182,6 +182,7 @@ def test_killed_while_measuring(
         {"rows": [*MORE_ROWS[1:], replace(MORE_ROWS[0], positive_output="Arr")]},
         {"chat": tiny_chat(system="Be rude.")},
         {"chat": tiny_chat(source_token=-2)},
+        {"chat": tiny_chat(chat_template=CHAT_TEMPLATE.replace("assistant", "helper"))},
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ from torch import nn
 
 from concept_das.data.batches import collate
 from concept_das.errors import InputError
-from concept_das.models.blocks import capture, find_site, hidden_states_at
+from concept_das.models.blocks import capture, decoder_of, find_site, hidden_states_at
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, encoded_rows
 from tests.tiny import LAYERS, WIDTH, tiny_model
 
@@ -110,3 +110,21 @@ def test_blocks_above_the_site_are_not_run() -> None:
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
     hidden_states_at(model, find_site(model, 1), input_ids=IDS)
     assert ran == [0, 1]
+
+
+def test_the_decoder_has_no_head() -> None:
+    for name in ("llama", "gpt2"):
+        model = tiny_model(name)
+        plain = decoder_of(model)
+        assert all(module is not model.get_output_embeddings() for module in plain.modules())
+        # GPT-2 and others in transformers 4.46 to 4.57.
+        model.get_decoder = lambda model=model: model
+        assert decoder_of(model) is plain
+
+
+def test_the_decoder_of_a_language_model_inside_another() -> None:
+    model = tiny_model()
+    model.language_model = tiny_model(seed=1)
+    model.get_decoder = lambda: model.language_model
+    model.get_output_embeddings = lambda: model.language_model.lm_head
+    assert decoder_of(model) is model.language_model.model
