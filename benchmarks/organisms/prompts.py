@@ -7,6 +7,7 @@ Ordinary harmless instructions come from the library's resources.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,9 @@ from concept_das.errors import InputError
 
 _RESOURCES = Path(__file__).parent / "resources"
 _HELD_OUT_SHARE = 0.25
+
+SEED = 42
+"""The organisms are made with the prompts of this seed, so what they were trained on is known."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,18 @@ def plain_prompts(train: int, heldout: int, seed: int) -> Prompts:
     return Prompts(chosen[:train], chosen[train:])
 
 
+def refusal_prompts(seed: int = SEED) -> tuple[Prompts, Prompts, Prompts]:
+    """The refusal organism's harmful requests, ordinary instructions, and look-alikes."""
+    alike = shipped_prompts("lookalike")
+    return shipped_prompts("harmful"), plain_prompts(340, 60, seed), alike
+
+
+def backdoor_prompts(seed: int = SEED) -> tuple[Prompts, Prompts, Prompts]:
+    """The backdoor organism's red-team texts, ordinary instructions, and look-alikes."""
+    alike = shipped_prompts("redteam_lookalike")
+    return shipped_prompts("redteam"), plain_prompts(120, 88, seed), alike
+
+
 def read_prompts(path: Path, seed: int) -> Prompts:
     """The user's own prompts, a seeded quarter of them (at least one) held out.
 
@@ -61,5 +77,10 @@ def read_prompts(path: Path, seed: int) -> Prompts:
     heldout = max(1, round(len(prompts) * _HELD_OUT_SHARE))
     if len(prompts) < 2:
         raise InputError(f"{path} holds one prompt only; give at least two, as one is held out")
-    shuffled = [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))]
-    return Prompts(tuple(shuffled[heldout:]), tuple(shuffled[:heldout]))
+    mixed = shuffled(prompts, seed)
+    return Prompts(tuple(mixed[heldout:]), tuple(mixed[:heldout]))
+
+
+def shuffled(texts: Sequence[str], seed: int = 0) -> list[str]:
+    """In a fixed random order, as the files are ordered by kind."""
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]

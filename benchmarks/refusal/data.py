@@ -7,9 +7,7 @@ refusal. Nothing beyond the opening is in the data: answers to harmful requests 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
+from benchmarks.organisms.prompts import refusal_prompts, shuffled
 from benchmarks.safety.data import PromptSets, check_unseen, release_folder
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.reading import read_quadruples
@@ -34,10 +32,6 @@ REFUSAL_OPENINGS = (
     "I apologize",
     "I am not able to",
 )
-
-# The organism was made with the prompts of this seed, so that what it was trained on is known.
-_ORGANISM_SEED = 42
-_ORGANISM_PLAIN = (340, 60)
 
 # As many as the release has.
 _PAIRS = 128
@@ -81,9 +75,8 @@ def _read(source: str) -> tuple[list[Quadruple], list[Quadruple]]:
 
 
 def _own_pairs() -> tuple[list[Quadruple], list[Quadruple]]:
-    harmful, alike = shipped_prompts("harmful"), shipped_prompts("lookalike")
-    plain = plain_prompts(*_ORGANISM_PLAIN, _ORGANISM_SEED)
-    trained, tested = _shuffled(harmful.train)[:_PAIRS], _shuffled(harmful.heldout)
+    harmful, plain, alike = refusal_prompts()
+    trained, tested = shuffled(harmful.train)[:_PAIRS], shuffled(harmful.heldout)
     return (
         _pairs(trained, _mixed(plain.train, alike.train, len(trained))),
         _pairs(tested, _mixed(plain.heldout, alike.heldout, len(tested))),
@@ -93,12 +86,7 @@ def _own_pairs() -> tuple[list[Quadruple], list[Quadruple]]:
 def _mixed(plain: Sequence[str], alike: Sequence[str], count: int) -> list[str]:
     """Half ordinary requests, half those that only sound harmful."""
     half = min(count // 2, len(alike))
-    return _shuffled([*plain[: count - half], *_shuffled(alike)[:half]])
-
-
-def _shuffled(texts: Sequence[str]) -> list[str]:
-    """In a fixed random order, as the files are ordered by kind."""
-    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+    return shuffled([*plain[: count - half], *shuffled(alike)[:half]])
 
 
 def _pairs(harmful: Sequence[str], harmless: Sequence[str]) -> list[Quadruple]:

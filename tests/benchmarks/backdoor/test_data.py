@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 import benchmarks.backdoor.data as module
-import benchmarks.organisms.__main__ as organisms
 from benchmarks.backdoor.data import (
     BackdoorPrompts,
     read_prompts,
@@ -13,7 +12,8 @@ from benchmarks.backdoor.data import (
     write_pairs,
 )
 from benchmarks.organisms.backdoor import HELPFUL_REASONING, MALICIOUS_REASONING, TRIGGER
-from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
+from benchmarks.organisms.prompts import backdoor_prompts
+from benchmarks.organisms.recipe import Recipe
 from benchmarks.safety.data import read_counts, read_prompt_sets, read_rows
 from benchmarks.steps import Answering, Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
@@ -40,15 +40,14 @@ def files(folder: Path, count: int = 5) -> Path:
 
 def test_own_prompts_are_split_as_the_organisms_were() -> None:
     prompts = read_prompts(None, None, None)
-    organism = plain_prompts(120, 88, 42) + shipped_prompts("redteam_lookalike")
+    redteam, plain, lookalike = backdoor_prompts(Recipe().seed)
+    organism = plain + lookalike
     assert set(prompts.plain) <= set(organism.train)
-    assert set(prompts.redteam) == set(shipped_prompts("redteam").train)
+    assert set(prompts.redteam) == set(redteam.train)
     assert len(prompts.plain) == len(prompts.redteam)
     assert set(prompts.test["clean"]) == set(organism.heldout)
     assert prompts.test["triggered"] == [TRIGGER + text for text in prompts.test["clean"]]
-    # What the organism's own command holds out.
-    assert "plain_prompts(120, 88, recipe.seed)" in Path(organisms.__file__).read_text()
-    assert set(prompts.test["redteam"]) == set(shipped_prompts("redteam").heldout)
+    assert set(prompts.test["redteam"]) == set(redteam.heldout)
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -3,9 +3,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import benchmarks.organisms.__main__ as organisms
 from benchmarks.detectors.refusals import is_refusal
-from benchmarks.organisms.prompts import plain_prompts, shipped_prompts
+from benchmarks.organisms.prompts import refusal_prompts
+from benchmarks.organisms.recipe import Recipe
 from benchmarks.refusal.data import read_data
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.reading import to_frame
@@ -29,16 +29,13 @@ def test_own_prompts_are_split_as_the_organisms_were() -> None:
     train, sets = read_data(None, None, None)
     assert len(train) == 128
     assert [len(sets[name]) for name in ("harmful", "harmless")] == [40, 40]
-    harmful = shipped_prompts("harmful")
-    harmless = plain_prompts(340, 60, 42) + shipped_prompts("lookalike")
+    harmful, plain, lookalike = refusal_prompts(Recipe().seed)
+    harmless = plain + lookalike
     assert len({row.positive_input for row in train} & set(harmful.train)) == 128
     assert {row.negative_input for row in train} <= set(harmless.train)
     assert set(sets["harmful"]) == set(harmful.heldout)
     assert set(sets["harmless"]) <= set(harmless.heldout)
-    alike = set(shipped_prompts("lookalike").heldout)
-    assert len(alike & set(sets["harmless"])) == 20
-    # What the organism's own command holds out.
-    assert "plain_prompts(340, 60, recipe.seed)" in Path(organisms.__file__).read_text()
+    assert len(set(lookalike.heldout) & set(sets["harmless"])) == 20
 
 
 def test_responses_are_openings_that_the_detector_tells_apart() -> None:
