@@ -1,4 +1,4 @@
-"""Words that signatures share: the directions of steering, its rules and its positions."""
+"""Words that signatures share: the directions of steering and its rules."""
 
 from typing import Literal, get_args
 
@@ -8,5 +8,3 @@ Direction = Literal["elicit", "suppress"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 Rule = Literal["paper", "interpolate"]
-
-Positions = Literal["all", "prompt", "generated"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interventions.positions import edit_where
 from interventions.sourceless import FactoredDirections, SourcelessDirections
@@ -105,7 +105,8 @@ class AdditiveIntervention(FactoredDirections):
             position_mask: true at the prompt positions to change, see
                 `interventions.positions.edit_where`.
             row_factors: one factor per batch row in place of the saved one, for all its
-                directions: the factors that Lang. and RePS draw, BiPO's sign.
+                directions: the factors that Lang. and RePS draw, BiPO's sign. A learned factor is
+                multiplied by it.
 
         Returns:
             The moved hidden states, same shape and dtype as `base`.
@@ -116,6 +117,8 @@ class AdditiveIntervention(FactoredDirections):
             repeats = base.shape[0] // row_factors.shape[0]  # several sequences per prompt
             column = row_factors.to(weight).repeat_interleave(repeats)[:, None, None]
             factor = column.expand(-1, 1, weight.shape[-2])
+            if isinstance(self.factor, nn.Parameter):
+                factor = factor * self.factor
         else:
             factor = self.factors_of(rows, weight.shape[-2])
         return edit_where(position_mask, add_direction(base, weight, factor), base)

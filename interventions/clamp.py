@@ -1,4 +1,4 @@
-"""The inference intervention of Concept DAS."""
+"""The inference intervention of Concept DAS; also trained, where factors are learned."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,15 +26,20 @@ class ClampIntervention(FactoredDirections):
         embed_dim, low_rank_dimension, subspace_partition: as for the training intervention.
         weight: the directions `[rank, dim]`; random if not given.
         factor: the coordinates `[rank]` to clamp to; zeros if not given.
+        learns_factor: true if directions and factor are to be trained; known ones are frozen.
     """
 
     default_factor = 0.0
 
     def __init__(
-        self, weight: Tensor | None = None, factor: Tensor | None = None, **kwargs: Any
+        self,
+        weight: Tensor | None = None,
+        factor: Tensor | None = None,
+        learns_factor: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, factor, **kwargs)
-        self.weight.requires_grad_(False)
+        super().__init__(weight, factor, learns_factor, **kwargs)
+        self.weight.requires_grad_(learns_factor)
 
     def forward(
         self,

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interventions.partition import PartitionedSubspace
+from interventions.positions import edit_where
 from interventions.subspace import coordinates, set_coordinates
 
 
@@ -37,6 +38,7 @@ class DistributedInterchangeIntervention(PartitionedSubspace):
         base: Float[Tensor, "batch positions dim"],
         source: Tensor,
         subspaces: Sequence[Sequence[int] | int] | None = None,
+        position_mask: Bool[Tensor, "prompts width"] | None = None,
         **_: Any,
     ) -> Float[Tensor, "batch positions dim"]:
         """Give the base the source's coordinates along the directions.
@@ -46,6 +48,8 @@ class DistributedInterchangeIntervention(PartitionedSubspace):
             source: `[batch, 1, dim]` or `[batch, dim]`, one source state for all base positions
                 (the paper's one-to-many interchange), or `[batch, positions, dim]`.
             subspaces: which directions each batch row uses; all of them if None.
+            position_mask: true at the positions to change, see
+                `interventions.positions.edit_where`.
 
         Returns:
             The intervened hidden states, same shape and dtype as `base`.
@@ -56,4 +60,5 @@ class DistributedInterchangeIntervention(PartitionedSubspace):
         self._check_width(base)
         weight, _rows = self.select(subspaces, base.shape[0])
         source = source.unsqueeze(1) if source.dim() == base.dim() - 1 else source
-        return set_coordinates(base, weight, coordinates(source, weight))
+        moved = set_coordinates(base, weight, coordinates(source, weight))
+        return edit_where(position_mask, moved, base)

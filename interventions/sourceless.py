@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interventions.backend import pyvene as pv
 from interventions.partition import PartitionedSubspace
@@ -32,6 +32,7 @@ class FactoredDirections(SourcelessDirections):
 
     Args:
         factor: `[rank]`; the class's default for each direction if not given.
+        learns_factor: true if the factor is a parameter, to be trained with the directions.
 
     Raises:
         ValueError: if there is not one factor for each direction.
@@ -40,7 +41,11 @@ class FactoredDirections(SourcelessDirections):
     default_factor: ClassVar[float]
 
     def __init__(
-        self, weight: Tensor | None = None, factor: Tensor | None = None, **kwargs: Any
+        self,
+        weight: Tensor | None = None,
+        factor: Tensor | None = None,
+        learns_factor: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(weight, **kwargs)
         rank = self.weight.shape[0]
@@ -49,7 +54,11 @@ class FactoredDirections(SourcelessDirections):
         if factor.shape != (rank,):
             raise ValueError(f"factor has shape {tuple(factor.shape)}; expected ({rank},)")
         self.factor: Tensor
-        self.register_buffer("factor", factor.detach().float().clone())
+        own = factor.detach().float().clone()
+        if learns_factor:
+            self.factor = nn.Parameter(own)
+        else:
+            self.register_buffer("factor", own)
 
     def factors_of(self, rows: list[list[int]] | None, rank: int) -> Float[Tensor, "*batch rank"]:
         """The factors of the directions that `select` chose.

@@ -8,7 +8,7 @@ baseline `unsteered` is asked for the concept where it is to be suppressed.
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -118,7 +118,7 @@ class AxBench:
         trained = {method: (f"train.{method}",) for method in methods}
         stages = [Stage("data", self._make_data, options=self._data_options())]
         for method in methods:
-            config = asdict(self._config(method))
+            config = self._config(method).record()
             options = {"config": config, "layer": preset.layer, "model": model}
             run = partial(self._train, method)
             stages.append(Stage(f"train.{method}", run, ("data",), options))

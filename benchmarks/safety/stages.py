@@ -30,6 +30,7 @@ from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job, Stage
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
+from concept_das.steering.positions import EVERYWHERE
 from concept_das.training.tracking import PrefixedTracker, Tracker
 from concept_das.words import DIRECTIONS, Direction
 
@@ -84,7 +85,7 @@ class SafetyBenchmark:
             config = settings.configs[method]
             layer = None if config.layers else settings.layer
             # The engine changes speed alone, so it is no option of the stage.
-            training = {**model, "layer": layer, "config": asdict(config)}
+            training = {**model, "layer": layer, "config": config.record()}
             yield stage(trained[0], partial(self._train, method), ("data",), training)
         answering = {**model, **settings.answering.description, **strength, **asks}
         yield stage(generate, partial(self._answer, method), ("data", *trained), answering)
@@ -251,7 +252,7 @@ def scored_direction(vector: Artifact, subject: Subject) -> Direction | None:
     if vector.is_text:
         return None
     edits = vector.edits(subject.loaded.model, direction, 1.0)
-    return None if any(edit.ends is not None for edit in edits) else direction
+    return None if any(edit.span != EVERYWHERE for edit in edits) else direction
 
 
 def read_answers(folder: Path) -> pd.DataFrame:

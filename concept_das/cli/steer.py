@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
-from concept_das.words import Direction, Positions, Rule
+from concept_das.words import Direction, Rule
 
 if TYPE_CHECKING:
     import concept_das.data.chat_format
@@ -27,7 +27,7 @@ def steer_prompts(
     direction: Direction = "elicit",
     multiplier: float = 1.0,
     rule: Rule = "paper",
-    positions: Positions = "all",
+    positions: str = "all",
     compare: bool = False,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
@@ -109,7 +109,7 @@ def _converse(
     loaded: "concept_das.models.loading.LoadedModel",
     chat: "concept_das.data.chat_format.ChatFormat",
     entry: "concept_das.steering.context.Steering",
-    positions: Positions,
+    positions: str,
     max_new_tokens: int,
     temperature: float,
     seed: int,

@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 def train(
     data: str,
     out: Path,
-    layer: int,
     loading: ModelOptions,
     chat: ChatOptions,
     training: TrainingConfig,
     engine: EngineOptions,
+    layer: int | None = None,
     heldout: int = 16,
     concept_id: int | None = None,
     wandb: TrackingMode = "auto",
@@ -48,6 +48,7 @@ def train(
         out: folder of the run. An interrupted run goes on when the command is given again. Where
             the data hold several concepts, each gets a folder inside, concept-ID.
         layer: decoder block whose output is intervened on, 0-based; negative counts from the end.
+            For several blocks give --layers.
         heldout: number of rows held out per concept, chosen by the seed; they are kept in the run's
             folder.
         concept_id: use only this concept's rows.

@@ -20,6 +20,7 @@ from concept_das.models.replay import Replay, ReplayError
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import SiteEdit, Steering, steer
 from concept_das.steering.vector import SteeringVector
+from interventions.positions import edit_where
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class ReplayedLogits:
     ) -> None:
         sites = {find_site(model, layer) for layer in vector.layers}
         self.replay = Replay(model, sorted(sites, key=lambda site: site.layer), probe)
+        self.span = vector.span
         self.last: tuple[list[Turn], list[Tensor]] = ([], [])
 
     def of(
@@ -102,9 +104,11 @@ class ReplayedLogits:
         if steering is not None:
             by_site = steering.edits(self.replay.model)
             steered = [SiteEdit([by_site[site]], site) for site in self.replay.sites]
+            mask = self.span.mask([t.prompt for t in turns], max(len(t.ids) for t in turns))
+            mask = None if mask is None else mask[:, turns[0].prompt.prefix_length :]
 
             def edit(index: int, hidden: Tensor) -> Tensor:
-                return steered[index].apply(hidden)
+                return edit_where(mask, steered[index].apply(hidden), hidden)
 
         hidden = self.replay.responses(turns, self.last[1], edit)
         projection = self.replay.projection

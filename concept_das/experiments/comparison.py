@@ -116,7 +116,7 @@ def _signature(
     measured = {name: getattr(plan, name) for name in names.split()}
     return fingerprint_of(
         [
-            {**vars(config), "seed": None},
+            {**config.record(), "seed": None},
             measured,
             data_hash(kept),
             data_hash(held),

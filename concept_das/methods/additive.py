@@ -8,19 +8,21 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import nn
 
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.methods.base import (
     LIKELIHOOD,
     DirectionMethod,
+    Fit,
     Term,
+    directions_of,
     preference_term,
     weighted_terms,
 )
-from concept_das.steering.factors import Latents
+from concept_das.models.blocks import Site
+from concept_das.steering.vector import DirectionAtSite
 from concept_das.words import Direction
 from interventions import AdditiveIntervention, NullOutIntervention
 from interventions.partition import PartitionedSubspace
@@ -43,10 +45,16 @@ class AdditiveMethod(DirectionMethod):
         """The addition alone."""
         return {"add": AdditiveIntervention(embed_dim=width, low_rank_dimension=rank)}
 
-    def factors(self, latents: Latents) -> tuple[Float[Tensor, "rank"], Float[Tensor, "rank"]]:
+    def at_sites(
+        self, task: Fit, sites: Sequence[Site], trained: Sequence[Mapping[EditName, nn.Module]]
+    ) -> list[DirectionAtSite]:
         """Multiplier 1 is the mean of the factors drawn in training, and its negative."""
-        positive = torch.full_like(latents.positive_factor, self.unit_factor)
-        return -positive, positive
+        weights = [directions_of(at_site) for at_site in trained]
+        factor = torch.full((len(weights[0]),), self.unit_factor)
+        return [
+            DirectionAtSite(weight, -factor, factor, site.layer)
+            for site, weight in zip(sites, weights, strict=True)
+        ]
 
 
 class Lang(AdditiveMethod):
@@ -94,7 +102,7 @@ class BiPO(AdditiveMethod):
             for number, row in enumerate(rows):
                 concept, neutral = (
                     EditedPass(turn, None, "add", float(sign))
-                    for turn in _both_responses(row, "elicit")
+                    for turn in both_responses(row, "elicit")
                 )
                 terms.append(preference_term(concept, neutral, loss, direction, number, len(rows)))
         return terms
@@ -126,13 +134,13 @@ class RePS(AdditiveMethod):
             factors = rng.choice(TRAINING_FACTORS, 2)
             concept, neutral = (
                 EditedPass(turn, None, "add", float(factor))
-                for turn, factor in zip(_both_responses(row, "elicit"), factors, strict=True)
+                for turn, factor in zip(both_responses(row, "elicit"), factors, strict=True)
             )
             terms.append(
                 preference_term(concept, neutral, reps_steer_loss, "elicit", number, len(rows))
             )
             concept, neutral = (
-                EditedPass(turn, None, "null_out") for turn in _both_responses(row, "suppress")
+                EditedPass(turn, None, "null_out") for turn in both_responses(row, "suppress")
             )
             terms.append(
                 preference_term(concept, neutral, reps_suppress_loss, "suppress", number, len(rows))
@@ -140,7 +148,7 @@ class RePS(AdditiveMethod):
         return terms
 
 
-def _both_responses(row: EncodedQuadruple, direction: Direction) -> tuple[Turn, Turn]:
+def both_responses(row: EncodedQuadruple, direction: Direction) -> tuple[Turn, Turn]:
     """The concept's and the neutral response after a direction's base prompt."""
     run: EditedPass = getattr(row, direction)
     concept, neutral = row.elicit.base.response, row.suppress.base.response

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data.chat_format import ChatFormat, Prompt, Turn
+from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
@@ -21,8 +21,9 @@ from concept_das.methods.recipes import method_defaults
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.steering.artifact import Artifact
-from concept_das.steering.factors import Latents, measure_latents
-from concept_das.steering.vector import Operation, SteeringVector
+from concept_das.steering.factors import Latents, measure_latents_at
+from concept_das.steering.positions import Span, parse_positions
+from concept_das.steering.vector import DirectionAtSite, Operation, SteeringVector
 from concept_das.words import DIRECTIONS, Direction
 from interventions.partition import PartitionedSubspace
 from objectives import Response, token_cross_entropy, token_weights
@@ -143,6 +144,7 @@ class TrainedMethod(Method):
 
     Attributes:
         objective: the loss of a response token.
+        positions: the tokens that are edited, unless the hyper-parameters name others.
         unit_norm: true if directions are brought back to orthonormal rows after each step.
         trains_alone: true if only one concept can be in the model at a time.
         shares_prefix: true if the template prefix is left unedited, so that its keys and values
@@ -150,6 +152,7 @@ class TrainedMethod(Method):
     """
 
     objective: ClassVar[TokenObjective]
+    positions: ClassVar[str] = "all"
     unit_norm: ClassVar[bool] = False
     trains_alone: ClassVar[bool] = False
     shares_prefix: ClassVar[bool] = True
@@ -185,9 +188,25 @@ class TrainedMethod(Method):
             built.append({edit: one.to(device) for edit, one in at_site.items()})
         return built
 
-    def edited(self, prompt: Prompt) -> Sequence[int] | None:
-        """The positions that are edited; None for all from the template prefix on."""
-        return None
+    def span(self, positions: str | None) -> Span:
+        """The tokens that are edited.
+
+        Args:
+            positions: those of the hyper-parameters; None for the method's own.
+
+        Raises:
+            InputError: if there are no such positions, or the method cannot edit them.
+        """
+        return parse_positions(positions or self.positions)
+
+    def begin(
+        self,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        rows: Sequence[EncodedQuadruple],
+        built: Sequence[Mapping[EditName, nn.Module]],
+    ) -> None:
+        """Set what new interventions start from and only the data can tell; nothing by default."""
 
     def installed(
         self, model: PreTrainedModel, built: Sequence[Mapping[EditName, nn.Module]]
@@ -214,7 +233,7 @@ SiteMethod = TrainedMethod  # the name in the first release
 
 
 class DirectionMethod(TrainedMethod):
-    """A method whose parameters are directions at one site.
+    """A method whose parameters are directions at one or several sites.
 
     Attributes:
         operation: how they are applied, see `SteeringVector`.
@@ -222,41 +241,72 @@ class DirectionMethod(TrainedMethod):
 
     operation: ClassVar[Operation]
 
+    def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
+        """The hyper-parameters' layers, or the given one.
+
+        Raises:
+            InputError: if the model is not that deep.
+        """
+        layers = blocks_of(model, config) if config.layers else [layer]
+        return [find_site(model, one) for one in layers]
+
     @abstractmethod
     def interventions(self, width: int, rank: int) -> Mapping[EditName, PartitionedSubspace]:
         """New interventions for one site, by the edit they make; they may share a weight."""
 
-    @abstractmethod
     def factors(self, latents: Latents) -> tuple[Float[Tensor, "rank"], Float[Tensor, "rank"]]:
-        """The factors at multiplier 1: of suppression, and of elicitation."""
+        """The factors at multiplier 1: of suppression, and of elicitation.
+
+        A method overrides this, or `at_sites` if it does not measure them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines neither factors nor at_sites")
 
     def artifact(
         self, task: Fit, trained: Sequence[Mapping[EditName, nn.Module]]
     ) -> SteeringVector:
         """The directions, with the factors measured on the training prompts."""
-        weight = directions_of(trained[0])
-        site = find_site(task.model, task.layer)
-        latents = measure_latents(task.model, site, weight, task.encoded)
-        negative, positive = self.factors(latents)
+        sites = self.sites(task.model, task.layer, task.config)
         return SteeringVector(
-            weight=weight,
-            negative_factor=negative,
-            positive_factor=positive,
+            sites=self.at_sites(task, sites, trained),
             operation=self.operation,
-            layer=site.layer,
+            positions=task.config.positions or self.positions,
             **task.common,
         )
+
+    def at_sites(
+        self, task: Fit, sites: Sequence[Site], trained: Sequence[Mapping[EditName, nn.Module]]
+    ) -> list[DirectionAtSite]:
+        """The directions of each site with their factors, by default measured on the prompts."""
+        weights = [directions_of(at_site) for at_site in trained]
+        measured = measure_latents_at(task.model, sites, weights, task.encoded)
+        return [
+            DirectionAtSite(weight, *self.factors(latents), site.layer)
+            for site, weight, latents in zip(sites, weights, measured, strict=True)
+        ]
 
 
 def blocks_of(model: PreTrainedModel, config: TrainingConfig) -> list[int]:
     """The blocks of a method that acts at several, from the lowest.
 
     Raises:
-        InputError: if none are given, or the model is not that deep.
+        InputError: if none are given, one is given twice, or the model is not that deep.
     """
     if not config.layers:
         raise InputError(f"{config.method} acts at several layers; give --layers '[5, 10]'")
-    return sorted(find_site(model, layer).layer for layer in config.layers)
+    if config.layers == "spread":
+        return spread_blocks(find_site(model, 0).n_layers)
+    blocks = sorted(find_site(model, layer).layer for layer in config.layers)
+    if len(set(blocks)) < len(blocks):
+        raise InputError("a layer is given twice; name each once")
+    return blocks
+
+
+def spread_blocks(n_layers: int) -> list[int]:
+    """Eight blocks at 20%, 30%, ... 90% of the depth; fewer where blocks would coincide.
+
+    Of 30 blocks these are 6, 9, ... 27.
+    """
+    return sorted({n_layers * tenths // 10 for tenths in range(2, 10)})
 
 
 def directions_of(at_site: Mapping[EditName, nn.Module]) -> Float[Tensor, "rank dim"]:

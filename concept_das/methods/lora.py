@@ -25,6 +25,7 @@ from concept_das.methods.base import (
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.steering.artifact import Artifact, ModuleEdit, readable
+from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.words import Direction
 from interventions.backend import pyvene as pv
 from objectives.names import Reduction
@@ -169,10 +170,21 @@ class LoRA(TrainedMethod):
         Raises:
             InputError: if there are no layers, they are beyond the model, or begin with the first.
         """
+        self.span(config.positions)
         layers = blocks_of(model, config)
         if layers[0] == 0:
             raise InputError("LoRA is trained from the block below it; give --layers from 1 on")
         return [find_site(model, layers[0] - 1)]
+
+    def span(self, positions: str | None) -> Span:
+        """Every token.
+
+        Raises:
+            InputError: if others are asked for.
+        """
+        if positions not in (None, "all"):
+            raise InputError(f"{self.name} adapts every token; leave out positions {positions}")
+        return EVERYWHERE
 
     def build(
         self, model: PreTrainedModel, sites: Sequence[Site], config: TrainingConfig

@@ -36,7 +36,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import objectives
-from concept_das.data.chat_format import Prompt
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.errors import InputError
 from concept_das.methods.base import (
@@ -51,14 +50,13 @@ from concept_das.methods.base import (
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site, find_site
 from concept_das.steering.artifact import Artifact, ModuleEdit, readable
+from concept_das.steering.positions import Span
 from concept_das.words import Direction
 from interventions.backend import pyvene as pv
 from interventions.positions import edit_where
 from objectives import projected
 from objectives.names import Reduction
 
-# The first and the last tokens of the prompt that are edited (AxBench's f5+l5).
-ENDS = (5, 5)
 _PARTS = ("rotation", "weight", "bias")
 # A float32 R may be off by this much after training; far below what pyreft's loading does to it.
 _ORTHONORMAL_WITHIN = 1e-4
@@ -163,7 +161,7 @@ class LearnedEdit(Artifact):
             ModuleEdit(
                 find_site(model, layer).module_name,
                 partial(_move, tensors=tensors, multiplier=multiplier),
-                ends=self.ends,
+                span=Span(*self.ends, generated=False),
             )
             for layer, tensors in self.loreft[direction].items()
         ]
@@ -234,6 +232,7 @@ class LoreftMethod(TrainedMethod):
     """LoReFT at several blocks, for each direction that is trained."""
 
     steering = "the learned edit of the prompt's first and last 5 tokens, times the multiplier"
+    positions = "p5+s5"  # AxBench's f5+l5
 
     def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
         """The recipe's layers.
@@ -254,11 +253,19 @@ class LoreftMethod(TrainedMethod):
         """A LoReFT for each direction."""
         return {_edit_of(direction): MaskedLoreft(width, rank) for direction in self.directions}
 
-    def edited(self, prompt: Prompt) -> Sequence[int]:
-        """The first and the last tokens of the prompt, the template prefix not counted."""
-        first, last = ENDS
-        start, stop = prompt.prefix_length, len(prompt.ids)
-        return [i for i in range(start, stop) if i < start + first or i >= stop - last]
+    def span(self, positions: str | None) -> Span:
+        """The first and the last tokens of the prompt, the template prefix not counted.
+
+        Raises:
+            InputError: if other positions are asked for.
+        """
+        span = super().span(positions)
+        if span.first is None or span.generated:
+            raise InputError(
+                f"{self.name} edits the ends of the prompt; give positions such as p5+s5, not "
+                f"{positions}"
+            )
+        return span
 
     @abstractmethod
     def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[EditedPass]:
@@ -277,6 +284,8 @@ class LoreftMethod(TrainedMethod):
     def artifact(self, task: Fit, trained: Sequence[Mapping[EditName, nn.Module]]) -> LearnedEdit:
         """The edits of each direction and block."""
         layers = blocks_of(task.model, task.config)
+        span = self.span(task.config.positions)
+        assert span.first is not None
         return LearnedEdit(
             loreft={
                 direction: {
@@ -285,7 +294,7 @@ class LoreftMethod(TrainedMethod):
                 }
                 for direction in self.directions
             },
-            ends=ENDS,
+            ends=(span.first, span.last),
             **task.common,
         )
 

@@ -56,7 +56,7 @@ class Recipe:
                 f"the recipe {self.name} has no method {method!r}; choose one of "
                 f"{', '.join(self.configs)}"
             )
-        config = vars(self.configs[method])
+        config = self.configs[method].record()
         return {
             **self.loading,
             "layer": self.layer,

@@ -16,9 +16,11 @@ from concept_das.methods.interchange import (
     KLStudentTeacher,
     KLTeacherStudent,
 )
+from concept_das.methods.learned_factors import CDASLearned
 from concept_das.methods.lora import LoRA
 from concept_das.methods.loreft import CDASLoReFT, LoReFT
 from concept_das.methods.prompt import Prompting
+from concept_das.methods.prosv import PrOSVLang, PrOSVSimPO
 
 # The group of entry points by which an installed package brings methods of its own.
 ENTRY_POINTS = "concept_das.methods"
@@ -27,6 +29,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         CDAS(),
+        CDASLearned(),
         KLTeacherStudent(),
         KLStudentTeacher(),
         DAS(),
@@ -35,6 +38,8 @@ METHODS: dict[str, Method] = {
         Lang(),
         BiPO(),
         RePS(),
+        PrOSVLang(),
+        PrOSVSimPO(),
         LoReFT(),
         CDASLoReFT(),
         LoRA(),

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from concept_das.errors import InputError
 from objectives import REDUCTIONS
@@ -18,7 +18,8 @@ class TrainingConfig:
     Attributes:
         method: name of the objective; `concept-das methods` lists them.
         rank: number of directions (1 in the paper); rank of LoReFT and LoRA.
-        layers: blocks of a method that acts at several, 0-based; empty for one that acts at one.
+        layers: blocks to act at, 0-based, or `spread` for eight over the model's depth; empty for
+            the one that is given as the layer.
         learning_rate: AdamW, decayed linearly to 0 without warm-up (0.04; the release's configs use
             0.02 to 0.08 depending on the model).
         epochs: passes over the training rows (18).
@@ -29,13 +30,16 @@ class TrainingConfig:
         reduction: `sequence` averages over each response's tokens first, as the paper writes it;
             `token` pools the batch's tokens, as the authors' code does.
         seed: of the initial direction and of the order of rows (42).
+        positions: tokens to edit, in training and steering alike: `all`, `prompt`, or the first and
+            last tokens of the prompt, such as `p2+s2`; the method's own if not given.
+        factor_learning_rate: in place of the learning rate, of factors that are learned (10).
         patience: stop after this many epochs without a better held-out loss and keep the best
             direction; 0 trains all epochs and keeps the last.
     """
 
     method: str = "cdas"
     rank: int = 1
-    layers: tuple[int, ...] = ()
+    layers: tuple[int, ...] | Literal["spread"] = ()
     learning_rate: float = 0.04
     epochs: int = 18
     batch_size: int = 8
@@ -45,6 +49,8 @@ class TrainingConfig:
     reduction: Reduction = "sequence"
     seed: int = 42
     patience: int = 0
+    positions: str | None = None
+    factor_learning_rate: float = 10.0
 
     def __post_init__(self) -> None:
         for name in ("rank", "epochs", "batch_size", "max_response_tokens"):
@@ -53,13 +59,27 @@ class TrainingConfig:
         for name in ("patience", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("learning_rate", "gradient_clip"):
+        for name in ("learning_rate", "gradient_clip", "factor_learning_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.reduction not in REDUCTIONS:
             raise InputError(
                 f"unknown reduction {self.reduction!r}; choose one of {', '.join(REDUCTIONS)}"
             )
+
+    def record(self) -> dict[str, Any]:
+        """The hyper-parameters as saved vectors and progress hold them.
+
+        Those that came after the first release are left out at their defaults, so that what was
+        saved before still reads as the same.
+        """
+        later = ("positions", "factor_learning_rate")
+        defaults = {field.name: field.default for field in fields(self)}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in later or value != defaults[name]
+        }
 
 
 # Hyper-parameters by method, or under `all` for every method; a method's own go first.

@@ -26,6 +26,7 @@ from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import write_atomically
+from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.words import DIRECTIONS, Direction
 
 FORMAT_VERSION = 1
@@ -44,14 +45,13 @@ class ModuleEdit:
     Attributes:
         module: the module's path in the model.
         change: (the module's input, its output), both `[rows, positions, _]` -> the edited output.
-        ends: edit only that many tokens at either end of the prompt, the template prefix not
-            counted; None for every position.
+        span: the tokens that are edited.
         protects_prefix: true if the template prefix is not edited.
     """
 
     module: str
     change: Callable[[Tensor, Tensor], Tensor]
-    ends: tuple[int, int] | None = None
+    span: Span = EVERYWHERE
     protects_prefix: bool = True
 
 

@@ -24,9 +24,15 @@ from concept_das.data.chat_format import Prompt
 from concept_das.errors import InputError
 from concept_das.models.blocks import Site, find_site, hidden_of, replace_hidden
 from concept_das.steering.artifact import Artifact, ModuleEdit
-from concept_das.steering.positions import _per_row, _PositionSelection
+from concept_das.steering.positions import (
+    EVERYWHERE,
+    Span,
+    _per_row,
+    _PositionSelection,
+    parse_positions,
+)
 from concept_das.steering.vector import SteeringVector
-from concept_das.words import Direction, Positions, Rule
+from concept_das.words import Direction, Rule
 from interventions import set_coordinates
 
 
@@ -68,7 +74,9 @@ class Steering:
         assert isinstance(self.vector, SteeringVector)
         clamps = self.vector.operation == "clamp"
         return {
-            find_site(model, at.layer): RowEdit(at.weight, self.target(index), clamps)
+            find_site(model, at.layer): RowEdit(
+                at.weight, self.target(index), clamps, self.vector.span
+            )
             for index, at in enumerate(self.vector.sites)
         }
 
@@ -99,7 +107,7 @@ def steer(
     direction: Direction = "elicit",
     multiplier: float = 1.0,
     rule: Rule = "paper",
-    positions: Positions = "all",
+    positions: str = "all",
     prefix_length: int | None = None,
     prompt_lengths: Sequence[int] | None = None,
     allow_other_weights: bool = False,
@@ -113,12 +121,14 @@ def steer(
         direction, multiplier, rule: strength when a bare vector is given; see
             `SteeringVector.target`.
         positions: `all` steers the prompt (after the template prefix) and every new token, as the
-            paper does; `prompt` only the prompt; `generated` only what comes after it.
+            paper does; `prompt` only the prompt; `generated` only what comes after it; `p2+s2` the
+            first two and the last two tokens of the prompt. A vector that was trained at fewer
+            positions is applied at those of them that it was trained at.
         prefix_length: number of leading tokens of each row to protect; by default the vector's own,
             the template prefix it was trained with.
-        prompt_lengths: tokens of each row's prompt, padding not counted; needed for `prompt` and
-            `generated`, and for LoReFT, when the model is called directly and not through
-            `generate`.
+        prompt_lengths: tokens of each row's prompt, padding not counted; needed for positions
+            other than `all`, the vector's own included, when the model is called directly and not
+            through `generate`.
         allow_other_weights: steer another fine-tune of the vector's model too, with a warning; see
             `Artifact.check_model`.
 
@@ -141,11 +151,14 @@ def steer(
         for row in rows
     ]
     on_modules = _module_edits(model, rows)
+    spans = [edit.span for edit, _ in on_modules]
+    vectors = [row.vector for row in rows if row is not None]
+    spans += [vector.span for vector in vectors if isinstance(vector, SteeringVector)]
     selection = _PositionSelection(
         positions,
         prefixes,
         prompt_lengths,
-        needs_ends=any(edit.ends for edit, _ in on_modules),
+        needs_ends=any(span != EVERYWHERE for span in spans),
     )
     with ExitStack() as stack:
         stack.enter_context(selection.watching(model))
@@ -160,7 +173,7 @@ def steer(
 def check_steering(
     model: PreTrainedModel,
     rows: Sequence[Steering | None],
-    positions: Positions,
+    positions: str,
     allow_other_weights: bool = False,
 ) -> None:
     """Make sure, before any work, that rows can be steered.
@@ -169,8 +182,7 @@ def check_steering(
         VectorMismatchError: if a vector belongs to another model.
         InputError: on unknown positions, directions or rules.
     """
-    if positions not in ("all", "prompt", "generated"):
-        raise InputError(f"unknown positions {positions!r}; choose all, prompt or generated")
+    parse_positions(positions)
     used = [row for row in rows if row is not None]
     # Describing the model takes longer than all the rest, and many vectors are of one model.
     for row in {row.vector.model.fingerprint: row for row in used}.values():
@@ -225,7 +237,9 @@ def _hook_of(
 
     def apply(_module: nn.Module, args: Any, output: Any) -> Any:
         hidden = hidden_of(output)
-        mask = selection.mask_for(hidden, edit.ends, edit.protects_prefix)
+        mask = selection.mask_for(hidden, [edit.span], edit.protects_prefix)
+        if mask is None:
+            return None
         mask = mask & _per_row(members, len(hidden)).to(mask.device).reshape(-1, 1)
         edited = edit.change(args[0] if args else hidden, hidden)
         return replace_hidden(output, torch.where(mask.unsqueeze(-1), edited, hidden))
@@ -241,11 +255,13 @@ class RowEdit:
         weight: the directions.
         target: the coordinates to clamp to, or the amounts to add.
         clamps: true if it clamps, false if it adds.
+        span: the tokens that are edited.
     """
 
     weight: Float[Tensor, "rank dim"]
     target: Float[Tensor, "rank"]
     clamps: bool
+    span: Span = EVERYWHERE
 
 
 class SiteEdit:
@@ -256,6 +272,7 @@ class SiteEdit:
         self.weight = torch.zeros(len(rows), rank, site.width)
         self.target = torch.zeros(len(rows), 1, rank)
         self.clamps = torch.zeros(len(rows), 1, 1, dtype=torch.bool)
+        self.spans = [EVERYWHERE if row is None else row.span for row in rows]
         self.only_clamps = all(row.clamps for row in rows if row is not None)
         for i, row in enumerate(rows):
             if row is not None:
@@ -268,8 +285,10 @@ class SiteEdit:
 
         def apply(_module: nn.Module, _args: Any, output: Any) -> Any:
             hidden = hidden_of(output)
+            mask = selection.mask_for(hidden, self.spans)
+            if mask is None:
+                return None
             steered = self.apply(hidden)
-            mask = selection.mask_for(hidden)
             return replace_hidden(output, torch.where(mask.unsqueeze(-1), steered, hidden))
 
         return apply

@@ -6,6 +6,7 @@ concept prompts).
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from concept_das.data.batches import batches
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.errors import InputError
-from concept_das.models.blocks import Site, hidden_states_at
+from concept_das.models.blocks import Site, capture, hidden_states_at
 from concept_das.models.logits import collate_for
 from interventions import coordinates
 
@@ -61,7 +62,19 @@ def source_states(
     Args:
         progress: label of a progress bar; none if None.
     """
-    found = []
+    return _source_states(model, [site], prompts, batch_size, progress)[0]
+
+
+def _source_states(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    prompts: Sequence[Prompt],
+    batch_size: int,
+    progress: str | None,
+) -> Float[Tensor, "sites prompts dim"]:
+    """The same at several sites, in one pass up to the highest."""
+    highest = max(sites, key=lambda site: site.layer)
+    found: list[list[Tensor]] = [[] for _ in sites]
     bar = tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False)
     for chunk in batches(prompts, batch_size):
         cut = [
@@ -69,12 +82,15 @@ def source_states(
             for p in chunk
         ]
         batch = collate_for(model, cut)
-        hidden = hidden_states_at(model, site, **batch.model_inputs())
-        index = torch.tensor(batch.source_positions(), device=hidden.device)
-        found.append(hidden[torch.arange(len(chunk), device=hidden.device), index].float())
+        with ExitStack() as stack:
+            seen = [stack.enter_context(capture(model, site)) for site in sites]
+            hidden_states_at(model, highest, **batch.model_inputs())
+        index = torch.tensor(batch.source_positions())
+        for of_site, (hidden,) in zip(found, seen, strict=True):
+            of_site.append(hidden[torch.arange(len(chunk)), index].float().to(seen[0][0].device))
         bar.update(len(chunk))
     bar.close()
-    return torch.cat(found)
+    return torch.stack([torch.cat(of_site) for of_site in found])
 
 
 def measure_latents(
@@ -90,17 +106,38 @@ def measure_latents(
     Raises:
         InputError: naming the first row whose coordinate is NaN or Inf.
     """
+    return measure_latents_at(model, [site], [weight], rows, batch_size=batch_size)[0]
+
+
+def measure_latents_at(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    weights: Sequence[Float[Tensor, "rank dim"]],
+    rows: Sequence[EncodedQuadruple],
+    *,
+    batch_size: int = 16,
+) -> list[Latents]:
+    """The same at several sites, each with its own directions."""
     neutral = [row.elicit.base.prompt for row in rows]
     concept = [row.elicit.source.prompt for row in rows]
-    states = source_states(
-        model, site, neutral + concept, batch_size=batch_size, progress="factors"
-    )
-    values = coordinates(states, weight.to(states.device)).cpu()
+    states = _source_states(model, sites, neutral + concept, batch_size, "factors")
+    return [
+        _latents(coordinates(at_site, weight.to(at_site.device)).cpu(), site, len(rows))
+        for at_site, weight, site in zip(states, weights, sites, strict=True)
+    ]
+
+
+def _latents(values: Float[Tensor, "prompts rank"], site: Site, rows: int) -> Latents:
+    """Split the coordinates of neutral and of concept prompts.
+
+    Raises:
+        InputError: naming the first row whose coordinate is NaN or Inf.
+    """
     bad = (~torch.isfinite(values)).any(dim=1).nonzero().flatten().tolist()
     if bad:
-        kind = "negative_input" if bad[0] < len(rows) else "positive_input"
+        kind = "negative_input" if bad[0] < rows else "positive_input"
         raise InputError(
-            f"the factor of row {bad[0] % len(rows)}, {kind}, is NaN or Inf at layer {site.layer}; "
+            f"the factor of row {bad[0] % rows}, {kind}, is NaN or Inf at layer {site.layer}; "
             "load the model in float32 or drop the row"
         )
-    return Latents(values[: len(rows)], values[len(rows) :])
+    return Latents(values[:rows], values[rows:])

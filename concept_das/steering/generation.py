@@ -21,7 +21,6 @@ from concept_das.data.batches import by_token_budget, collate, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.steering.context import Steering, check_steering, steer
-from concept_das.words import Positions
 
 
 @torch.no_grad()
@@ -31,7 +30,7 @@ def generate_responses(
     prompts: Sequence[Prompt],
     *,
     steering: Steering | Sequence[Steering | None] | None = None,
-    positions: Positions = "all",
+    positions: str = "all",
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
@@ -163,7 +162,7 @@ def _gumbel(count: int, generator: torch.Generator) -> Float[Tensor, "count"]:
 
 
 def _steered(
-    model: PreTrainedModel, rows: list[Steering | None], positions: Positions
+    model: PreTrainedModel, rows: list[Steering | None], positions: str
 ) -> AbstractContextManager[None]:
     if all(row is None for row in rows):
         return nullcontext()

@@ -15,6 +15,7 @@ from concept_das.errors import InputError
 from concept_das.models.blocks import find_site
 from concept_das.models.identity import ModelIdentity
 from concept_das.steering.artifact import Artifact, ModuleEdit
+from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.words import Direction
 from interventions.backend import pyvene as pv
 
@@ -62,7 +63,7 @@ class Intervened(Artifact):
             ModuleEdit(
                 path,
                 partial(_apply, intervention=intervention, multiplier=multiplier),
-                ends=self.ends,
+                span=EVERYWHERE if self.ends is None else Span(*self.ends, generated=False),
             )
             for path, intervention in self.interventions.items()
         ]

@@ -15,6 +15,7 @@ from concept_das.models.blocks import Site, find_site
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact, load_vector, readable
+from concept_das.steering.positions import Span, parse_positions
 from concept_das.words import Direction, Rule
 
 __all__ = ["DirectionAtSite", "ModelIdentity", "Operation", "Rule", "SteeringVector"]
@@ -100,6 +101,7 @@ class SteeringVector(Artifact):
     Attributes:
         sites: the directions at each site, from the lowest layer to the highest.
         operation: `clamp` sets the coordinates W h to a; `add` adds a W.
+        positions: the tokens it edits, see `concept_das.steering.positions`.
 
     The other fields are those of every `Artifact`.
     """
@@ -108,6 +110,7 @@ class SteeringVector(Artifact):
 
     sites: tuple[DirectionAtSite, ...]
     operation: Operation = "clamp"
+    positions: str = "all"
 
     def __init__(
         self,
@@ -118,6 +121,7 @@ class SteeringVector(Artifact):
         operation: Operation = "clamp",
         *,
         sites: Sequence[DirectionAtSite] = (),
+        positions: str = "all",
         **common: Any,
     ) -> None:
         """Take `sites`, or the parts of one site; parts given with one site replace its own.
@@ -131,6 +135,8 @@ class SteeringVector(Artifact):
         """
         super().__init__(**common)
         object.__setattr__(self, "operation", operation)
+        parse_positions(positions)
+        object.__setattr__(self, "positions", positions)
         given = {
             "weight": weight,
             "negative_factor": negative_factor,
@@ -180,6 +186,11 @@ class SteeringVector(Artifact):
         return self._one_site.layer
 
     @property
+    def span(self) -> Span:
+        """The tokens it edits."""
+        return parse_positions(self.positions)
+
+    @property
     def rank(self) -> int:
         """Number of directions at a site, the largest where they differ."""
         return max(site.rank for site in self.sites)
@@ -227,14 +238,14 @@ class SteeringVector(Artifact):
 
     def edit_description(self) -> dict[str, Any]:
         """Operation, norm, site and factors."""
-        formula = {
-            "clamp": "h + W^T (a - W h), at every position from prefix_length on",
-            "add": "h + W^T a, at every position from prefix_length on",
-        }
+        at_all = self.positions == "all"
+        where = "at every position" if at_all else f"at the positions {self.positions}"
+        formula = {"clamp": "h + W^T (a - W h)", "add": "h + W^T a"}
         described = [site.description() for site in self.sites]
         return {
             "operation": self.operation,
-            "formula": formula[self.operation],
+            "formula": f"{formula[self.operation]}, {where} from prefix_length on",
+            **({} if at_all else {"positions": self.positions}),
             "rank": self.rank,
             **(described[0] if len(described) == 1 else {"sites": described}),
         }
@@ -252,7 +263,12 @@ class SteeringVector(Artifact):
             )
             for i, described in enumerate(several or [description])
         ]
-        return cls(sites=sites, operation=description["operation"], **common)
+        return cls(
+            sites=sites,
+            operation=description["operation"],
+            positions=description.get("positions", "all"),
+            **common,
+        )
 
     @classmethod
     def load(

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from concept_das.data.batches import by_token_budget
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass
-from concept_das.methods.base import Term, TrainedMethod
+from concept_das.methods.base import Term
+from concept_das.steering.positions import Span
 from concept_das.words import DIRECTIONS, Direction
 from interventions.backend import pyvene as pv
 
@@ -48,22 +49,15 @@ def needs_no_source(intervention: nn.Module) -> bool:
     return isinstance(intervention, pv.SourcelessIntervention)
 
 
-def edit_mask(
-    method: TrainedMethod, turns: Sequence[Turn], width: int
-) -> Bool[Tensor, "rows edited"] | None:
-    """Mask of the positions after the template prefix that a method edits; None if it is all.
+def edit_mask(span: Span, turns: Sequence[Turn], width: int) -> Bool[Tensor, "rows edited"] | None:
+    """Mask of the positions after the template prefix that are edited; None if it is all.
 
     Args:
         turns: rows that share the template prefix.
         width: tokens of the padded batch.
     """
-    edited = [method.edited(turn.prompt) for turn in turns]
-    if all(positions is None for positions in edited):
-        return None
-    mask = torch.zeros(len(turns), width, dtype=torch.bool)
-    for row, positions in enumerate(edited):
-        mask[row, slice(None) if positions is None else list(positions)] = True
-    return mask[:, turns[0].prompt.prefix_length :]
+    mask = span.mask([turn.prompt for turn in turns], width)
+    return None if mask is None else mask[:, turns[0].prompt.prefix_length :]
 
 
 class NotFiniteError(Exception):

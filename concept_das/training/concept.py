@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -106,17 +106,32 @@ class ConceptRun:
             config = replace(config, seed=task.seed)
         self.task = task
         self.config = config
-        self.identity = run_identity(model, sites, task.rows, task.heldout, asdict(config))
+        self.identity = run_identity(model, sites, task.rows, task.heldout, config.record())
         self.method = trained_method(config.method)
+        rate = config.learning_rate
         torch.manual_seed(config.seed)
         self.interventions = self.method.build(model, sites, config)
         every = [one for at_site in self.interventions for one in at_site.values()]
         # Edits of a site may share parameters.
         self.parameters = list(dict.fromkeys(p for one in every for p in one.parameters()))
-        self.turns = all(isinstance(one, PartitionedSubspace) for one in every)
+        factors = {
+            parameter
+            for one in every
+            for name, parameter in one.named_parameters()
+            if name == "factor"
+        }
+        # Only directions are clipped: the gradient of a factor is of another size (PrOSV).
+        self.clipped = [p for p in self.parameters if p not in factors]
+        self.turns = not factors and all(isinstance(one, PartitionedSubspace) for one in every)
         self.optimizer = torch.optim.AdamW(
-            self.parameters, config.learning_rate, weight_decay=config.weight_decay
+            [
+                {"params": [p], "peak": config.factor_learning_rate if p in factors else rate}
+                for p in self.parameters
+            ],
+            rate,
+            weight_decay=config.weight_decay,
         )
+        self.method.begin(model, sites, task.rows, self.interventions)
         self.steps_per_epoch = math.ceil(len(task.rows) / config.batch_size)
         self.total = config.epochs * self.steps_per_epoch
         self.state = Progress(start=self._weights(), best=self._weights())
@@ -149,10 +164,10 @@ class ConceptRun:
         Raises:
             TrainingError: if the gradient or the directions cannot be used.
         """
-        rate = self.config.learning_rate * (1 - self.state.step / self.total)
+        left = 1 - self.state.step / self.total
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+            group["lr"] = group["peak"] * left
+        norm = torch.nn.utils.clip_grad_norm_(self.clipped, self.config.gradient_clip)
         if not bool(torch.isfinite(norm)):
             raise TrainingError(
                 f"the gradient is NaN or Inf {self.where()}; load the model in float32"
@@ -166,7 +181,7 @@ class ConceptRun:
             "loss": sum(losses.values()),
             **{f"loss_{direction}": value for direction, value in losses.items()},
             "gradient_norm": float(norm),
-            "learning_rate": rate,
+            "learning_rate": self.config.learning_rate * left,
         }
         if self.turns:
             values["drift"] = max(

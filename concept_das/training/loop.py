@@ -114,6 +114,7 @@ def _train_together(
                 config.method,
                 all_runs(active.values()),
                 engine,
+                config.positions,
             )
         bar = stack.enter_context(
             tqdm(
@@ -178,6 +179,7 @@ def build_losses(
     method: str,
     runs: Sequence[EditedPass],
     engine: EngineOptions = DEFAULT_ENGINE,
+    positions: str | None = None,
 ) -> Losses:
     """The training losses of several concepts, by the chosen engine.
 
@@ -185,8 +187,10 @@ def build_losses(
         sites: from the lowest block to the highest.
         interventions: for each concept and site, by the edit they make.
         runs: all that losses will be asked for.
+        positions: the tokens that are edited; the method's own if None.
     """
     found = trained_method(method)
+    span = found.span(positions)
     if engine.engine == "auto":
         device = next(sites[0].module(model).parameters()).device
         budget = CacheBudget(device, engine.cache_gb, engine.cache_folder)
@@ -197,12 +201,13 @@ def build_losses(
                 interventions,
                 found,
                 runs,
+                span=span,
                 batch_tokens=engine.batch_tokens,
                 budget=budget,
             )
         except ReplayError as reason:
             log.warning("training by pyvene: this model cannot be replayed (%s)", reason)
-    return PyveneLosses(model, sites, interventions, found)
+    return PyveneLosses(model, sites, interventions, found, span)
 
 
 def heldout_loss(

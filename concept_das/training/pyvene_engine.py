@@ -18,6 +18,7 @@ from concept_das.data.encoding import EditedPass, EditName
 from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for, response_logits
+from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.training.batch_loss import edit_mask, needs_no_source, spans
 from interventions.backend import pyvene as pv
 from objectives import token_cross_entropy
@@ -29,6 +30,7 @@ class PyveneLosses:
     Args:
         sites: from the lowest block to the highest.
         interventions: for each concept and site, by the edit they make.
+        span: the tokens that are edited.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class PyveneLosses:
         sites: Sequence[Site],
         interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
         method: TrainedMethod,
+        span: Span = EVERYWHERE,
     ) -> None:
         self.model = model
         self.sites = list(sites)
         self.method = method
+        self.span = span
         self.likelihoods: dict[Turn, float] = {}
         self.intervenables = {
             (part, edit): _Intervenable(model, sites, [at_site[edit] for at_site in of_concept])
@@ -81,7 +85,7 @@ class PyveneLosses:
         if sources:
             teacher, states = self._teacher(collate_for(self.model, sources))
         factors = torch.tensor([run.factor for run in runs])
-        mask = edit_mask(self.method, [run.base for run in runs], base.input_ids.shape[1])
+        mask = edit_mask(self.span, [run.base for run in runs], base.input_ids.shape[1])
         logits = intervenable.logits(base, states, factors, mask)
         student = logits[base.response_mask.to(logits.device)]
         labels = torch.tensor([token for run in runs for token in run.base.response])

@@ -30,6 +30,7 @@ from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for
 from concept_das.models.replay import Replay, final_states
+from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.training.batch_loss import edit_mask, needs_no_source, spans
 from concept_das.training.state_cache import CacheBudget
 from objectives.divergences import LOG_ZERO
@@ -53,6 +54,7 @@ class ReplayLosses:
         sites: from the lowest block to the highest.
         interventions: for each concept and site, by the edit they make.
         runs: everything that losses will be asked for, with whatever factor.
+        span: the tokens that are edited.
         batch_tokens: tokens of one forward pass while the cache is filled.
 
     Raises:
@@ -67,12 +69,14 @@ class ReplayLosses:
         method: TrainedMethod,
         runs: Sequence[EditedPass],
         *,
+        span: Span = EVERYWHERE,
         batch_tokens: int = 4096,
         budget: CacheBudget | None = None,
     ) -> None:
         self.model = model
         self.interventions = interventions
         self.method = method
+        self.span = span
         probe = [run.base for run in runs]
         self.replay = Replay(model, sites, probe, share_prefix=method.shares_prefix)
         texts = list(dict.fromkeys((run.base, run.source) for run in runs))
@@ -118,7 +122,7 @@ class ReplayLosses:
         factors = torch.tensor([run.factor for run in runs])
         users = list(spans([(part, run.edit) for part, run in zip(parts, runs, strict=True)]))
         turns = [run.base for run in runs]
-        mask = edit_mask(self.method, turns, max(len(turn.ids) for turn in turns))
+        mask = edit_mask(self.span, turns, max(len(turn.ids) for turn in turns))
 
         def edit(index: int, hidden: Tensor) -> Tensor:
             moved = []

@@ -3,15 +3,18 @@
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.methods import FittedMethod, Job, TrainedMethod
+from concept_das.methods.base import spread_blocks
 from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
+from concept_das.models.blocks import find_site
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact
@@ -19,6 +22,9 @@ from concept_das.training.concept import ConceptRows, TrainingTask
 from concept_das.training.loop import train_directions
 from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
 from concept_das.training.tracking import NoTracker, Tracker
+
+# A block, several of them, `spread` (see `TrainingConfig`), or None for the recipe's.
+Layers = int | Sequence[int] | Literal["spread"] | None
 
 _VERSIONED = ("torch", "transformers", "pyvene", "datasets", "safetensors", "numpy")
 
@@ -40,7 +46,7 @@ def train_vector(
     chat: ChatFormat,
     rows: Sequence[Quadruple],
     heldout: Sequence[Quadruple],
-    layer: int | Sequence[int],
+    layer: Layers,
     config: TrainingConfig,
     *,
     tracker: Tracker | None = None,
@@ -50,8 +56,9 @@ def train_vector(
     """Train one concept by the recipe's method, measure the factors, and describe the result.
 
     Args:
-        layer: block index, 0-based; negative counts from the end. Several of them for a method that
-            acts at several, in place of the recipe's layers.
+        layer: block index, 0-based; negative counts from the end. Several of them, or `spread`
+            (see `TrainingConfig`), for a method that acts at several; None for the layers of
+            the recipe.
 
     Raises:
         InputError: if the method acts at one layer and several are given, or the data, the layer
@@ -66,16 +73,18 @@ def train_vectors(
     loaded: LoadedModel,
     chat: ChatFormat,
     concepts: Sequence[ConceptRows[Quadruple]],
-    layer: int | Sequence[int],
+    layer: Layers,
     config: TrainingConfig,
     *,
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> list[TrainedVector]:
     """The same for several concepts, trained `engine.together` at a time."""
     method = find_method(config.method)
-    layer, config = _placed(layer, config)
+    layer, config = _placed(loaded, layer, config)
     jobs = [_job(loaded, chat, concept, layer, config) for concept in concepts]
     if isinstance(method, FittedMethod):
+        if config.layers:
+            raise InputError(f"{config.method} acts at one layer; give --layer and no --layers")
         return [TrainedVector(method.fit(job)) for job in jobs]
     assert isinstance(method, TrainedMethod)
     sites = method.sites(loaded.model, layer, config)
@@ -98,16 +107,26 @@ def train_vectors(
     return trained
 
 
-def _placed(layer: int | Sequence[int], config: TrainingConfig) -> tuple[int, TrainingConfig]:
+def _placed(
+    loaded: LoadedModel, layer: Layers, config: TrainingConfig
+) -> tuple[int, TrainingConfig]:
     """The layer of a method that acts at one, and the recipe with the layers of any other."""
-    if not isinstance(layer, Sequence):
-        return layer, config
-    layers = tuple(layer)
-    if find_method(config.method).config().layers:
-        return 0, replace(config, layers=layers)
-    if len(layers) != 1:
-        raise InputError(f"{config.method} acts at one layer; give one and not {len(layers)}")
-    return layers[0], config
+    has_own = bool(find_method(config.method).config().layers)
+    if isinstance(layer, int):
+        if config.layers and not has_own:
+            raise InputError("layer and layers are both given; give one of them")
+    elif layer == "spread":
+        config = replace(config, layers="spread")
+    elif layer is not None:
+        if len(layer) == 1 and not has_own:
+            return layer[0], replace(config, layers=())
+        config = replace(config, layers=tuple(layer))
+    elif not config.layers:
+        raise InputError("no block is named to act at; give a layer, or several as layers")
+    if config.layers == "spread":
+        blocks = spread_blocks(find_site(loaded.model, 0).n_layers)
+        config = replace(config, layers=tuple(blocks))
+    return layer if isinstance(layer, int) else 0, config
 
 
 def _job(
@@ -135,7 +154,7 @@ def _job(
             "source_token": chat.source_token,
             "chat": chat.description,
             # A list, as it is when read again.
-            "recipe": {**asdict(config), "layers": list(config.layers), "rows": len(concept.rows)},
+            "recipe": {**config.record(), "layers": list(config.layers), "rows": len(concept.rows)},
             "data_hash": data_hash(concept.rows),
             "versions": versions(),
         },

@@ -92,7 +92,9 @@ def test_the_loss_per_token_is_the_same_loss(name: str, reduction: str) -> None:
 
 
 def test_unknown_methods() -> None:
-    with pytest.raises(InputError, match="unknown method 'magic'; choose one of cdas, kl_teacher"):
+    with pytest.raises(
+        InputError, match="unknown method 'magic'; choose one of cdas, cdas_learned, kl_teacher"
+    ):
         find_method("magic")
 
 
