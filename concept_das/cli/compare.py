@@ -42,9 +42,10 @@ def compare(
         out: folder of the comparison: table.csv, summary.md, comparison.html, and every vector.
             What is finished there is not done again.
         layer: decoder block of the methods that act at one, 0-based.
-        methods: names with commas between them, or all.
+        methods: names with commas between them, or all. A method is there in another form under its
+            name, @ and a word of yours: cdas,cdas@spread.
         changes: hyper-parameters in place of the methods' own, as JSON by method or for all, e.g.
-            '{"all": {"epochs": 6}, "cdas": {"rank": 4}}'.
+            '{"all": {"epochs": 6}, "cdas": {"rank": 4}, "cdas@spread": {"layers": "spread"}}'.
         seeds: one training each.
         heldout: rows held out per concept, the same for every method.
         rows: training rows per concept; all that are not held out if not given.
@@ -60,8 +61,11 @@ def compare(
     from concept_das.experiments.comparison import compare as compare_methods
     from concept_das.reports.results import write_comparison
 
-    configs = [with_changes(find_method(name).config(), changes) for name in _names(methods)]
-    check_changes(changes, [config.method for config in configs])
+    configs = {}
+    for label in _names(methods):
+        config = with_changes(find_method(label.partition("@")[0]).config(), changes)
+        configs[label] = with_changes(config, {config.method: changes.get(label, {})})
+    check_changes(changes, [*configs, *(config.method for config in configs.values())])
     concepts = read_concepts(data.split(","))
     plan = ComparisonPlan(
         layer=layer,
@@ -75,7 +79,8 @@ def compare(
     )
     check_tracking(wandb)
     loaded = loading.load()
-    options = {"data": data, "methods": [asdict(config) for config in configs], **asdict(plan)}
+    settings = {label: asdict(config) for label, config in configs.items()}
+    options = {"data": data, "methods": settings, **asdict(plan)}
     tracker = open_tracker(wandb, name=out.name, config=options, folder=out)
     try:
         table = compare_methods(

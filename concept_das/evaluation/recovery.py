@@ -69,6 +69,36 @@ class Evaluation:
         row = self.table[self.table["multiplier"] == multiplier].iloc[0]
         return {str(name): float(value) for name, value in row.items()}
 
+    def fair(self, direction: Direction) -> dict[str, float]:
+        """The measures at multipliers that were chosen on other rows than those they are of.
+
+        Held-out rows of even and of odd number choose for each other: the multiplier with the
+        highest recovery on one half is applied to the other half.
+
+        Returns:
+            The recovery, `heldout_jsd_*`, `kl_side_effect_*` and the mean of both `multiplier_*`;
+            NaN for a direction that the method cannot steer in.
+        """
+        own = self.rows[self.rows["direction"] == direction]
+        held, unrelated = (own[own["kind"] == kind] for kind in ("heldout", "unrelated"))
+        halves, effects, chosen = [], [], []
+        for half in (0, 1):
+            others = held[held["row"] % 2 != half]
+            if others.empty:
+                break
+            values = {float(str(m)): _recovery_of(at) for m, at in others.groupby("multiplier")}
+            chosen.append(max(values, key=values.__getitem__))
+            halves.append(held[(held["row"] % 2 == half) & (held["multiplier"] == chosen[-1])])
+            if not unrelated.empty:
+                effects.append(unrelated[unrelated["multiplier"] == chosen[-1]]["kl"].mean())
+        rows = pd.concat(halves) if halves else held
+        return {
+            RECOVERY[direction]: _recovery_of(rows) if len(rows) else np.nan,
+            f"heldout_jsd_{direction}": float(rows["jsd"].mean()) if len(rows) else np.nan,
+            f"kl_side_effect_{direction}": float(np.mean(effects)) if effects else np.nan,
+            f"multiplier_{direction}": float(np.mean(chosen)) if chosen else np.nan,
+        }
+
     def headline(self) -> dict[str, float]:
         """Each direction at its best multiplier, and its recovery at 1 if that was tried."""
         metrics: dict[str, float] = {}
@@ -216,6 +246,12 @@ def recovery(
 
     value = float(ratio(base, steered, teacher))
     return value, *bootstrap_interval(ratio, base, steered, teacher)
+
+
+def _recovery_of(held: pd.DataFrame) -> float:
+    """The recovery over held-out rows, without an interval."""
+    base, steered, teacher = (held[f"ll_{name}"].mean() for name in ("base", "steered", "teacher"))
+    return float((steered - base) / (teacher - base))
 
 
 def _summarise(rows: pd.DataFrame) -> pd.DataFrame:

@@ -46,7 +46,7 @@ def compare(
     loaded: LoadedModel,
     chat: ChatFormat,
     concepts: Mapping[int, Sequence[Quadruple]],
-    configs: Sequence[TrainingConfig],
+    configs: Sequence[TrainingConfig] | Mapping[str, TrainingConfig],
     plan: ComparisonPlan,
     out: Path,
     *,
@@ -59,7 +59,8 @@ def compare(
 
     Args:
         concepts: rows of each concept, by its number.
-        configs: one for each method.
+        configs: one for each method; by the names in the tables where a method is there in several
+            forms, such as `cdas` and `cdas@spread`.
 
     Returns:
         One row per method, concept, seed and multiplier.
@@ -69,14 +70,17 @@ def compare(
             results of other options.
     """
     splits = {number: plan.split(rows) for number, rows in concepts.items()}
-    for config in configs:
+    named = configs if isinstance(configs, Mapping) else {c.method: c for c in configs}
+    for config in named.values():
         method = find_method(config.method)
         if isinstance(method, TrainedMethod):
-            method.sites(loaded.model, plan.layer, config)  # the method's own conditions
+            method.sites(loaded.model, plan.layer, config)
+            method.span(config.positions)  # the method's own conditions
     cells = [
         Cell(
-            name=f"{config.method}, concept {number}",
-            parent=out / f"concept-{number}" / config.method,
+            name=f"{label}, concept {number}",
+            parent=out / f"concept-{number}" / label,
+            label=label,
             concept_id=number,
             config=config,
             layer=plan.layer,
@@ -86,7 +90,7 @@ def compare(
             signature=_signature(loaded, chat, config, plan, kept, held),
         )
         for number, (kept, held) in splits.items()
-        for config in configs
+        for label, config in named.items()
     ]
     generate = partial(_generate, loaded, chat, plan) if plan.generations else None
     table = run_cells(loaded, chat, cells, engine, generate)
@@ -138,7 +142,7 @@ def _generate(
     """Save a cell's answers in its folder, and measure their fluency, one row per multiplier."""
     rows = cell.heldout[: plan.generations]
     answers = _answers(loaded, chat, vector, multipliers, rows, plan)
-    answers.insert(0, "method", cell.config.method)
+    answers.insert(0, "method", cell.label)
     answers.insert(1, "concept_id", cell.concept_id)
     answers.insert(2, "seed", seed)
     write_atomically(cell.folder(seed) / "answers.parquet", answers.to_parquet(index=False))

@@ -22,6 +22,7 @@ from concept_das.steering.artifact import Artifact
 from concept_das.training.concept import ConceptRows
 from concept_das.training.options import EngineOptions
 from concept_das.training.vectors import train_vectors
+from concept_das.words import DIRECTIONS
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Cell:
         name: for messages.
         parent: holds a folder for each seed, seed-N.
         concept_id: number of the concept.
+        label: the method's name in the tables; another where a method is there in several forms.
         layer: block of a method that acts at one, 0-based.
         rows, heldout: quadruples to train on, and to measure on.
         signature: fingerprint of all that finished work depends on.
@@ -89,6 +91,7 @@ class Cell:
     name: str
     parent: Path
     concept_id: int
+    label: str
     config: TrainingConfig
     layer: int
     rows: Sequence[Quadruple]
@@ -178,7 +181,7 @@ def _run(
         loaded,
         chat,
         [ConceptRows(cell.rows, (), cell.folder(seed) / "progress", seed=seed) for seed in seeds],
-        cell.layer,
+        None if cell.config.layers else cell.layer,
         cell.config,
         engine=engine,
     )
@@ -187,7 +190,7 @@ def _run(
         folder = cell.folder(seed)
         table = _measure(loaded, chat, one.vector, cell, seed, measurement)
         first: dict[str, Any] = {
-            "method": cell.config.method,
+            "method": cell.label,
             "concept_id": cell.concept_id,
             "concept": one.vector.concept,
             "seed": seed,
@@ -218,7 +221,7 @@ def _measure(
 ) -> pd.DataFrame:
     """One row per multiplier."""
     multipliers = (1.0,) if vector.is_text else cell.plan.multipliers
-    table = evaluate(
+    evaluation = evaluate(
         loaded.model,
         chat,
         vector,
@@ -226,7 +229,11 @@ def _measure(
         multipliers=multipliers,
         unrelated=unrelated_turns(chat, cell.plan.unrelated),
         partial=cell.folder(seed) / "evaluation.partial.json",
-    ).table
+    )
+    table = evaluation.table
+    for direction in DIRECTIONS:
+        for name, value in evaluation.fair(direction).items():
+            table[f"{name}_fair"] = value
     if measurement is None:
         return table
     return table.merge(measurement(cell, vector, seed, multipliers), on="multiplier")

@@ -81,12 +81,13 @@ def sweep(
             name=f"{one.method}, layer {layer}, rank {one.rank}",
             parent=out / f"layer-{layer}" / f"rank-{one.rank}",
             concept_id=numbers[0],
+            label=one.method,
             config=one,
             layer=layer,
             rows=kept,
             heldout=held,
             plan=plan,
-            signature=fingerprint_of([{**vars(one), "seed": None}, layer, *identity]),
+            signature=fingerprint_of([{**one.record(), "seed": None}, layer, *identity]),
         )
         for layer, one in _grid(loaded, config, plan)
     ]

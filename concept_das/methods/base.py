@@ -33,6 +33,9 @@ from objectives.projected import TokenLoss, cross_entropy_with_gradient
 # (student logits `[tokens, vocab]`, teacher logits, labels `[tokens]`) -> one loss per token
 PlainTokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+# (student's hidden states `[sites, tokens, dim]`, the teacher's) -> one loss per token
+StatesLoss = Callable[[Tensor, Tensor], Tensor]
+
 # (token losses of each edited pass, log p of each reference's response under the untouched model)
 # -> the term's share of the batch's loss
 TermLoss = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
@@ -46,11 +49,22 @@ class TokenObjective:
         plain: computes it from logits.
         with_gradient: computes it from log-probabilities, with its gradient in closed form.
         has_teacher: true if the loss uses the teacher's distribution.
+        states: computes it from hidden states instead, those after the edit at every site.
     """
 
     plain: PlainTokenLoss
     with_gradient: TokenLoss
     has_teacher: bool = True
+    states: StatesLoss | None = None
+
+    @classmethod
+    def of_states(cls, states: StatesLoss) -> "TokenObjective":
+        """A loss of hidden states at the tokens that predict the response."""
+
+        def unused(*_: Any) -> Any:
+            raise AssertionError("this loss is computed from hidden states")
+
+        return cls(unused, unused, has_teacher=True, states=states)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from concept_das.methods.lora import LoRA
 from concept_das.methods.loreft import CDASLoReFT, LoReFT
 from concept_das.methods.prompt import Prompting
 from concept_das.methods.prosv import PrOSVLang, PrOSVSimPO
+from concept_das.methods.psr import APSR
 
 # The group of entry points by which an installed package brings methods of its own.
 ENTRY_POINTS = "concept_das.methods"
@@ -29,7 +30,6 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         CDAS(),
-        CDASLearned(),
         KLTeacherStudent(),
         KLStudentTeacher(),
         DAS(),
@@ -38,12 +38,15 @@ METHODS: dict[str, Method] = {
         Lang(),
         BiPO(),
         RePS(),
-        PrOSVLang(),
-        PrOSVSimPO(),
         LoReFT(),
         CDASLoReFT(),
         LoRA(),
         Prompting(),
+        # In the order in which they came: a method's colour follows from its place.
+        CDASLearned(),
+        PrOSVLang(),
+        PrOSVSimPO(),
+        APSR(),
     )
 }
 

@@ -53,6 +53,8 @@ class TrainingConfig:
     factor_learning_rate: float = 10.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.layers, str) and self.layers != "spread":
+            raise InputError(f"layers is {self.layers!r}; give numbers of blocks, or spread")
         for name in ("rank", "epochs", "batch_size", "max_response_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")

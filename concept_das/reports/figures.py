@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from concept_das.evaluation.recovery import RECOVERY
 from concept_das.methods.registry import METHODS
+from concept_das.reports.tables import Strength
 from concept_das.steering.factors import Latents
 from concept_das.words import DIRECTIONS, Direction
 from interventions import orthonormal_rows
@@ -77,21 +78,22 @@ def recovery_figure(summary: pd.DataFrame) -> Figure:
 
 
 def tradeoff_figure(averages: pd.DataFrame) -> Figure:
-    """Recovery against side effect, each method at its tuned multiplier: a panel per direction.
+    """Recovery against side effect, a panel per direction; at the fair multiplier if it is known.
 
     Args:
         averages: what `average` returns.
     """
     figure = Figure(figsize=(12.5, 5.2), layout="constrained", dpi=120)
     grid = figure.subplots(1, len(DIRECTIONS), squeeze=False, sharex=True, sharey=True)[0]
-    names = [f"{name}_tuned" for name in RECOVERY.values()]
+    strength: Strength = "fair" if "elicitation_recovery_fair" in averages else "tuned"
+    names = [f"{name}_{strength}" for name in RECOVERY.values()]
     limits, cut = _y_limits(averages[names].to_numpy())
     grid[0].set_ylim(*limits)
     styles = method_styles(averages["method"])
     for axes, direction in zip(grid, DIRECTIONS, strict=True):
         _panel(axes, direction)
-        _points(axes, averages, direction, styles, cut)
-    grid[0].set_ylabel(f"recovery at the tuned multiplier{_cut_note(cut)}")
+        _points(axes, averages, direction, styles, cut, strength)
+    grid[0].set_ylabel(f"recovery at the {strength} multiplier{_cut_note(cut)}")
     method_legend(figure, styles, linestyle="none")
     return figure
 
@@ -235,8 +237,9 @@ def _points(
     direction: Direction,
     styles: Styles,
     cut: bool,
+    strength: Strength,
 ) -> None:
-    name, effect = f"{RECOVERY[direction]}_tuned", f"kl_side_effect_{direction}_tuned"
+    name, effect = f"{RECOVERY[direction]}_{strength}", f"kl_side_effect_{direction}_{strength}"
     axes.set_xscale("log")
     if effect not in averages or averages[[name, effect]].dropna().empty:
         _say(axes, "not measured")

@@ -14,8 +14,9 @@ from concept_das.evaluation.recovery import RECOVERY
 from concept_das.runs.files import write_atomically
 from concept_das.words import DIRECTIONS
 
-# The multiplier that is reported: the one with the best mean recovery, or 1.
-Strength = Literal["tuned", "unit"]
+# The multiplier that is reported: the one with the best mean recovery, those that other held-out
+# rows chose (`Evaluation.fair`), or 1.
+Strength = Literal["tuned", "fair", "unit"]
 
 STRENGTHS: tuple[Strength, ...] = get_args(Strength)
 
@@ -57,7 +58,8 @@ def average(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per method: the numbers of `concepts` and `seeds`, mean `parameters` and `seconds`,
-        and for each direction's measures, with the suffixes `_tuned` and `_unit`, the mean over
+        and for each direction's measures, with the suffixes `_tuned`, `_unit` and, if the table has
+        such columns, `_fair`, the mean over
         pairs of concept and seed, beside the multiplier (`multiplier_elicit_tuned`). Recoveries
         have a 95% percentile bootstrap interval over these pairs (`..._tuned_low`).
 
@@ -81,6 +83,11 @@ def average(table: pd.DataFrame) -> pd.DataFrame:
                 "tuned": float(means.index[int(means.argmax())]) if len(means) else np.nan,
                 "unit": 1.0 if 1.0 in means.index else np.nan,
             }
+            if f"{recovery}_fair" in rows:
+                each = rows.drop_duplicates(["concept_id", "seed"])
+                record |= mean_with_interval(f"{recovery}_fair", each[f"{recovery}_fair"])
+                of_cells = [n for n in rows if str(n).endswith(f"_{direction}_fair")]
+                record |= {str(name): each[name].mean() for name in of_cells}
             measures = [name for name in _measures(table) if name.endswith(f"_{direction}")]
             for strength, multiplier in chosen.items():
                 at = rows[rows["multiplier"] == multiplier]
@@ -121,10 +128,12 @@ def shown_averages(averages: pd.DataFrame, strength: Strength) -> pd.DataFrame:
     shown = averages[["method"]].copy()
     for direction in DIRECTIONS:
         name = f"{RECOVERY[direction]}_{strength}"
+        if name not in averages:
+            continue
         recovery = averages[[name, f"{name}_low", f"{name}_high"]]
         shown[RECOVERY[direction]] = [with_interval(*row) for row in recovery.to_numpy()]
-        if strength == "tuned":
-            shown[f"multiplier_{direction}"] = averages[f"multiplier_{direction}_tuned"]
+        if strength != "unit":
+            shown[f"multiplier_{direction}"] = averages[f"multiplier_{direction}_{strength}"]
         ending = f"_{direction}_{strength}"
         for column in averages.columns:
             if column.endswith(ending) and not column.startswith("multiplier"):
@@ -220,7 +229,7 @@ def _measures(table: pd.DataFrame) -> list[str]:
     return [
         str(name)
         for name in table.select_dtypes("number").columns
-        if name not in DESCRIPTION and not str(name).endswith(("_low", "_high"))
+        if name not in DESCRIPTION and not str(name).endswith(("_low", "_high", "_fair"))
     ]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from concept_das.data.batches import by_token_budget
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass
-from concept_das.methods.base import Term
+from concept_das.methods.base import StatesLoss, Term
 from concept_das.steering.positions import Span
 from concept_das.words import DIRECTIONS, Direction
 from interventions.backend import pyvene as pv
@@ -58,6 +58,28 @@ def edit_mask(span: Span, turns: Sequence[Turn], width: int) -> Bool[Tensor, "ro
     """
     mask = span.mask([turn.prompt for turn in turns], width)
     return None if mask is None else mask[:, turns[0].prompt.prefix_length :]
+
+
+def states_losses(
+    loss: StatesLoss,
+    turns: Sequence[Turn],
+    edited: Sequence[Float[Tensor, "rows edited dim"]],
+    teacher: Sequence[Float[Tensor, "_ dim"]],
+) -> list[Float[Tensor, "_"]]:
+    """One loss per response token of each turn, from hidden states.
+
+    Args:
+        edited: the edited states at each site, from the end of the template prefix on.
+        teacher: of each turn, the untouched states at every site, laid end to end.
+    """
+    losses = []
+    for row, (turn, wanted) in enumerate(zip(turns, teacher, strict=True)):
+        start = len(turn.prompt.ids) - 1 - turn.prompt.prefix_length
+        part = slice(start, start + len(turn.response))
+        device = edited[0].device
+        student = torch.stack([at_site[row, part].to(device) for at_site in edited])
+        losses.append(loss(student, wanted.to(device).reshape(student.shape)))
+    return losses
 
 
 class NotFiniteError(Exception):

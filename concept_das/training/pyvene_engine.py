@@ -6,6 +6,8 @@ pyvene can hook.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,7 +21,7 @@ from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.steering.positions import EVERYWHERE, Span
-from concept_das.training.batch_loss import edit_mask, needs_no_source, spans
+from concept_das.training.batch_loss import edit_mask, needs_no_source, spans, states_losses
 from interventions.backend import pyvene as pv
 from objectives import token_cross_entropy
 
@@ -86,13 +88,33 @@ class PyveneLosses:
             teacher, states = self._teacher(collate_for(self.model, sources))
         factors = torch.tensor([run.factor for run in runs])
         mask = edit_mask(self.span, [run.base for run in runs], base.input_ids.shape[1])
-        logits = intervenable.logits(base, states, factors, mask)
+        logits, edited = intervenable.run(base, states, factors, mask)
+        if self.method.objective.states is not None:
+            assert sources
+            return states_losses(
+                self.method.objective.states,
+                [run.base for run in runs],
+                edited,
+                self._teacher_states(collate_for(self.model, sources)),
+            )
         student = logits[base.response_mask.to(logits.device)]
         labels = torch.tensor([token for run in runs for token in run.base.response])
         values = self.method.objective.plain(
             student, student if teacher is None else teacher, labels.to(student.device)
         )
         return values.split([len(run.base.response) for run in runs])
+
+    @torch.no_grad()
+    def _teacher_states(self, source: Batch) -> list[Float[Tensor, "_ dim"]]:
+        """The untouched run's states at every site that predict each row's response."""
+        with ExitStack() as stack:
+            seen = [stack.enter_context(capture(self.model, site)) for site in self.sites]
+            self.model(**source.model_inputs(), use_cache=False)
+        masks = list(source.response_mask)
+        return [
+            torch.cat([hidden[row, mask.to(hidden.device)].cpu() for (hidden,) in seen])
+            for row, mask in enumerate(masks)
+        ]
 
     @torch.no_grad()
     def _teacher(self, source: Batch) -> tuple[Tensor, list[Float[Tensor, "batch 1 dim"]]]:
@@ -116,6 +138,7 @@ class _Intervenable:
         interventions: Sequence[nn.Module],
     ) -> None:
         self.model = model
+        self.interventions = list(interventions)
         trainable = [p for one in interventions for p in one.parameters() if p.requires_grad]
         self.intervenable = pv.IntervenableModel(
             [
@@ -132,14 +155,14 @@ class _Intervenable:
         self.sourceless = needs_no_source(held[0])
         self.order = [[i is h for i in interventions].index(True) for h in held]
 
-    def logits(
+    def run(
         self,
         base: Batch,
         source_states: Sequence[Tensor] | None,
         factors: Float[Tensor, "batch"],
         mask: Bool[Tensor, "batch edited"] | None,
-    ) -> Float[Tensor, "batch positions vocab"]:
-        """The intervened run's logits.
+    ) -> tuple[Float[Tensor, "batch positions vocab"], list[Tensor]]:
+        """The intervened run's logits, and its edited states at each site.
 
         Rows are right-padded and share the template prefix, so every row is intervened on at the
         same positions; those that fall on padding reach no logit (causal attention).
@@ -155,7 +178,11 @@ class _Intervenable:
         given = None
         if source_states is not None and not self.sourceless:
             given = {key: source_states[i] for key, i in zip(keys, self.order, strict=True)}
-        with _keeping_hooks(self.model):
+        edited: dict[int, Tensor] = {}
+        with _keeping_hooks(self.model), ExitStack() as stack:
+            for i, intervention in enumerate(self.interventions):
+                keep = partial(_keep, edited, i)
+                stack.callback(intervention.register_forward_hook(keep).remove)
             _, output = self.intervenable(
                 base.model_inputs(),
                 source_representations=given,
@@ -167,7 +194,11 @@ class _Intervenable:
             )
         logits = output.logits
         assert isinstance(logits, Tensor)
-        return logits
+        return logits, [edited[i] for i in range(len(self.interventions))]
+
+
+def _keep(edited: dict[int, Tensor], index: int, _module: nn.Module, _args: Any, out: Any) -> None:
+    edited[index] = out
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for
 from concept_das.models.replay import Replay, final_states
 from concept_das.steering.positions import EVERYWHERE, Span
-from concept_das.training.batch_loss import edit_mask, needs_no_source, spans
+from concept_das.training.batch_loss import edit_mask, needs_no_source, spans, states_losses
 from concept_das.training.state_cache import CacheBudget
 from objectives.divergences import LOG_ZERO
 from objectives.projected import (
@@ -91,12 +91,17 @@ class ReplayLosses:
         width = sites[0].width
         positions = [len(base.ids) - self.replay.shared for base, _ in texts]
         responses = [len(base.response) if method.objective.has_teacher else 0 for base, _ in texts]
+        compares_states = method.objective.states is not None
+        if compares_states:
+            responses = [len(sites) * length for length in responses]
         self.base = budget.store("states at the site", positions, width, weight.dtype)
         self.source = budget.store(
             "states at the source tokens", [len(sites)] * len(texts), width, weight.dtype
         )
-        self.keeps_logits = method.objective.has_teacher and device == budget.place(
-            sum(responses) * weight.shape[0] * weight.dtype.itemsize
+        self.keeps_logits = (
+            method.objective.has_teacher
+            and not compares_states
+            and device == budget.place(sum(responses) * weight.shape[0] * weight.dtype.itemsize)
         )
         if self.keeps_logits:
             self.teacher = budget.store("teacher logits", responses, weight.shape[0], weight.dtype)
@@ -124,6 +129,8 @@ class ReplayLosses:
         turns = [run.base for run in runs]
         mask = edit_mask(self.span, turns, max(len(turn.ids) for turn in turns))
 
+        edited: list[Tensor] = []
+
         def edit(index: int, hidden: Tensor) -> Tensor:
             moved = []
             for (part, name), rows in users:
@@ -137,10 +144,19 @@ class ReplayLosses:
                         position_mask=None if mask is None else mask[rows],
                     )
                 )
-            return torch.cat(moved)
+            edited.append(torch.cat(moved))
+            return edited[-1]
 
         states = [self.base.get(entry) for entry in entries]
-        hidden = torch.cat(self.replay.responses(turns, states, edit)).to(self.head_device)
+        final = self.replay.responses(turns, states, edit)
+        if self.method.objective.states is not None:
+            return states_losses(
+                self.method.objective.states,
+                turns,
+                edited,
+                [self.teacher.get(entry) for entry in entries],
+            )
+        hidden = torch.cat(final).to(self.head_device)
         labels = torch.tensor([token for turn in turns for token in turn.response])
         teacher = self._teacher(entries) if self.method.objective.has_teacher else None
         values = self.loss(hidden, teacher, labels.to(self.head_device))
@@ -195,7 +211,10 @@ class ReplayLosses:
             entry = self.entry[text]
             at_sites = [hidden[row, where[row]].cpu() for (hidden,) in seen]
             self.source.put(entry, torch.stack(at_sites))
-            if self.method.objective.has_teacher:
+            if self.method.objective.states is not None:
+                mask = batch.response_mask[row].to(final.device)
+                self.teacher.put(entry, torch.cat([hidden[row, mask].cpu() for (hidden,) in seen]))
+            elif self.method.objective.has_teacher:
                 teacher = final[row][batch.response_mask[row].to(final.device)]
                 if self.keeps_logits:
                     teacher = self.replay.projection.logits(teacher)

@@ -73,7 +73,7 @@ def test_each_name_stands_for_its_objective(reduction: str) -> None:
     assert len({round(float(value), 6) for value in expected.values()}) == len(expected)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "apsr"])  # of states
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_the_loss_per_token_is_the_same_loss(name: str, reduction: str) -> None:
     method = find_method(name)
@@ -92,9 +92,7 @@ def test_the_loss_per_token_is_the_same_loss(name: str, reduction: str) -> None:
 
 
 def test_unknown_methods() -> None:
-    with pytest.raises(
-        InputError, match="unknown method 'magic'; choose one of cdas, cdas_learned, kl_teacher"
-    ):
+    with pytest.raises(InputError, match="unknown method 'magic'; choose one of cdas, kl_teacher"):
         find_method("magic")
 
 

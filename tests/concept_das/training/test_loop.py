@@ -560,7 +560,12 @@ def test_every_method_lowers_its_loss(method: str) -> None:
     model, rows = planted_model(), encoded_rows(rows=PLANTED_ROWS)
     layers = (0, 1, 2) if method.endswith("loreft") else (1, 2) if method == "lora" else ()
     config = find_method(method).config(
-        layers=layers, epochs=8, batch_size=4, learning_rate=0.1, rank=1
+        layers=layers,
+        epochs=8,
+        batch_size=4,
+        learning_rate=0.1,
+        rank=1,
+        positions="all" if method.startswith("prosv") else None,
     )
     sites = trained_method(method).sites(model, 0, config)
     (result,) = train_directions(model, sites, [TrainingTask(rows)], config)

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import ModelIdentity
 from concept_das.training.loop import TrainingConfig, train_direction
-from concept_das.training.vectors import train_vector, versions
+from concept_das.training.vectors import Layers, train_vector, versions
 from tests.concept_das.helpers import ROWS, tiny_chat, tiny_config, tiny_loaded
 from tests.tiny import LAYERS, MAX_POSITIONS
 
@@ -60,11 +61,30 @@ def test_the_layers_of_a_method_that_acts_at_several() -> None:
     assert found.describe() == expected.describe()
 
 
-def test_the_layer_of_a_method_that_acts_at_one() -> None:
+def test_the_layers_of_a_vector() -> None:
     loaded, chat = tiny_loaded(), tiny_chat()
-    assert train_vector(loaded, chat, ROWS[:2], [], (1,), CONFIG).vector.layers == (1,)
-    with pytest.raises(InputError, match="cdas acts at one layer; give one and not 2"):
-        train_vector(loaded, chat, ROWS[:2], [], (1, 2), CONFIG)
+
+    def layers_of(layer: Layers, **changed: Any) -> tuple[int, ...]:
+        config = replace(CONFIG, epochs=1, **changed)
+        vector = train_vector(loaded, chat, ROWS[:2], [], layer, config).vector
+        several = layer is None or not isinstance(layer, int)
+        assert vector.recipe["layers"] == (list(vector.layers) if len(vector.layers) > 1 else [])
+        assert several or len(vector.layers) == 1
+        return vector.layers
+
+    assert layers_of(-1) == layers_of((3,)) == (3,)
+    assert layers_of((2, 1)) == layers_of(None, layers=(1, -2)) == (1, 2)
+    assert layers_of("spread") == layers_of(None, layers="spread") == (0, 1, 2, 3)
+    with pytest.raises(InputError, match="layer and layers are both given; give one"):
+        layers_of(1, layers=(1, 2))
+    with pytest.raises(InputError, match="no block is named to act at; give a layer"):
+        layers_of(None)
+    with pytest.raises(InputError, match="a layer is given twice; name each once"):
+        layers_of((1, 1))
+    with pytest.raises(InputError, match="layers is 'all'; give numbers of blocks, or spread"):
+        layers_of(None, layers="all")
+    with pytest.raises(InputError, match="diffmean acts at one layer; give --layer"):
+        layers_of((1, 2), method="diffmean")
 
 
 def test_versions_of_what_can_change_a_number() -> None:
