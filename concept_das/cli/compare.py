@@ -65,7 +65,7 @@ def compare(
     for label in _names(methods):
         config = with_changes(find_method(label.partition("@")[0]).config(), changes)
         configs[label] = with_changes(config, {config.method: changes.get(label, {})})
-    check_changes(changes, [*configs, *(config.method for config in configs.values())])
+    check_changes(changes, dict.fromkeys([*configs, *(c.method for c in configs.values())]))
     concepts = read_concepts(data.split(","))
     plan = ComparisonPlan(
         layer=layer,

@@ -44,7 +44,8 @@ def steer_prompts(
         direction: elicit (towards the concept) or suppress (away from it).
         multiplier: strength, without unit; 1 is the measured factor.
         rule: paper or interpolate; see evaluate.
-        positions: all, prompt (only the prompt's tokens) or generated (only new tokens).
+        positions: all, prompt (only the prompt's tokens), generated (only new tokens), or the first
+            and last tokens of the prompt, e.g. p2+s2.
         compare: also show the unsteered answer.
         max_new_tokens: length of an answer, in tokens.
         temperature: of the sampling; 0 decodes greedily.
@@ -58,7 +59,9 @@ def steer_prompts(
     from concept_das import Steering, generate_responses, load_vector
     from concept_das.data.files import read_instructions
     from concept_das.runs.files import check_writable, write_atomically
+    from concept_das.steering.positions import parse_positions
 
+    parse_positions(positions)
     if prompt is not None and file is not None:
         raise InputError("give either a prompt or a file, not both")
     texts = [] if prompt is None else [prompt]

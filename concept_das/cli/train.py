@@ -63,6 +63,8 @@ def train(
     )
     from concept_das.data.files import by_concept
 
+    if layer is None and not training.layers:
+        raise InputError("no block is named to act at; give --layer, or several as --layers")
     find_method(training.method)
     rows = read_quadruples(data, concept_id=concept_id)
     concepts_rows = by_concept(rows)

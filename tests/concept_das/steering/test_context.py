@@ -529,7 +529,7 @@ def test_vectors_of_one_model_describe_it_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         SteeringVector,
         "check_model",
-        lambda self, model: described.append(self) or original(self, model),
+        lambda self, model, **how: described.append(self) or original(self, model, **how),
     )
     with steer(model, [*rows, None]):
         pass
