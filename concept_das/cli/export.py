@@ -10,6 +10,9 @@ from concept_das.words import Direction, Rule
 
 log = logging.getLogger(__name__)
 
+# Formats of several files, with the beginning of a name that marks a folder as one of theirs.
+FOLDERS = {"pyvene": "intkey_", "peft": "adapter_"}
+
 
 def export(
     vector: Path,
@@ -33,7 +36,13 @@ def export(
     """
     from concept_das import SteeringVector, exports, load_vector
     from concept_das.methods.lora import Adapter
+    from concept_das.runs.files import check_writable
 
+    check_writable(out / "config.json" if format in FOLDERS else out)
+    if format in FOLDERS and out.is_dir():
+        names = [path.name for path in out.iterdir()]
+        if names and not any(name.startswith(FOLDERS[format]) for name in names):
+            raise InputError(f"{out} holds other files; name a folder of its own to write")
     if format == "peft":
         adapter = load_vector(vector)
         if not isinstance(adapter, Adapter):

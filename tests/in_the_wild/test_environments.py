@@ -196,6 +196,43 @@ CASES = (
             ("sweep", "config.yaml", lambda world, here: sweep(world, here / "taken")),
         )
     ),
+    *(
+        Case(
+            f"{what} out of {where}",
+            a_file,
+            lambda world, here, what=what, out=out: [
+                *("export", "--vector", f"{world}/run/vector", "--device=cpu"),
+                *(
+                    "--format",
+                    what,
+                    "--out",
+                    out.replace("WORLD", str(world)).replace("HERE", str(here)),
+                ),
+            ],
+            Refused(sentence),
+        )
+        for what, where, out, sentence in (
+            (
+                "pyvene",
+                "a file",
+                "HERE/taken",
+                "cannot write HERE/taken/config.json: HERE/taken is a",
+            ),
+            (
+                "lm-eval",
+                "a file in between",
+                "HERE/taken/a.pt",
+                "HERE/taken is a file; choose anoth",
+            ),
+            ("lm-eval", "a folder", "HERE", "cannot write HERE: it is a folder; name a file"),
+            (
+                "pyvene",
+                "a model",
+                "WORLD/model",
+                "model holds other files; name a folder of its own",
+            ),
+        )
+    ),
     Case(
         "a folder of others",
         read_only,
