@@ -114,7 +114,7 @@ def open_tracker(
     Args:
         mode: `off`; `online`; `offline` (files under the run's folder, for `wandb sync`); `auto` is
             what wandb's own variables say (WANDB_MODE, WANDB_DISABLED), or else online if there is
-            an API key and offline otherwise.
+            an API key and offline otherwise; off for a user without a home, which wandb needs.
 
     Raises:
         InputError: if wandb cannot start the run.
@@ -129,8 +129,10 @@ def check_tracking(mode: TrackingMode) -> None:
     """Make sure before any work that measurements can be sent where they are wanted.
 
     Raises:
-        InputError: if they should go online and wandb has no API key.
+        InputError: if they should go online and wandb has no API key, or the user has no home.
     """
+    if _resolved(mode) != "off" and not _has_home():
+        raise InputError("wandb needs a home folder; set HOME, or choose --wandb off")
     if _resolved(mode) == "online" and not _has_key():
         raise InputError(
             "wandb has no API key to go online with; run `wandb login` first, set WANDB_API_KEY, "
@@ -144,9 +146,15 @@ def _resolved(mode: TrackingMode) -> TrackingMode:
     wanted = os.environ.get("WANDB_MODE", "").lower()
     if wanted == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in _YES:
         return "off"
+    if not _has_home():
+        return "off"
     if wanted in ("offline", "dryrun"):
         return "offline"
     return "online" if wanted == "online" or _has_key() else "offline"
+
+
+def _has_home() -> bool:
+    return os.path.expanduser("~") != "~"
 
 
 def _has_key() -> bool:

@@ -116,6 +116,18 @@ NO_MODEL = "the model is not loaded"
 CASES = (
     Case("no home", no_home, lambda world, here: train(world, here / "a"), "a/vector/vector.json"),
     Case(
+        "no home for wandb",
+        no_home,
+        lambda world, here: train(world, here / "wandb-less", "--wandb=auto"),
+        "wandb-less/vector",
+    ),
+    Case(
+        "no home for wandb that is asked for",
+        no_home,
+        lambda world, here: train(world, here / "a", f"--model={NO_MODEL}", "--wandb=offline"),
+        Refused("wandb needs a home folder; set HOME, or choose --wandb off"),
+    ),
+    Case(
         "no home for the cache",
         no_home,
         lambda world, here: train(world, here / "a", "--model=smollm2-135m"),
