@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.capabilities.scores import EVERYDAY, TASKS_FOLDER
-from tests.tiny import tiny_model, tiny_tokenizer
 
 FOLDER = TASKS_FOLDER / EVERYDAY
 SUBJECTS = 8
@@ -56,12 +55,10 @@ def test_no_question_or_id_occurs_twice_or_in_both_splits() -> None:
     assert len({row["id"] for row in rows}) == 128
 
 
-def test_lm_evals_own_command_finds_it_from_another_folder(tmp_path: Path) -> None:
+def test_lm_evals_own_command_finds_it_from_another_folder(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
-    tiny_model().save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
     command = [sys.executable, "-m", "lm_eval", "--model", "hf"]
-    command += ["--model_args", "pretrained=model", "--device", "cpu", "--limit", "8"]
+    command += ["--model_args", f"pretrained={model}", "--device", "cpu", "--limit", "8"]
     command += ["--include_path", str(TASKS_FOLDER), "--tasks", EVERYDAY, "--num_fewshot", "2"]
     command += ["--output_path", "out"]
     done = subprocess.run(

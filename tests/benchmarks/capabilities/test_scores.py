@@ -4,6 +4,8 @@ import math
 import random
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -154,21 +156,13 @@ def test_without_a_template_begin_of_text_alone_is_not_steered() -> None:
     assert first_changed(model, tokenizer, steering) == 1
 
 
-class recorded_ids:  # noqa: N801
+@contextmanager
+def recorded_ids(model) -> Iterator[list[torch.Tensor]]:
     """The token ids of every call of the model inside the block."""
-
-    def __init__(self, model) -> None:
-        self.model = model
-
-    def __enter__(self) -> list[torch.Tensor]:
-        calls: list[torch.Tensor] = []
-        self.handle = self.model.register_forward_pre_hook(
-            lambda _module, args: calls.append(args[0])
-        )
-        return calls
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
+    calls: list[torch.Tensor] = []
+    handle = model.register_forward_pre_hook(lambda _module, args: calls.append(args[0]))
+    yield calls
+    handle.remove()
 
 
 def test_examples_are_of_the_fewshot_split_and_the_same_everywhere() -> None:
