@@ -80,7 +80,7 @@ def read_config(config: str) -> dict[str, Any]:
         content = config.encode()
     try:
         options = get_loader("yaml")(content.decode())
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # the last of a lone question mark
         reason = " ".join(str(error).split())
         raise InputError(f"{config} cannot be read as yaml: {reason}") from error
     if not isinstance(options, dict):
@@ -100,12 +100,17 @@ def method_of(arguments: Sequence[str]) -> str:
 
 
 def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """A text that the command line would read as a number, as yaml 1.2 has more of them."""
+    """A text, in quotes where the command line would read something else in its place.
+
+    It knows more numbers than yaml's own writer, and other line ends become spaces.
+    """
     try:
-        plain = isinstance(get_loader("yaml")(text), str)
-    except yaml.YAMLError:
-        plain = True  # quoted in any case
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
+        plain = isinstance(get_loader("yaml")(text), str) and not set("\x85\u2028\u2029") & set(
+            text
+        )
+    except Exception:  # of many kinds: it is no yaml
+        plain = False
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
 class _Dumper(yaml.SafeDumper):

@@ -260,7 +260,7 @@ def recorded(path: Path, config: str) -> Iterator[None]:
 
     What is refused leaves the folder as it was.
     """
-    earlier = path.exists()
+    earlier, made = path.exists(), not path.parent.exists()
     if not earlier:
         write_atomically(path, config.encode())
     try:
@@ -268,8 +268,9 @@ def recorded(path: Path, config: str) -> Iterator[None]:
     except (InputError, OSError):
         if not earlier:
             path.unlink(missing_ok=True)
-            with suppress(OSError):  # there is more in it
-                path.parent.rmdir()
+            with suppress(OSError):  # there may be more in it
+                if made:
+                    path.parent.rmdir()
         raise
     if earlier:
         write_atomically(path, config.encode())
