@@ -81,8 +81,8 @@ def test_a_recipe_is_found_in_one_word_or_two(
 
 def test_an_option_wins_over_a_config_on_either_side(called: dict[str, Any]) -> None:
     Path("my.yaml").write_text("epochs: 6\n")
-    for given in (("--epochs=3", "--config=my.yaml"), ("--config", "my.yaml", "--epochs=3")):
-        assert main(["train", *REQUIRED, *given]) == 0
+    for words in (("--epochs=3", "--config=my.yaml"), ("--config", "my.yaml", "--epochs=3")):
+        assert main(["train", *REQUIRED, *words]) == 0
         assert called["epochs"] == 3
 
 
