@@ -34,6 +34,7 @@ def steer_prompts(
     seed: int = 0,
     batch_tokens: int = 8192,
     out: Path | None = None,
+    allow_other_weights: bool = False,
 ) -> None:
     """Answer one prompt, a file of prompts, or interactively, steered.
 
@@ -53,6 +54,7 @@ def steer_prompts(
         batch_tokens: tokens per batch, rows times (longest prompt + max_new_tokens); more is faster
             and takes more memory.
         out: .jsonl file for the answers to a file.
+        allow_other_weights: steer another fine-tune of the vector's model too, with a warning.
     """
     import pandas as pd
 
@@ -74,7 +76,8 @@ def steer_prompts(
     if out is not None:
         check_writable(out)
     saved = load_vector(vector)
-    loaded = loading.load_for(saved)
+    loaded = loading.load(default=saved.model.name)
+    saved = load_vector(vector, loaded, allow_other_weights=allow_other_weights)
     chat = ChatOptions.of_vector(saved).of(loaded)
     saved.check_chat(chat)
     entry = Steering(saved, direction, multiplier, rule)

@@ -164,6 +164,18 @@ def test_a_vector_is_steered_in_the_chat_format_of_its_training(
     assert "steered:" in capsys.readouterr().out
 
 
+def test_steering_another_fine_tune_when_asked_for(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_model(seed=1).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    steer = ["steer", "--vector", str(run / "vector"), "--model", str(tmp_path), "--prompt", "Hi"]
+    assert main(steer) != 0
+    assert "give allow_other_weights=True if this is a fine-tune" in capsys.readouterr().err
+    assert main([*steer, "--allow-other-weights=True"]) == 0
+    assert "steered:" in capsys.readouterr().out
+
+
 def test_an_interrupted_run_goes_on(
     run: Path, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
