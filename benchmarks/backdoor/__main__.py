@@ -9,7 +9,6 @@ alone.
 import sys
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from benchmarks.backdoor.case import BACKDOOR
 from benchmarks.backdoor.data import read_prompts, write_pairs
@@ -17,7 +16,7 @@ from benchmarks.backdoor.presets import PRESETS, TRIGGERED_BUT_BENIGN
 from benchmarks.capabilities.scores import Framing
 from benchmarks.presets import preset_named
 from benchmarks.safety.run import RunOptions, run_case
-from benchmarks.safety.settings import Choices, Settings, read_published
+from benchmarks.safety.settings import Choices, Settings
 from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
@@ -44,7 +43,6 @@ def backdoor(
         framing: text around the capability questions: the real trigger before, a benign reasoning
             before the answer; another model's are other ones.
     """
-    chosen = preset_named(PRESETS, preset)
     prompts = read_prompts(data, options.rows, options.tests)
 
     def data_of(settings: Settings) -> Stage:
@@ -56,8 +54,7 @@ def backdoor(
 
     run_case(
         BACKDOOR,
-        chosen,
-        read_published(Path(__file__).with_name("published.csv"), chosen.published),
+        preset_named(PRESETS, preset),
         data_of,
         options,
         loading,

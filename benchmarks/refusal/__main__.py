@@ -7,7 +7,6 @@ goes on where it was; more `--methods` or `--seeds` leave what is finished alone
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.presets import preset_named
@@ -17,7 +16,7 @@ from benchmarks.refusal.judge import RefusalJudge
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.safety.data import write_data
 from benchmarks.safety.run import RunOptions, run_case
-from benchmarks.safety.settings import Choices, read_published
+from benchmarks.safety.settings import Choices
 from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
@@ -43,7 +42,6 @@ def refusal(
         data: folder with contrast_train.parquet and contrast_test_jailbreakbench.parquet, or a
             hub data set; the project's own prompts if not given.
     """
-    chosen = preset_named(PRESETS, preset)
     pairs, sets = read_data(data, options.rows, options.tests)
 
     def write(job: Job) -> None:
@@ -52,8 +50,7 @@ def refusal(
     content = {"rows": data_hash(pairs), "prompts": sets}
     run_case(
         judged(RefusalJudge(judging)) if judging.judge else REFUSAL,
-        chosen,
-        read_published(Path(__file__).with_name("published.csv"), chosen.published),
+        preset_named(PRESETS, preset),
         lambda _settings: Stage("data", write, options=content, shared=True),
         options,
         loading,

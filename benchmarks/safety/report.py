@@ -51,18 +51,12 @@ OTHER_MODELS = (
 )
 
 
-def report_stage(
-    case: Case, settings: Settings, stages: Sequence[Stage], published: pd.DataFrame
-) -> Stage:
-    """The stage that gathers; of a sweep over layers if the pieces are layers.
-
-    Args:
-        published: numbers to stand beside the measured ones, with a column method.
-    """
+def report_stage(case: Case, settings: Settings, stages: Sequence[Stage]) -> Stage:
+    """The stage that gathers; of a sweep over layers if the pieces are layers."""
     run = _write_report if settings.layer is not None else _write_layers
     return Stage(
         "report",
-        partial(run, case=case, settings=settings, published=published),
+        partial(run, case=case, settings=settings),
         tuple(stage.name for stage in stages if not stage.name.startswith("train.")),
         {
             "title": case.title,
@@ -73,7 +67,7 @@ def report_stage(
             "reading": READING,
             "model": _model_name(settings),
             "sources": settings.sources(),
-            "published": published.to_csv(),
+            "published": settings.preset.published_numbers().to_csv(),
             "same_model": _same_model(settings),
             "reported": settings.reported,
         },
@@ -81,9 +75,10 @@ def report_stage(
     )
 
 
-def _write_report(job: Job, case: Case, settings: Settings, published: pd.DataFrame) -> None:
+def _write_report(job: Job, case: Case, settings: Settings) -> None:
     table = table_of(job, settings)
     summary = summary_of(case, table)
+    published = settings.preset.published_numbers()
     write_table(job.folder / TABLE_FILE, table)
     write_table(job.folder / "summary.csv", summary)
     _write_pages(
@@ -105,7 +100,7 @@ def _write_report(job: Job, case: Case, settings: Settings, published: pd.DataFr
     )
 
 
-def _write_layers(job: Job, case: Case, settings: Settings, published: pd.DataFrame) -> None:
+def _write_layers(job: Job, case: Case, settings: Settings) -> None:
     table = table_of(job, settings)
     layers = layer_table(case, table, settings.choices.layers)
     figure = layer_figure(case, at_reported(layers, settings.reported))

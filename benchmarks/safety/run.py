@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from benchmarks.capabilities.scores import Framing
 from benchmarks.safety.case import Case
 from benchmarks.safety.report import report_stage
@@ -48,7 +46,6 @@ class RunOptions:
 def run_case(
     case: Case,
     preset: SafetyPreset,
-    published: pd.DataFrame,
     data_of: Callable[[Settings], Stage],
     options: RunOptions,
     loading: ModelOptions,
@@ -60,7 +57,6 @@ def run_case(
     """Run a safety benchmark; what is finished in the folder is not done again.
 
     Args:
-        published: numbers to stand beside the measured ones, with a column method.
         data_of: makes the data stage.
         options: a sweep over layers goes into `layers` in the folder.
         framing: of the capability questions.
@@ -76,7 +72,7 @@ def run_case(
     config: dict[str, Any] = {"benchmark": case.name, "preset": preset.name, **asdict(choices)}
     with tracked(options.wandb, out.name, folder, config, shard) as tracker:
         stages = SafetyBenchmark(case, settings, data_of(settings), tracker).stages()
-        stages.append(report_stage(case, settings, stages, published))
+        stages.append(report_stage(case, settings, stages))
         run_stages(stages, settings.pieces, folder, stage_names(stages, choices.stages), shard)
 
 

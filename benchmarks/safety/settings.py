@@ -32,7 +32,8 @@ class SafetyPreset:
         strengths: of every method that applies, by its name.
         default: names of the methods that are run if none are named.
         new_tokens: length of the answers.
-        published: which of the published numbers belong beside it; None if none do.
+        folder: holds the benchmark's published numbers (`published.csv`).
+        published: which of them are of this model; None if none are.
         rule: what a multiplier of a clamp means; see `Choices`.
         rule_source: where that is from.
     """
@@ -42,6 +43,7 @@ class SafetyPreset:
     strengths: Mapping[str, Strengths]
     default: tuple[str, ...]
     new_tokens: int
+    folder: Path
     published: str | None = None
     rule: Rule = "paper"
     rule_source: str = "CDAS paper: m x factor"
@@ -50,6 +52,13 @@ class SafetyPreset:
     def model(self) -> str | None:
         """Hub id; None if the user says which."""
         return self.recipe.loading.get("model")
+
+    def published_numbers(self) -> pd.DataFrame:
+        """The rows that belong beside the measured ones: the model's, or all if none are."""
+        table = pd.read_csv(self.folder / "published.csv")
+        if self.published is None:
+            return table
+        return table[table["model"] == self.published].reset_index(drop=True)
 
     def chosen(self, names: str) -> list[str]:
         """The names of some methods.
@@ -81,28 +90,28 @@ def read_presets(path: Path) -> dict[str, SafetyPreset]:
     their `source`, and the `reported` factor if it is not 1.
     """
     content = yaml.safe_load(path.read_text("utf-8"))
-    return {name: _preset(name, **entry) for name, entry in content.items()}
+    return {name: _preset(name, path.parent, **entry) for name, entry in content.items()}
 
 
 def _preset(
-    name: str, recipe: str, methods: Mapping[str, Any], default: list[str], **more: Any
+    name: str,
+    folder: Path,
+    recipe: str,
+    methods: Mapping[str, Any],
+    default: list[str],
+    **more: Any,
 ) -> SafetyPreset:
     return SafetyPreset(
-        name,
-        read_recipe(recipe),
-        {
+        name=name,
+        folder=folder,
+        recipe=read_recipe(recipe),
+        strengths={
             method: Strengths(**{**said, "method": method, "factors": tuple(said["factors"])})
             for method, said in methods.items()
         },
-        tuple(default),
+        default=tuple(default),
         **more,
     )
-
-
-def read_published(path: Path, model: str | None) -> pd.DataFrame:
-    """The published numbers on a preset's model; all of them if None."""
-    table = pd.read_csv(path)
-    return table if model is None else table[table["model"] == model].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
