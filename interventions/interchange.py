@@ -49,7 +49,8 @@ class DistributedInterchangeIntervention(PartitionedSubspace):
                 (the paper's one-to-many interchange), or `[batch, positions, dim]`.
             subspaces: which directions each batch row uses; all of them if None.
             position_mask: true at the positions to change, see
-                `interventions.positions.edit_where`.
+                `interventions.positions.edit_where`. pyvene 0.1.8 hands no keyword to an
+                intervention with a source: there, choose positions by `unit_locations`.
 
         Returns:
             The intervened hidden states, same shape and dtype as `base`.

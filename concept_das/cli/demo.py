@@ -14,7 +14,7 @@ def demo(
     out: Path,
     loading: ModelOptions,
     concept: str = "Talk like a pirate",
-    layer: int = 15,
+    layer: int | None = None,
     wandb: TrackingMode = "off",
 ) -> None:
     """Make data, train, evaluate and write a report, end to end.
@@ -22,7 +22,7 @@ def demo(
     Args:
         out: folder of the run; report.html and metrics.json are written there.
         concept: the concept as an imperative in plain words.
-        layer: decoder block to steer at, 0-based.
+        layer: one decoder block to steer at, 0-based; eight over the depth if not given.
         wandb: auto, online, offline or off.
     """
     from concept_das.experiments.demo import run

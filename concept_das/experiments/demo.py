@@ -10,9 +10,11 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, split_quadruples
 from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.data.shipped import shipped_instructions
+from concept_das.evaluation.recognition import concept_words, recognised
 from concept_das.evaluation.recovery import evaluate
 from concept_das.experiments.making import make_quadruples
-from concept_das.methods.settings import TrainingConfig
+from concept_das.methods.registry import find_method
+from concept_das.models.blocks import find_site
 from concept_das.models.loading import LoadedModel
 from concept_das.reports.page import Sample
 from concept_das.reports.results import write_report
@@ -27,10 +29,11 @@ from concept_das.training.vectors import train_vector, versions
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 
-# The paper's recipe for Gemma-2-2B (batch 8, linear decay) with two changes measured on this model:
-# four directions at half the learning rate carry more of the concept than one at 0.04, and the
-# held-out loss is flat from the fourth epoch on.
-RECIPE = TrainingConfig(rank=4, learning_rate=0.02, epochs=6, max_response_tokens=NEW_TOKENS)
+# One direction at each of eight blocks, the factors learned: of the forms compared in
+# results/blocks, the one that elicits and suppresses best at multiplier 1.
+RECIPE = find_method("cdas_learned").config(
+    learning_rate=0.02, epochs=6, max_response_tokens=NEW_TOKENS
+)
 
 MULTIPLIERS = (0.5, 1.0, 1.25, 1.5, 2.0)
 
@@ -40,12 +43,15 @@ def run(
     out: Path,
     *,
     concept: str,
-    layer: int,
+    layer: int | None = None,
     wandb: TrackingMode = "off",
 ) -> Path:
     """Make data, train, evaluate, generate samples, and write `report.html` and `metrics.json`.
 
     An interrupted demo continues where it stopped when it is run again with the same folder.
+
+    Args:
+        layer: one block to act at, 0-based; several over the model's depth if None.
 
     Returns:
         The path of the report.
@@ -56,7 +62,14 @@ def run(
     kept, held = split_quadruples(rows, HELDOUT, RECIPE.seed)
     tracker = open_tracker(wandb, name=out.name, config={"concept": concept}, folder=out)
     trained = train_vector(
-        loaded, chat, kept, held, layer, RECIPE, tracker=tracker, checkpoint=out / "progress"
+        loaded,
+        chat,
+        kept,
+        held,
+        "spread" if layer is None else layer,
+        RECIPE,
+        tracker=tracker,
+        checkpoint=out / "progress",
     )
     partial = out / "evaluation.partial.json"
     evaluation = evaluate(
@@ -74,11 +87,18 @@ def run(
     tracker.log(metrics, step=len(trained.history))
     tracker.finish()
     samples = make_samples(loaded, chat, vector, held[:SAMPLES], metrics)
+    words = concept_words(
+        [row.positive_output for row in kept], [row.negative_output for row in kept]
+    )
+    shares = recognised_shares(samples, words)
+    metrics |= {f"recognised: {name}": share for name, share in shares.items()}
     metrics["seconds"] = round(time.monotonic() - start, 1)
     content = json.dumps({**metrics, "versions": versions()}, indent=2)
     write_atomically(out / "metrics.json", content.encode())
     latents = _latents(loaded, chat, vector, kept)
-    report = write_report(out / "report.html", trained, latents, evaluation, samples, metrics)
+    report = write_report(
+        out / "report.html", trained, latents, evaluation, samples, metrics, words
+    )
     partial.unlink(missing_ok=True)
     return report
 
@@ -102,11 +122,21 @@ def _data(loaded: LoadedModel, chat: ChatFormat, concept: str, out: Path) -> lis
 def _latents(
     loaded: LoadedModel, chat: ChatFormat, vector: Artifact, rows: Sequence[Quadruple]
 ) -> Latents:
-    """Coordinates of the training prompts along the directions."""
+    """Coordinates of the training prompts along the directions of the vector's middle block."""
     assert isinstance(vector, SteeringVector)
     encoded = loaded.encode(chat, rows, RECIPE.max_response_tokens)
-    site = vector.site(loaded.model)
-    return measure_latents(loaded.model, site, vector.weight, encoded)
+    middle = vector.sites[len(vector.sites) // 2]
+    site = find_site(loaded.model, middle.layer)
+    return measure_latents(loaded.model, site, middle.weight, encoded)
+
+
+def recognised_shares(samples: Sequence[Sample], words: Sequence[str]) -> dict[str, float]:
+    """The share of answers with one of the concept's words, by the way they were made."""
+    found: dict[str, list[bool]] = {}
+    for sample in samples:
+        for name, answer in sample.answers:
+            found.setdefault(name, []).extend(recognised([answer], words))
+    return {name: sum(flags) / len(flags) for name, flags in found.items()}
 
 
 def make_samples(

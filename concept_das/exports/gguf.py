@@ -51,34 +51,39 @@ def to_gguf(
     does.
 
     Args:
-        vector: a vector that adds, of any rank.
+        vector: a vector that adds, of any rank, at one or several blocks.
         direction, multiplier, rule: see `SteeringVector.target`.
 
     Raises:
         InputError: if the vector clamps (how far a clamp moves a hidden state depends on where it
-            is; a control vector is the same everywhere), or acts at block 0, which llama.cpp leaves
-            alone.
+            is; a control vector is the same everywhere), edits some positions only, or acts at
+            block 0, which llama.cpp leaves alone.
     """
     if vector.operation != "add":
         raise InputError(
             "this vector clamps, and a control vector can only add; train one that adds, or use "
             "to_pyvene or to_lm_eval"
         )
-    if vector.layer == 0:
+    vector.require_every_position("llama.cpp")
+    if vector.layers[0] == 0:
         raise InputError(
             "this vector acts at block 0, which llama.cpp does not steer; train one for a later "
             "layer"
         )
     gguf = _library()
-    target = vector.target(direction, multiplier, rule)
-    offset = (target.float().cpu() @ vector.weight.detach().float().cpu()).numpy()
+    targets = vector.targets(direction, multiplier, rule)
+    offsets = {
+        at.layer: (target.float().cpu() @ at.weight.detach().float().cpu()).numpy()
+        for at, target in zip(vector.sites, targets, strict=True)
+    }
     hint = vector.model.architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
     with tempfile.TemporaryDirectory() as scratch:
         part = Path(scratch) / "vector.gguf"
         writer = gguf.GGUFWriter(part, _ARCHITECTURE)
         writer.add_string(f"{_ARCHITECTURE}.model_hint", hint.lower())
-        writer.add_uint32(f"{_ARCHITECTURE}.layer_count", 1)
-        writer.add_tensor(f"direction.{vector.layer}", offset)
+        writer.add_uint32(f"{_ARCHITECTURE}.layer_count", len(offsets))
+        for layer, offset in offsets.items():
+            writer.add_tensor(f"direction.{layer}", offset)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

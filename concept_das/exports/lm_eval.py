@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.errors import InputError
+from concept_das.models.blocks import find_site
 from concept_das.runs.files import write_atomically
-from concept_das.steering.vector import Rule, SteeringVector
+from concept_das.steering.vector import DirectionAtSite, Rule, SteeringVector
 from concept_das.words import Direction
 
 
@@ -35,27 +38,42 @@ def to_lm_eval(
     trained with a protected prefix. lm-eval computes in the model's precision, `steer` in float32.
 
     Args:
-        vector: any vector that adds, or a clamp of rank 1.
+        vector: any vector that adds, or a clamp of rank 1, at one or several blocks.
         model: the model it belongs to; tells the module's name.
         direction, multiplier, rule: see `SteeringVector.target`.
 
     Raises:
         InputError: if a clamp has more than one direction (the file holds one per module) or one
-            that is not of unit length (lm-eval normalises it), or the path does not end in .pt or
-            .pth, by which lm-eval knows the format.
+            that is not of unit length (lm-eval normalises it), the vector edits some positions
+            only, or the path does not end in .pt or .pth, by which lm-eval knows the format.
         VectorMismatchError: if the vector belongs to another model.
     """
     if Path(path).suffix not in (".pt", ".pth"):
         raise InputError(f"lm-eval reads .pt and .pth files only; rename {path}")
     vector.check_model(model)
-    target = vector.target(direction, multiplier, rule)
-    weight = vector.weight.detach().float().cpu()
+    vector.require_every_position("lm-eval")
+    targets = vector.targets(direction, multiplier, rule)
+    entries = {
+        _hookpoint(model, at.layer): _entry(vector, at, target)
+        for at, target in zip(vector.sites, targets, strict=True)
+    }
+    blob = io.BytesIO()
+    torch.save(entries, blob)
+    write_atomically(Path(path), blob.getvalue())
+    return Path(path)
+
+
+def _entry(
+    vector: SteeringVector, at: DirectionAtSite, target: Float[Tensor, "rank"]
+) -> dict[str, Any]:
+    """The action at one block, as lm-eval reads it."""
+    weight = at.weight.detach().float().cpu()
     if vector.operation == "add":
         steering_vector, coefficient = target.float().cpu() @ weight, 1.0
     else:
-        if vector.rank > 1:
+        if at.rank > 1:
             raise InputError(
-                f"lm-eval clamps one direction per module and this vector has {vector.rank}; train "
+                f"lm-eval clamps one direction per module and this vector has {at.rank}; train "
                 "it with rank 1, or evaluate inside concept_das.steer"
             )
         if abs(float(weight.norm()) - 1) > 1e-3:
@@ -64,20 +82,16 @@ def to_lm_eval(
                 f"{float(weight.norm()):.4g}; normalise it and measure its factors again"
             )
         steering_vector, coefficient = weight[0], float(target[0])
-    entry: dict[str, Any] = {
+    return {
         "action": vector.operation,
         "steering_vector": steering_vector.clone(),
         "steering_coefficient": coefficient,
         "head_index": None,
         "bias": None,
     }
-    blob = io.BytesIO()
-    torch.save({_hookpoint(vector, model): entry}, blob)
-    write_atomically(Path(path), blob.getvalue())
-    return Path(path)
 
 
-def _hookpoint(vector: SteeringVector, model: PreTrainedModel) -> str:
+def _hookpoint(model: PreTrainedModel, layer: int) -> str:
     """The block's name as lm-eval looks it up: within the base model (`layers.15`)."""
-    block = vector.site(model).module(model)
+    block = find_site(model, layer).module(model)
     return next(name for name, module in model.base_model.named_modules() if module is block)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from concept_das.errors import InputError
 from concept_das.models.blocks import find_site
-from concept_das.steering.vector import ModelIdentity, Rule, SteeringVector
+from concept_das.steering.vector import DirectionAtSite, ModelIdentity, Rule, SteeringVector
 from concept_das.words import Direction
 from interventions import (
     AdditiveIntervention,
@@ -43,7 +43,7 @@ def to_pyvene(
     multiplier: float = 1.0,
     rule: Rule = "paper",
 ) -> pv.IntervenableModel:
-    """The model with a `ClampIntervention` or an `AdditiveIntervention` at the vector's site.
+    """The model with a `ClampIntervention` or an `AdditiveIntervention` at each of its sites.
 
     The same as `steer(model, vector, ...)` if a mask protects the template prefix and the padding::
 
@@ -59,19 +59,23 @@ def to_pyvene(
     ends.
 
     Args:
-        vector: of any rank.
+        vector: of any rank, at one or several blocks.
         model: the model it belongs to, of any architecture.
         direction, multiplier, rule: see `SteeringVector.target`.
 
     Raises:
+        InputError: if the vector edits some positions only.
         VectorMismatchError: if the vector belongs to another model.
     """
     vector.check_model(model)
-    target = vector.target(direction, multiplier, rule)
-    site = vector.site(model)
-    intervention = _STEERING[vector.operation](weight=vector.weight, factor=target)
-    intervention.to(next(site.module(model).parameters()).device)
-    return pv.IntervenableModel({"component": site.component, "intervention": intervention}, model)
+    vector.require_every_position("pyvene")
+    representations = []
+    for at, target in zip(vector.sites, vector.targets(direction, multiplier, rule), strict=True):
+        site = find_site(model, at.layer)
+        intervention = _STEERING[vector.operation](weight=at.weight, factor=target)
+        intervention.to(next(site.module(model).parameters()).device)
+        representations.append({"component": site.component, "intervention": intervention})
+    return pv.IntervenableModel(representations, model)
 
 
 def save_pyvene(
@@ -113,16 +117,16 @@ def from_pyvene(
 ) -> SteeringVector:
     """Read a folder that `pv.IntervenableModel.save` wrote, on every architecture.
 
-    The folder must hold one `DistributedInterchangeIntervention`, one `ClampIntervention` or one
-    `AdditiveIntervention` at the output of a decoder block, addressed by string path or as
-    `block_output`. It does not say which
-    model it was trained on: the given one is taken at its word.
+    The folder must hold `DistributedInterchangeIntervention`s, `ClampIntervention`s or
+    `AdditiveIntervention`s, all of one kind, each at the output of a decoder block of its own,
+    addressed by string path or as `block_output`. It does not say which model it was trained on:
+    the given one is taken at its word.
 
     Args:
         negative_factor, positive_factor: mean coordinates of neutral and of concept prompts; see
             `concept_das.steering.factors.measure_latents`. A training intervention has none,
             so give both. A clamp or an addition has one target, which stands for each factor that
-            is not given.
+            is not given. They are of one block: leave them out where there are several.
         rows: the rows of the weight that make up the vector, for an intervention with a
             `subspace_partition`; all of them if None.
         prefix_length: template tokens to leave alone; pyvene does not save it.
@@ -133,34 +137,37 @@ def from_pyvene(
     """
     config = read_config(Path(folder))
     found = len(config["intervention_types"])
-    if found != 1:
+    if found != 1 and not (negative_factor is positive_factor is None):
         raise InputError(
-            f"{folder} holds {found} interventions; a steering vector is one, save it alone"
+            f"{folder} holds {found} interventions, and the factors given are of one; save each "
+            "block alone, or leave the factors out"
         )
     kind = _kind_of(config, folder)
-    layer, component = config["representations"][0][:2]
-    layer = layer_of(model, layer, component)
-    path = Path(folder) / f"intkey_{config['sorted_keys'][0]}.bin"
-    state = read_tensors(path)
-    weight = _rows_of(state, "weight", rows, path)
-    adds = kind is AdditiveIntervention
-    _check_weight(weight, model, layer, folder, orthonormal=not adds)
-    if kind in _STEERING.values():
-        target = _rows_of(state, "factor", rows, path)
-        negative_factor = target if negative_factor is None else negative_factor
-        positive_factor = target if positive_factor is None else positive_factor
-    if negative_factor is None or positive_factor is None:
-        raise InputError(
-            f"{folder} holds a training intervention, which has no factors; measure them with "
-            "concept_das.steering.factors.measure_latents and pass negative_factor and "
-            "positive_factor"
-        )
+    sites = []
+    for (layer, component, *_), key in zip(
+        config["representations"], config["sorted_keys"], strict=True
+    ):
+        block = layer_of(model, layer, component)
+        path = Path(folder) / f"intkey_{key}.bin"
+        state = read_tensors(path)
+        weight = _rows_of(state, "weight", rows, path)
+        orthonormal = kind is not AdditiveIntervention
+        _check_weight(weight, model, block, folder, orthonormal=orthonormal)
+        negative, positive = negative_factor, positive_factor
+        if kind in _STEERING.values():
+            target = _rows_of(state, "factor", rows, path)
+            negative = target if negative is None else negative
+            positive = target if positive is None else positive
+        if negative is None or positive is None:
+            raise InputError(
+                f"{folder} holds a training intervention, which has no factors; measure them with "
+                "concept_das.steering.factors.measure_latents and pass negative_factor and "
+                "positive_factor"
+            )
+        sites.append(DirectionAtSite(weight, negative, positive, block))
     return SteeringVector(
-        weight=weight,
-        negative_factor=negative_factor,
-        positive_factor=positive_factor,
-        operation="add" if adds else "clamp",
-        layer=layer,
+        sites=sites,
+        operation="add" if kind is AdditiveIntervention else "clamp",
         model=ModelIdentity.of(model),
         prefix_length=prefix_length,
     )
@@ -190,7 +197,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _kind_of(config: dict[str, Any], folder: str | os.PathLike[str]) -> type:
-    name = config["intervention_types"][0]
+    names = config["intervention_types"]
+    if len(set(names)) != 1:
+        raise InputError(f"{folder} holds interventions of {len(set(names))} kinds; save one kind")
+    name = names[0]
     if name not in _READABLE:
         known = " or a ".join(kind.__name__ for kind in _READABLE.values())
         raise InputError(f"{folder} holds a {name}; only a {known} can become a steering vector")

@@ -224,8 +224,13 @@ def write_report(
     evaluation: Evaluation,
     samples: Sequence[Sample],
     metrics: dict[str, float],
+    words: Sequence[str] = (),
 ) -> Path:
-    """Write the page of the demo."""
+    """Write the page of the demo.
+
+    Args:
+        words: the concept's own, by which answers were recognised.
+    """
     vector = trained.vector
     assert isinstance(vector, SteeringVector)
     return write_page(
@@ -240,17 +245,32 @@ def write_report(
             name: Picture(figure_png(figure), caption, wide=False)
             for name, caption, figure in demo_figures(trained.history, latents, evaluation.table)
         },
-        subtitle=f"{vector.model.name}, output of block {vector.layer} of "
-        f"{vector.model.n_layers}, rank {vector.rank}, method {vector.method}, "
-        f"{vector.recipe['rows']} training quadruples.",
+        subtitle=f"{vector.model.name}, {_blocks(vector)} of {vector.model.n_layers}, rank "
+        f"{vector.rank}, method {vector.method}, {vector.recipe['rows']} training quadruples.",
         cards=_cards(metrics),
         folded={"All multipliers": evaluation.table},
         samples={"Answers to held-out instructions": samples} if samples else {},
         samples_note="Held-out instructions, greedy decoding. Elicited: the bare instruction, "
         "steered towards the concept. Suppressed: the prompt that asks for the concept, steered "
-        "away from it.",
+        f"away from it. {_recognised(metrics, words)}",
         preformatted={"The vector": json.dumps(vector.describe(), indent=2)},
     )
+
+
+def _recognised(metrics: dict[str, float], words: Sequence[str]) -> str:
+    shares = {n.removeprefix("recognised: "): v for n, v in metrics.items() if "recognised" in n}
+    if not shares or not words:
+        return ""
+    counted = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    return (
+        f"Answers with at least one of the {len(words)} words that mark the concept in its "
+        f"training texts ({', '.join(words[:8])} ...): {counted}."
+    )
+
+
+def _blocks(vector: SteeringVector) -> str:
+    names = ", ".join(map(str, vector.layers))
+    return f"output of block {names}" if len(vector.layers) == 1 else f"outputs of blocks {names}"
 
 
 def _cards(metrics: dict[str, float]) -> list[Card]:

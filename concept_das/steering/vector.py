@@ -223,6 +223,25 @@ class SteeringVector(Artifact):
         self.check_direction(direction)
         return self._one_site.target(direction, multiplier, rule)
 
+    def targets(
+        self, direction: Direction, multiplier: float = 1.0, rule: Rule = "paper"
+    ) -> list[Float[Tensor, "rank"]]:
+        """The same at each site, of any vector."""
+        self.check_direction(direction)
+        return [site.target(direction, multiplier, rule) for site in self.sites]
+
+    def require_every_position(self, tool: str) -> None:
+        """Make sure that a tool which edits every position can apply the vector.
+
+        Raises:
+            InputError: if it edits fewer.
+        """
+        if self.positions != "all":
+            raise InputError(
+                f"this vector edits the positions {self.positions} and {tool} edits every one; "
+                "use concept_das.steer"
+            )
+
     def site(self, model: PreTrainedModel) -> Site:
         """The place in this model where a vector with one site acts."""
         return find_site(model, self.layer)

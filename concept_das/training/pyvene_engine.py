@@ -183,6 +183,10 @@ class _Intervenable:
             for i, intervention in enumerate(self.interventions):
                 keep = partial(_keep, edited, i)
                 stack.callback(intervention.register_forward_hook(keep).remove)
+                if not self.sourceless and mask is not None:  # pyvene gives these no keywords
+                    add = partial(_with_mask, mask)
+                    hook = intervention.register_forward_pre_hook(add, with_kwargs=True)
+                    stack.callback(hook.remove)
             _, output = self.intervenable(
                 base.model_inputs(),
                 source_representations=given,
@@ -195,6 +199,12 @@ class _Intervenable:
         logits = output.logits
         assert isinstance(logits, Tensor)
         return logits, [edited[i] for i in range(len(self.interventions))]
+
+
+def _with_mask(
+    mask: Tensor, _module: nn.Module, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    return args, {**kwargs, "position_mask": mask}
 
 
 def _keep(edited: dict[int, Tensor], index: int, _module: nn.Module, _args: Any, out: Any) -> None:

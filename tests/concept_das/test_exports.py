@@ -24,6 +24,7 @@ from concept_das.models.blocks import capture, find_site
 from concept_das.steering.context import steer
 from concept_das.steering.vector import ModelIdentity, SteeringVector
 from interventions import (
+    AdditiveIntervention,
     ClampIntervention,
     DistributedInterchangeIntervention,
     orthonormal_rows,
@@ -102,6 +103,13 @@ FACTORS: dict[str, Any] = {
 }
 
 
+def at_two_blocks(model, **fields):
+    """A vector with other directions and factors at each of two blocks."""
+    low, high = make_vector(model, layer=1), make_vector(model, layer=2)
+    high = replace(high.sites[0], positive_factor=high.positive_factor + 0.5)
+    return replace(low, sites=(low.sites[0], high), **fields)
+
+
 class TestToPyvene:
     @pytest.mark.parametrize("name", TINY_ARCHITECTURES)
     @pytest.mark.parametrize("direction", ["elicit", "suppress"])
@@ -137,12 +145,24 @@ class TestToPyvene:
         assert ids.tolist() == expected.tolist()
         assert ids.tolist() != unsteered.tolist()
 
-    def test_refuses_several_layers(self):
+    @pytest.mark.parametrize("name", TINY_ARCHITECTURES)
+    def test_several_blocks(self, name):
+        model, inputs = tiny_model(name), left_padded()
+        vector = at_two_blocks(model)
+        expected = steered_logits(model, vector, inputs, direction="suppress", multiplier=0.5)
+        steered = pyvene_logits(to_pyvene(vector, model, "suppress", 0.5), inputs)
+        torch.testing.assert_close(steered, expected, atol=1e-5, rtol=1e-5)
+
+    def test_refuses_a_vector_of_some_positions(self, tmp_path):
         model = tiny_model()
-        sites = [make_vector(model, layer=layer).sites[0] for layer in (1, 2)]
-        vector = SteeringVector(sites=sites, model=ModelIdentity.of(model))
-        with pytest.raises(InputError, match="acts at the layers 1, 2, and this needs a vector of"):
-            to_pyvene(vector, model, "elicit")
+        vector = replace(make_vector(model, operation="add"), positions="p2+s2")
+        for export in (
+            lambda: to_pyvene(vector, model, "elicit"),
+            lambda: to_lm_eval(vector, model, tmp_path / "vector.pt", "elicit"),
+            lambda: to_gguf(vector, tmp_path / "vector.gguf"),
+        ):
+            with pytest.raises(InputError, match=r"edits the positions p2\+s2 and .* edits every"):
+                export()
 
     def test_refuses_another_model(self):
         vector = make_vector(tiny_model(seed=1))
@@ -151,6 +171,18 @@ class TestToPyvene:
 
 
 class TestSavePyvene:
+    def test_several_blocks_come_back(self, tmp_path):
+        model = tiny_model()
+        vector = at_two_blocks(model)
+        folder = save_pyvene(vector, model, tmp_path / "saved", "elicit")
+        read = from_pyvene(folder, model, prefix_length=PREFIX)
+        assert read.layers == vector.layers
+        for found, wanted in zip(read.sites, vector.sites, strict=True):
+            assert torch.equal(found.weight, wanted.weight)
+            assert torch.equal(found.positive_factor, wanted.positive_factor)
+        with pytest.raises(InputError, match="holds 2 interventions, and the factors given are"):
+            from_pyvene(folder, model, **FACTORS)
+
     @pytest.mark.parametrize("name", PYVENE_LOADS)
     def test_pyvene_loads_it(self, name, tmp_path):
         model, inputs = tiny_model(name), left_padded()
@@ -277,17 +309,14 @@ class TestFromPyvene:
         with pytest.raises(InputError, match="LowRankRotatedSpaceIntervention"):
             from_pyvene(tmp_path, model)
 
-    def test_refuses_several_interventions(self, tmp_path):
+    def test_refuses_interventions_of_several_kinds(self, tmp_path):
         model = tiny_model()
         sites = [
-            {
-                "component": f"model.layers[{layer}].output",
-                "intervention": ClampIntervention(weight=torch.eye(1, WIDTH)),
-            }
-            for layer in (1, 2)
+            {"component": f"model.layers[{layer}].output", "intervention": kind(embed_dim=WIDTH)}
+            for layer, kind in ((1, ClampIntervention), (2, AdditiveIntervention))
         ]
         pv.IntervenableModel(sites, model).save(str(tmp_path))
-        with pytest.raises(InputError, match="2 interventions"):
+        with pytest.raises(InputError, match="holds interventions of 2 kinds; save one kind"):
             from_pyvene(tmp_path, model)
 
     def test_refuses_another_width(self, tmp_path):
@@ -375,6 +404,16 @@ class TestToLmEval:
         protected = steered_logits(model, vector, inputs, **strength)
         assert (logits - protected).abs().max() > 0.1
 
+    def test_several_blocks(self, tmp_path):
+        model = tiny_model("gpt2")
+        vector = at_two_blocks(model)
+        path = to_lm_eval(vector, model, tmp_path / "vector.pt", "suppress")
+        entries = torch.load(path, weights_only=True)
+        assert list(entries) == [f"h.{layer}" for layer in vector.layers]
+        for entry, at in zip(entries.values(), vector.sites, strict=True):
+            assert torch.equal(entry["steering_vector"], at.weight[0])
+            assert entry["steering_coefficient"] == float(at.negative_factor[0])
+
     def test_the_file_holds_tensors_under_the_name_of_the_block(self, tmp_path):
         model = tiny_model("gpt2")
         vector = make_vector(model, layer=2)
@@ -452,6 +491,15 @@ class TestGguf:
                 assert not moved.any()
             if block == number:
                 torch.testing.assert_close(moved, expected.expand_as(moved), atol=1e-5, rtol=1e-5)
+
+    def test_several_blocks(self, tmp_path):
+        model = tiny_model()
+        low, high = (make_vector(model, operation="add", layer=layer) for layer in (1, 2))
+        both = replace(low, sites=(*low.sites, *high.sites))
+        path = to_gguf(both, tmp_path / "vector.gguf", "elicit")
+        for vector in (low, high):
+            read = from_gguf(path, model, vector.layer)
+            torch.testing.assert_close(read.weight, 4 * vector.weight)
 
     def test_the_fields_are_those_that_readers_look_for(self, tmp_path):
         model = tiny_model("qwen2")

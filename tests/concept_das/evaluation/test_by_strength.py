@@ -15,13 +15,15 @@ def turns() -> list[Turn]:
 
 @EVERY_ARCHITECTURE
 @pytest.mark.parametrize("layers", [(0,), (LAYERS - 1,), (0, 2)])
-@pytest.mark.parametrize("operation", ["clamp", "add"])
+@pytest.mark.parametrize(
+    ("operation", "positions"), [("clamp", "all"), ("add", "all"), ("clamp", "p2+s2")]
+)
 @torch.no_grad()
 def test_replayed_logits_are_those_of_the_whole_model(
-    architecture: str, layers: tuple[int, ...], operation: str
+    architecture: str, layers: tuple[int, ...], operation: str, positions: str
 ) -> None:
     model = tiny_model(architecture)
-    vector = vector_at(model, layers, operation=operation)
+    vector = vector_at(model, layers, operation=operation, positions=positions)
     replayed = ReplayedLogits(model, vector, turns()[:2])
     whole = WholeModelLogits(model)
     for steering in (None, *(Steering(vector, d, m) for d in DIRECTIONS for m in (0.5, 2.0))):

@@ -343,3 +343,37 @@ def test_the_shipped_unrelated_text_is_the_default(monkeypatch: pytest.MonkeyPat
     assert [turn.response for turn in turns] == [
         tiny_chat().text_ids(row["response"]) for row in shipped
     ]
+
+
+def test_fair_measures_use_a_multiplier_that_other_rows_chose() -> None:
+    """Rows 0 and 2 gain most at 1, rows 1 and 3 at 2: each half gets what the other half chose."""
+    gains = {
+        (row, m): 0.5 if (row % 2 == 0) == (m == 1.0) else 0.1
+        for row in range(4)
+        for m in (1.0, 2.0)
+    }
+    held = [
+        {
+            "kind": "heldout",
+            "row": row,
+            "direction": "elicit",
+            "multiplier": m,
+            "ll_base": -2.0,
+            "ll_teacher": -1.0,
+            "ll_steered": -2.0 + gain,
+            "jsd": gain,
+        }
+        for (row, m), gain in gains.items()
+    ]
+    unrelated = [
+        {"kind": "unrelated", "row": 0, "direction": "elicit", "multiplier": m, "kl": m}
+        for m in (1.0, 2.0)
+    ]
+    evaluation = Evaluation(pd.DataFrame(), pd.DataFrame(held + unrelated))
+    assert evaluation.fair("elicit") == {
+        "elicitation_recovery": pytest.approx(0.1),
+        "heldout_jsd_elicit": pytest.approx(0.1),
+        "kl_side_effect_elicit": pytest.approx(1.5),
+        "multiplier_elicit": pytest.approx(1.5),
+    }
+    assert all(np.isnan(value) for value in evaluation.fair("suppress").values())

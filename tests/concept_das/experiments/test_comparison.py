@@ -174,3 +174,16 @@ def test_fewer_rows_are_a_part_of_the_same_split() -> None:
     assert same == held
     assert len(fewer) == 5
     assert set(fewer) < set(kept)
+
+
+def test_a_method_in_several_forms(tmp_path: Path) -> None:
+    configs = {"cdas": config("cdas"), "cdas@two": config("cdas", layers=(1, 2))}
+    table = compare(tiny_loaded(), tiny_chat(), CONCEPTS, configs, PLAN, tmp_path)
+    layers = table.groupby("method")["layers"].unique().to_dict()
+    assert {name: list(found) for name, found in layers.items()} == {
+        "cdas": ["1"],
+        "cdas@two": ["1 2"],
+    }
+    assert set(read_answers(tmp_path)["method"]) == {"cdas", "cdas@two"}
+    again = compare(tiny_loaded(), tiny_chat(), CONCEPTS, configs, PLAN, tmp_path)
+    pd.testing.assert_frame_equal(again, table)

@@ -13,6 +13,7 @@ from concept_das.methods.registry import METHODS
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.replay import ReplayError, projection_of
+from concept_das.steering.positions import parse_positions
 from concept_das.training.batch_loss import sum_losses
 from concept_das.training.loop import build_losses, train_direction
 from concept_das.training.options import EngineOptions
@@ -95,16 +96,20 @@ def test_equals_the_losses_of_the_paper(reduction, rows):
 
 
 @pytest.mark.parametrize("name", TINY_ARCHITECTURES)
-def test_several_sites_and_concepts_equal_pyvene(name, rows):
+@pytest.mark.parametrize("positions", ["all", "p2+s2", "prompt"])
+def test_several_sites_and_concepts_equal_pyvene(name, positions, rows):
     """Three sites; each row of the batch uses its own concept's two directions at each of them."""
-    model = tiny_model(name)
+    model, span = tiny_model(name), parse_positions(positions)
     sites = [find_site(model, layer) for layer in (0, 1, 2)]
     cdas = METHODS["cdas"]
     interventions = [[cdas.interventions(site.width, 2) for site in sites] for _concept in range(3)]
     arguments = (model, sites, interventions, METHODS["cdas"])
     runs, parts = runs_of(rows), [2, 0, 1, 0, 0, 2, 1, 1]
     found = {}
-    for losses in (PyveneLosses(*arguments), ReplayLosses(*arguments, runs)):
+    for losses in (
+        PyveneLosses(*arguments, span),
+        ReplayLosses(*arguments, runs, span=span),
+    ):
         flat = [at["interchange"] for of_concept in interventions for at in of_concept]
         for intervention in flat:
             intervention.zero_grad()
