@@ -7,7 +7,7 @@ from collections.abc import Sequence
 # A word counts as the concept's if this share of its texts have it, and of the neutral ones fewer
 # than a tenth of that.
 _LEAST_SHARE = 0.08
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 
 
 def concept_words(concept: Sequence[str], neutral: Sequence[str], most: int = 20) -> list[str]:
