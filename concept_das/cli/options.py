@@ -79,7 +79,7 @@ class ChatOptions:
     source_token: int = -1
     chat_template: str | None = None
     date: str | None = None
-    template_options: dict[str, bool | int | float | str] | None = None
+    template_options: dict[str, str | bool | int | float] | None = None
 
     @classmethod
     def of_vector(cls, vector: "concept_das.steering.artifact.Artifact") -> "ChatOptions":

@@ -55,6 +55,15 @@ ROWS = (
     Typed(
         "data make --concept=a --out=b", ("--instructions=null",), {"instructions": Path("null")}
     ),
+    Typed(
+        TRAIN,
+        (
+            '--template-options={"a": "12", "b": "false", "c": false, "d": 1, "e": "null", "f": 0.5}',
+        ),
+        {"template_options": {"a": "12", "b": "false", "c": False, "d": 1, "e": "null", "f": 0.5}},
+    ),
+    text("date", "2024-07-26"),
+    text("chat_template", "null"),
     # Text of a yaml file.
     Typed(TRAIN, ("--config=my.yaml",), {"revision": "1e5", "system": "# Be brief"}, REVISION),
     Typed(TRAIN, ("--config=my.yaml",), {"system": None}, (("my.yaml", "system: null\n"),)),
