@@ -57,10 +57,8 @@ ROWS = (
     ),
     Typed(
         TRAIN,
-        (
-            '--template-options={"a": "12", "b": "false", "c": false, "d": 1, "e": "null", "f": 0.5}',
-        ),
-        {"template_options": {"a": "12", "b": "false", "c": False, "d": 1, "e": "null", "f": 0.5}},
+        ('--template-options={"a": "12", "b": "false", "c": false, "d": 1, "e": "null"}',),
+        {"template_options": {"a": "12", "b": "false", "c": False, "d": 1, "e": "null"}},
     ),
     text("date", "2024-07-26"),
     text("chat_template", "null"),
