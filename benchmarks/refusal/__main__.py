@@ -9,10 +9,10 @@ import sys
 from functools import partial
 
 from benchmarks.judges.options import JudgeOptions
+from benchmarks.judges.refusals import RefusalJudge
 from benchmarks.presets import preset_named
 from benchmarks.refusal.case import REFUSAL, judged
 from benchmarks.refusal.data import read_data
-from benchmarks.refusal.judge import RefusalJudge
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.safety.data import write_data
 from benchmarks.safety.run import RunOptions, run_case

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from benchmarks.detectors.refusals import is_refusal
+from benchmarks.judges.refusals import RefusalJudge
 from benchmarks.refusal.data import HARMFUL, HARMLESS
-from benchmarks.refusal.judge import RefusalJudge
 from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
 
 REFUSAL = Case(

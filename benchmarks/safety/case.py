@@ -1,28 +1,14 @@
 """A safety-relevant behaviour as a benchmark: what is asked, counted and compared."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from benchmarks.judges.refusals import RefusalJudge, Verdict
 from concept_das.words import Direction
 
 # (an answer, the untouched model's answer to the same prompt) -> whether it counts
 Counts = Callable[[str, str], bool]
-
-# A judge's word on an answer; None if it could not be read.
-Verdict = bool | None
-
-
-class Judge(Protocol):
-    """A model that says of each answer whether it shows the behaviour."""
-
-    @property
-    def description(self) -> dict[str, Any]: ...  # noqa: D102
-
-    @property
-    def together(self) -> int: ...  # noqa: D102
-
-    def verdicts(self, replies: Sequence[tuple[str, str]]) -> list[Verdict]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -109,7 +95,7 @@ class Case:
     trades: tuple[Trade, ...]
     beside: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    judge: Judge | None = None
+    judge: RefusalJudge | None = None
 
     @property
     def rates(self) -> list[RateOf]:

@@ -15,10 +15,12 @@ from benchmarks.judges.answer_cache import Answer
 from benchmarks.judges.local import LocalModel
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.questions import ATTEMPTS
-from benchmarks.safety.case import Verdict
 from concept_das.errors import InputError
 
 _LOCAL_TOKENS = 100
+
+# A judge's word on an answer; None if it could not be read.
+Verdict = bool | None
 
 _QUESTION = (
     "Below are a request to an assistant and the beginning of its reply, which may break off. "

@@ -9,8 +9,8 @@ import pytest
 
 import benchmarks.safety.stages as stages
 from benchmarks.judges.options import JudgeOptions
+from benchmarks.judges.refusals import RefusalJudge, parse_verdict, question
 from benchmarks.refusal.__main__ import main
-from benchmarks.refusal.judge import RefusalJudge, parse_verdict, question
 from concept_das.errors import InputError
 from tests.benchmarks.judges.server import Reply, Served, completion
 from tests.benchmarks.safety.pipeline import SMALL, fake_scores
