@@ -185,7 +185,7 @@ def test_an_interrupted_run_goes_on(
         def interrupted(*_: Any, **__: Any) -> Any:
             raise KeyboardInterrupt
 
-        patch.setattr("concept_das.methods.base.measure_latents", interrupted)
+        patch.setattr("concept_das.methods.base.measure_latents_at", interrupted)
         assert main(training_options(model, data, out)) == 130
     assert "interrupted; the same command goes on from here" in capsys.readouterr().err
     assert (out / "progress/progress.safetensors").exists()
