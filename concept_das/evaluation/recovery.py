@@ -30,6 +30,7 @@ from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError
 from concept_das.evaluation.by_strength import SteeredLogits, steered_logits
 from concept_das.evaluation.intervals import bootstrap_interval, mean_with_interval
+from concept_das.models.blocks import evaluating
 from concept_das.models.logits import mean_log_likelihood
 from concept_das.runs.files import fingerprint_of
 from concept_das.runs.rows import RowLog
@@ -166,7 +167,7 @@ def evaluate(
     work += [("unrelated", chunk) for chunk in batches(list(enumerate(unrelated)), batch_size)]
     signature = _signature(vector, heldout, unrelated, multipliers, rule, batch_size)
     keys = [f"batch {number}" for number in range(len(work))]
-    with RowLog(partial, signature) as finished:
+    with evaluating(model), RowLog(partial, signature) as finished:
         for key, (kind, chunk) in zip(keys, tqdm(work, desc="evaluate"), strict=True):
             if finished.missing([key]):
                 step = measure.heldout if kind == "heldout" else measure.unrelated

@@ -136,6 +136,17 @@ def replace_hidden(output: Any, hidden: Tensor) -> Any:
     return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout and the like inside the block; afterwards as before."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 class _SiteReached(Exception):  # noqa: N818 (a signal, not an error)
     """Stops a forward pass once the wanted hidden states are there."""
 

@@ -10,9 +10,12 @@ the block is left, also after an exception. Do not run a pyvene call inside the 
 removes every forward hook of the model.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -23,6 +26,7 @@ from transformers import PreTrainedModel
 from concept_das.data.chat_format import Prompt
 from concept_das.errors import InputError
 from concept_das.models.blocks import Site, find_site, hidden_of, replace_hidden
+from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact, ModuleEdit
 from concept_das.steering.positions import (
     EVERYWHERE,
@@ -53,6 +57,17 @@ class Steering:
     rule: Rule = "paper"
     factor: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse strengths that mean nothing.
+
+        Raises:
+            InputError: if the multiplier is no finite number, or stands beside a factor.
+        """
+        if not isinstance(self.multiplier, (int, float)) or not math.isfinite(self.multiplier):
+            raise InputError(f"multiplier is {self.multiplier!r}; give a finite number")
+        if self.factor is not None and self.multiplier != 1.0:
+            raise InputError("factor and multiplier are both given; scale the factor itself")
+
     def target(self, index: int = 0) -> Float[Tensor, "rank"]:
         """The coordinates that a vector is to clamp to, or the amounts to add, at one of its sites.
 
@@ -66,8 +81,7 @@ class Steering:
             if self.factor.numel() != rank:
                 raise InputError(f"factor has shape {tuple(self.factor.shape)}; expected ({rank},)")
             return self.factor.float().reshape(rank)
-        self.vector.check_direction(self.direction)
-        return self.vector.sites[index].target(self.direction, self.multiplier, self.rule)
+        return self.vector.targets(self.direction, self.multiplier, self.rule)[index]
 
     def edits(self, model: PreTrainedModel) -> dict[Site, "RowEdit"]:
         """The edit that a vector makes to a row at each of its sites."""
@@ -101,8 +115,8 @@ class Steering:
 
 @contextmanager
 def steer(
-    model: PreTrainedModel,
-    vector: Artifact | Steering | Sequence[Steering | None],
+    model: PreTrainedModel | LoadedModel,
+    vector: Artifact | Steering | Sequence[Artifact | Steering | None],
     *,
     direction: Direction = "elicit",
     multiplier: float = 1.0,
@@ -118,8 +132,7 @@ def steer(
         model: the model the vector belongs to.
         vector: one vector for all rows; or one entry per row of the batch, None to leave a row
             alone. A call that returns several sequences per prompt repeats the entries.
-        direction, multiplier, rule: strength when a bare vector is given; see
-            `SteeringVector.target`.
+        direction, multiplier, rule: strength of bare vectors; see `SteeringVector.target`.
         positions: `all` steers the prompt (after the template prefix) and every new token, as the
             paper does; `prompt` only the prompt; `generated` only what comes after it; `p2+s2` the
             first two and the last two tokens of the prompt. A vector that was trained at fewer
@@ -136,9 +149,14 @@ def steer(
         VectorMismatchError: if a vector belongs to another model.
         InputError: on unknown modes, rows that do not fit the batch, or what steers with text.
     """
-    if isinstance(vector, Artifact):
-        vector = Steering(vector, direction, multiplier, rule)
-    rows = [vector] if isinstance(vector, Steering) else list(vector)
+    model = _model_of(model)
+    given = (direction, multiplier, rule)
+    entries = [vector] if isinstance(vector, (Artifact, Steering)) else list(vector)
+    rows = [Steering(row, *given) if isinstance(row, Artifact) else row for row in entries]
+    if given != ("elicit", 1.0, "paper") and not any(isinstance(e, Artifact) for e in entries):
+        raise InputError(
+            "direction, multiplier and rule are of bare vectors; put them into each Steering"
+        )
     check_steering(model, rows, positions, allow_other_weights)
     for row in rows:
         if row is not None and row.vector.is_text:
@@ -161,13 +179,51 @@ def steer(
         needs_ends=any(span != EVERYWHERE for span in spans),
     )
     with ExitStack() as stack:
+        # A compiled forward was made without the hooks, and would not be steered.
+        stack.enter_context(_uncompiled())
         stack.enter_context(selection.watching(model))
+        edits: Counter[nn.Module] = Counter()
         for module, hook in [
             *_vector_hooks(model, rows, selection),
             *((model.get_submodule(e.module), _hook_of(e, r, selection)) for e, r in on_modules),
         ]:
+            edits[module] = 0
             stack.callback(module.register_forward_hook(hook).remove)
+            stack.callback(module.register_forward_hook(partial(_count, edits)).remove)
         yield
+        if edits and min(edits.values()) < selection.passes:
+            raise InputError(
+                f"the model ran {selection.passes} times and was steered {min(edits.values())} "
+                "times; do not compile, quantise or wrap the model's blocks inside the block"
+            )
+
+
+def _count(edits: "Counter[nn.Module]", module: nn.Module, *_: Any) -> None:
+    edits[module] += 1
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Run what `torch.compile` made as plain Python inside the block.
+
+    Torch before 2.6 cannot, so there a compiled model must not be steered.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if set_stance is None else set_stance("force_eager")
+
+
+def _model_of(model: Any) -> PreTrainedModel:
+    """The model itself; a `LoadedModel`'s if that is given.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    if isinstance(model, LoadedModel):
+        return model.model
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"steer was given a {type(model).__name__} for a model; load it first (load_model)"
+        )
+    return model
 
 
 def check_steering(

@@ -19,7 +19,7 @@ from concept_das.data.batches import batches
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.errors import InputError
-from concept_das.models.blocks import Site, capture, hidden_states_at
+from concept_das.models.blocks import Site, capture, evaluating, hidden_states_at
 from concept_das.models.logits import collate_for
 from interventions import coordinates
 
@@ -82,7 +82,7 @@ def _source_states(
             for p in chunk
         ]
         batch = collate_for(model, cut)
-        with ExitStack() as stack:
+        with evaluating(model), ExitStack() as stack:
             seen = [stack.enter_context(capture(model, site)) for site in sites]
             hidden_states_at(model, highest, **batch.model_inputs())
         index = torch.tensor(batch.source_positions())

@@ -20,6 +20,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from concept_das.data.batches import by_token_budget, collate, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
+from concept_das.models.blocks import evaluating
+from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering, check_steering, steer
 
 
@@ -27,9 +29,9 @@ from concept_das.steering.context import Steering, check_steering, steer
 def generate_responses(
     model: PreTrainedModel,
     chat: ChatFormat,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | str],
     *,
-    steering: Steering | Sequence[Steering | None] | None = None,
+    steering: Artifact | Steering | Sequence[Artifact | Steering | None] | None = None,
     positions: str = "all",
     max_new_tokens: int = 128,
     temperature: float = 0.0,
@@ -45,7 +47,9 @@ def generate_responses(
     concepts are best given in one call.
 
     Args:
-        steering: one for all prompts, or one entry per prompt, None to leave it alone.
+        prompts: as `ChatFormat.prompt` makes them, or instructions as text.
+        steering: one for all prompts, or one entry per prompt, None to leave it alone; a bare
+            vector elicits at multiplier 1.
         positions: see `steer`.
         max_new_tokens: length of an answer, in tokens.
         temperature: 0 decodes greedily.
@@ -62,21 +66,26 @@ def generate_responses(
         InputError: if the temperature is negative, steering or keys are not one per prompt, or a
             vector was trained with another chat format.
     """
+    asked = [chat.prompt(p) if isinstance(p, str) else p for p in prompts]
     rows = _per_prompt("steering", steering, len(prompts))
+    rows = [Steering(row) if isinstance(row, Artifact) else row for row in rows]
     keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))
     check_steering(model, rows, positions)
     # Many vectors have one chat format.
     for row in {str(row.vector.chat): row for row in rows if row is not None}.values():
         row.vector.check_chat(chat)
-    prompts = [p if row is None else row.prompt(p) for p, row in zip(prompts, rows, strict=True)]
+    given = [p if row is None else row.prompt(p) for p, row in zip(asked, rows, strict=True)]
     rows = [None if row is None or row.vector.is_text else row for row in rows]
     pad = pad_id_of(chat.tokenizer)
     device = model.get_input_embeddings().weight.device
-    texts = [""] * len(prompts)
-    lengths = [len(prompt.ids) + max_new_tokens for prompt in prompts]
-    with tqdm(total=len(prompts), desc=progress, disable=progress is None) as bar:
+    texts = [""] * len(given)
+    lengths = [len(prompt.ids) + max_new_tokens for prompt in given]
+    with (
+        evaluating(model),
+        tqdm(total=len(given), desc=progress, disable=progress is None) as bar,
+    ):
         for indices in by_token_budget(lengths, batch_tokens):
-            batch = collate([Turn(prompts[i]) for i in indices], device, "left", pad)
+            batch = collate([Turn(given[i]) for i in indices], device, "left", pad)
             seeds = [row_seed(seed, keys[i]) for i in indices]
             with _steered(model, [rows[i] for i in indices], positions):
                 output = model.generate(
@@ -171,7 +180,7 @@ def _steered(
 
 def _per_prompt(name: str, values: Any, count: int) -> list[Any]:
     """One entry per prompt, from one for all or from a sequence."""
-    if values is None or isinstance(values, Steering):
+    if values is None or isinstance(values, (Artifact, Steering)):
         return [values] * count
     if len(values) != count:
         raise InputError(f"{name} has {len(values)} entries for {count} prompts; give one each")

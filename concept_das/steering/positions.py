@@ -8,7 +8,7 @@ Positions are written as `all` (the prompt and every new token, as the CDAS pape
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from concept_das.data.chat_format import Prompt
 from concept_das.errors import InputError
 from concept_das.models.blocks import decoder_of
+from concept_das.steering.generate_calls import watching_generate
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,12 @@ def _per_row(values: Tensor, batch: int) -> Tensor:
     return values.repeat_interleave(batch // values.shape[0], dim=0)
 
 
+def _mask_of_tokens(mask: Any, batch: int, width: int) -> Tensor | None:
+    """An attention mask if it is one flag per token, `[batch, past and current tokens]`."""
+    fits = isinstance(mask, Tensor) and mask.dim() == 2
+    return mask if fits and len(mask) == batch and mask.shape[1] >= width else None
+
+
 class _PositionSelection:
     """Selects the tokens of the current forward pass that are steered.
 
@@ -115,69 +122,88 @@ class _PositionSelection:
         self.span = parse_positions(positions)
         self.needs_ends = needs_ends or self.span != EVERYWHERE
         self.prefixes = torch.tensor(prefixes)
-        self.prompt_lengths = None if prompt_lengths is None else torch.tensor(prompt_lengths)
+        self.given = None if prompt_lengths is None else torch.tensor(prompt_lengths)
+        self.prompt_lengths = self.given
+        self.passes = 0
+        self._generating = 0
+        self._outer_mask: Tensor | None = None
         self._positions: Int[Tensor, "batch positions"] | None = None
         self._real: Bool[Tensor, "batch positions"] | None = None
         self._after_prompt = False
 
     @contextmanager
     def watching(self, model: PreTrainedModel) -> Iterator[None]:
-        """Read positions and masks off every call of the model's decoder."""
+        """Read positions and masks off every call of the model and of its decoder."""
         decoder = decoder_of(model)
         signature = inspect.signature(decoder.forward)
+
+        def outside(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+            # Models of several modalities give their decoder no mask of tokens.
+            self._outer_mask = kwargs.get("attention_mask")
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._read(signature.bind_partial(*args, **kwargs).arguments)
 
-        handle = decoder.register_forward_pre_hook(before, with_kwargs=True)
-        try:
-            with self._watching_generate(model):
-                yield
-        finally:
-            handle.remove()
+        def after(*_: Any) -> None:
+            self.passes += 1
 
-    @contextmanager
-    def _watching_generate(self, model: PreTrainedModel) -> Iterator[None]:
-        """Note where the prompts end when `generate` is called."""
-        if not self.needs_ends or self.prompt_lengths is not None:
+        with ExitStack() as stack:
+            for hook in (
+                model.register_forward_pre_hook(outside, with_kwargs=True),
+                decoder.register_forward_pre_hook(before, with_kwargs=True),
+                decoder.register_forward_hook(after),
+            ):
+                stack.callback(hook.remove)
+            stack.enter_context(watching_generate(model, self))
             yield
-            return
-        original, own = model.generate, vars(model).get("generate")
 
-        def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-            prompt = inputs if inputs is not None else kwargs.get("input_ids")
-            prompt = prompt if prompt is not None else kwargs["inputs_embeds"]
-            mask = kwargs.get("attention_mask")
-            width = torch.full((prompt.shape[0],), prompt.shape[1])
-            self.prompt_lengths = width if mask is None else mask.sum(dim=1).cpu()
-            try:
-                return original(inputs, *args, **kwargs)
-            finally:
-                self.prompt_lengths = None
+    def begin(self, prompts: int | None, lengths: Tensor | None) -> None:
+        """Take note of a `generate` call, see `Watcher`.
 
-        model.generate = generate
-        try:
-            yield
-        finally:
-            del model.generate
-            if own is not None:  # of the user, or of a surrounding block
-                model.generate = own
+        Raises:
+            InputError: if there is not one entry for each prompt.
+        """
+        if prompts is not None:
+            self._check_rows(prompts, "prompts")
+        self._generating += 1
+        if self.given is None:
+            self.prompt_lengths = lengths
+
+    def end(self) -> None:
+        """The call is over."""
+        self._generating -= 1
+        self.prompt_lengths = self.given
+
+    def _check_rows(self, count: int, what: str) -> None:
+        rows = len(self.prefixes)
+        if rows not in (1, count):
+            raise InputError(
+                f"steering was given for {rows} rows but the batch has {count} {what}; give one "
+                "entry for each, or one for all"
+            )
 
     def _read(self, call: dict[str, Any]) -> None:
         tokens = call.get("input_ids")
         tokens = tokens if tokens is not None else call["inputs_embeds"]
         batch, width = tokens.shape[0], tokens.shape[1]
-        mask = call.get("attention_mask")
-        mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        if not self._generating:
+            self._check_rows(batch, "rows")
+        mask = _mask_of_tokens(call.get("attention_mask"), batch, width)
+        if mask is None:
+            mask = _mask_of_tokens(self._outer_mask, batch, width)
+        self._outer_mask = None
         self._real = None if mask is None else mask[:, -width:].bool()
         positions = call.get("position_ids")
-        if positions is None and mask is not None:
+        if mask is not None:  # before position_ids, which need not count tokens
             positions = mask.long().cumsum(dim=1)[:, -width:] - 1
-        elif positions is None:
+        elif not isinstance(positions, Tensor) or positions.dim() != 2:
             cache: Any = call.get("past_key_values")
             start = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
             positions = torch.arange(start, start + width, device=tokens.device).unsqueeze(0)
         self._positions = positions.expand(batch, width)
+        if self._generating and self.needs_ends and self.prompt_lengths is None:
+            # The first pass of a call without a mask: transformers may have made one.
+            self.prompt_lengths = self._positions[:, -1].cpu() + 1
         if self.prompt_lengths is not None:
             stops = _per_row(self.prompt_lengths, batch).reshape(-1, 1)
             self._after_prompt = bool((self._positions.cpu() >= stops).all())

@@ -218,16 +218,24 @@ class SteeringVector(Artifact):
                 the neutral mean and 1 the concept mean, for `suppress` the other way round.
 
         Raises:
-            InputError: on an unknown direction or rule, or if there are several sites.
+            InputError: on an unknown direction or rule, `interpolate` for a vector that is added,
+                or if there are several sites.
         """
-        self.check_direction(direction)
+        self._check_strength(direction, rule)
         return self._one_site.target(direction, multiplier, rule)
+
+    def _check_strength(self, direction: Direction, rule: Rule) -> None:
+        self.check_direction(direction)
+        if self.operation == "add" and rule == "interpolate":
+            raise InputError(
+                "this vector is added and has no coordinates to move between; give rule paper"
+            )
 
     def targets(
         self, direction: Direction, multiplier: float = 1.0, rule: Rule = "paper"
     ) -> list[Float[Tensor, "rank"]]:
         """The same at each site, of any vector."""
-        self.check_direction(direction)
+        self._check_strength(direction, rule)
         return [site.target(direction, multiplier, rule) for site in self.sites]
 
     def require_every_position(self, tool: str) -> None:

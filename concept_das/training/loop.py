@@ -16,7 +16,7 @@ from concept_das.errors import InputError, TrainingError
 from concept_das.methods import Term
 from concept_das.methods.registry import trained_method
 from concept_das.methods.settings import TrainingConfig
-from concept_das.models.blocks import Site
+from concept_das.models.blocks import Site, evaluating
 from concept_das.models.replay import ReplayError
 from concept_das.training.batch_loss import Losses, NotFiniteError, sum_losses
 from concept_das.training.concept import ConceptRun, TrainingResult, TrainingTask
@@ -227,13 +227,11 @@ def heldout_loss(
 @contextmanager
 def _frozen(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode without parameter gradients inside the block; restored afterwards."""
-    was_training = model.training
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    model.eval()
     model.requires_grad_(False)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
-        model.train(was_training)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)

@@ -120,7 +120,7 @@ class TestToPyvene:
         strength: dict[str, Any] = {
             "direction": direction,
             "multiplier": 1.5,
-            "rule": "interpolate",
+            "rule": "interpolate" if operation == "clamp" else "paper",
         }
         expected = steered_logits(model, vector, inputs, **strength)
         steered = pyvene_logits(to_pyvene(vector, model, **strength), inputs)

@@ -367,7 +367,7 @@ def test_a_given_factor_takes_the_measured_ones_place() -> None:
     model = tiny_model()
     vector = random_vector(model, rank=2)
     factor = torch.tensor([9.0, -9.0])
-    assert torch.equal(Steering(vector, factor=factor, multiplier=7.0).target(), factor)
+    assert torch.equal(Steering(vector, factor=factor).target(), factor)
     other = replace(vector, positive_factor=factor)
     with steer(model, Steering(vector, factor=factor)):
         found = generated(model, PROMPTS)

@@ -138,7 +138,7 @@ def test_every_prompt_with_its_own_steering(
         None,
         Steering(first),
         Steering(first, "suppress", 2.0),
-        Steering(second, "elicit", 0.9, "interpolate"),
+        Steering(second, "elicit", 0.9),
     ]
     # Prompts times strengths, mixed so that neither the order nor the lengths keep them together.
     prompts = [prompt for prompt in PROMPTS for _ in strengths]
