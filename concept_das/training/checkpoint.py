@@ -49,13 +49,27 @@ def run_identity(
     options: Mapping[str, Any],
 ) -> RunIdentity:
     """Everything that must be the same for saved progress to belong to this run."""
-    ids = [
-        [turn.ids for pair in (row.elicit, row.suppress) for turn in (pair.base, pair.source)]
+    turns = [
+        [turn for pair in (row.elicit, row.suppress) for turn in (pair.base, pair.source)]
         for row in (*rows, *heldout)
     ]
-    data = hashlib.sha256(json.dumps([len(rows), ids]).encode()).hexdigest()
-    fingerprint = ModelIdentity.of(model).fingerprint
-    return {**options, "layers": [site.layer for site in sites], "data": data, "model": fingerprint}
+    prompts = [[(t.prompt.prefix_length, t.prompt.source_position) for t in row] for row in turns]
+    return {
+        **options,
+        "layers": [site.layer for site in sites],
+        "method_layers": list(options.get("layers", ())),  # those of LoRA are no sites
+        "data": _hash([len(rows), [[turn.ids for turn in row] for row in turns]]),
+        "prompts": _hash(prompts),
+        "model": ModelIdentity.of(model).fingerprint,
+    }
+
+
+# What progress of the first release does not have.
+_LATER = ("method_layers", "prompts")
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def save(
@@ -110,8 +124,9 @@ def resume(
     numbers = _numbers(path)
     if same_weights(numbers["run"].get("model", ""), run["model"]):
         numbers["run"]["model"] = run["model"]  # earlier releases wrote another fingerprint
-    if numbers["run"] != run:
-        changed = sorted(name for name in run if numbers["run"].get(name) != run[name])
+    saved = {**{name: run[name] for name in _LATER}, **numbers["run"]}
+    if saved != run:
+        changed = sorted(name for name in run if saved.get(name) != run[name])
         raise InputError(
             f"{folder} holds progress of another run ({', '.join(changed)} differ); delete it or "
             "choose another folder"

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Turn
-from concept_das.data.encoding import EditedPass, EncodedQuadruple
+from concept_das.data.encoding import EditedPass, EncodedQuadruple, encode_quadruples
 from concept_das.errors import InputError, TrainingError
 from concept_das.methods.registry import find_method, trained_method
 from concept_das.methods.settings import TrainingConfig
@@ -34,6 +34,7 @@ from tests.concept_das.helpers import (
     plain_loss,
     planted_model,
     runs_of,
+    tiny_chat,
     unchecked,
 )
 from tests.tiny import LAYERS, WIDTH, tiny_model
@@ -405,7 +406,8 @@ def with_row(i: int, text: str) -> list[EncodedQuadruple]:
         ({"config": TrainingConfig(epochs=1, method="das", seed=1)}, "method, seed"),
         ({"rows": encoded_rows()[::-1]}, "data"),
         ({"rows": with_row(4, "A mile")}, "data"),
-        ({"heldout": encoded_rows(1)}, "data"),
+        ({"heldout": encoded_rows(1)}, "data, prompts"),
+        ({"rows": encode_quadruples(ROWS, tiny_chat(source_token=-2))}, "prompts"),
         ({"layer": 2}, "layers"),
         ({"model": tiny_model(seed=1)}, "model"),
     ],
@@ -634,3 +636,16 @@ def test_distance_of_subspaces() -> None:
     assert subspace_distance(axes[:1], turned) == pytest.approx(0.8)
     assert subspace_distance(axes[:2], axes[[1, 0]]) == 0.0
     assert subspace_distance(axes[:2], axes[[1, 2]]) == pytest.approx(0.5**0.5)
+
+
+def test_progress_of_other_adapted_layers(tmp_path: Path) -> None:
+    """LoRA starts from one site, whatever the layers that it adapts."""
+    pytest.importorskip("peft", reason="LoRA needs peft")
+    model, task = tiny_model(), TrainingTask(encoded_rows(), checkpoint=tmp_path)
+    for layers in ((1, 2), (1, 3)):
+        config = find_method("lora").config(epochs=1, rank=1, layers=layers)
+        sites = trained_method("lora").sites(model, 0, config)
+        if layers == (1, 2):
+            train_directions(model, sites, [task], config)
+    with pytest.raises(InputError, match=r"another run \(method_layers differ\)"):
+        train_directions(model, sites, [task], config)
