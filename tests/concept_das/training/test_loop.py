@@ -404,14 +404,14 @@ def with_row(i: int, text: str) -> list[EncodedQuadruple]:
         ({"config": TrainingConfig(epochs=2)}, "epochs"),
         ({"config": TrainingConfig(epochs=1, rank=2)}, "rank"),
         ({"config": TrainingConfig(epochs=1, method="das", seed=1)}, "method, seed"),
-        ({"rows": encoded_rows()[::-1]}, "data"),
+        ({"rows": encoded_rows()[::-1]}, "data, prompts"),
         ({"rows": with_row(4, "A mile")}, "data"),
         ({"heldout": encoded_rows(1)}, "data, prompts"),
         ({"rows": encode_quadruples(ROWS, tiny_chat(source_token=-2))}, "prompts"),
         ({"layer": 2}, "layers"),
         ({"model": tiny_model(seed=1)}, "model"),
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else "-".join(given),
 )
 def test_progress_of_another_run(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     arguments = {"model": tiny_model(), "config": TrainingConfig(epochs=1), "rows": encoded_rows()}
