@@ -29,11 +29,12 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.data.files import write_table
 from concept_das.data.reading import read_quadruples
+from concept_das.methods.base import spread_blocks
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.models.loading import DTYPES, LoadedModel, load_model
 from concept_das.runs.files import write_atomically
-from concept_das.steering.vector import ModelIdentity, SteeringVector
+from concept_das.steering.vector import DirectionAtSite, ModelIdentity, SteeringVector
 from concept_das.training.concept import TrainingTask
 from concept_das.training.loop import train_directions
 from concept_das.training.options import EngineOptions
@@ -200,24 +201,30 @@ def _train(
 def _generation(
     loaded: LoadedModel, chat: ChatFormat, layer: int, refusal: Path
 ) -> dict[str, float]:
-    """Eight prompts, 64 new tokens, a random direction: what it says does not matter."""
-    width = find_site(loaded.model, layer).width
-    weight = torch.nn.functional.normalize(torch.randn(1, width), dim=1)
-    vector = SteeringVector(
-        weight,
-        torch.zeros(1),
-        torch.ones(1),
-        layer,
-        model=ModelIdentity.of(loaded.model),
-        prefix_length=len(chat.prefix),
-    )
+    """Eight prompts, 64 new tokens, at one block and across blocks.
+
+    The directions are random: what the answers say does not matter.
+    """
+    site = find_site(loaded.model, layer)
     prompts = [chat.prompt(row.negative_input) for row in read_quadruples(refusal)[:8]]
-    cost = generation_cost(loaded, vector, prompts)
-    return {
-        "generate_vs_unsteered": cost.steered / cost.unsteered,
-        "generate_vs_uncached": cost.uncached / cost.steered,
-        "generate_same_tokens": cost.same_tokens,
-    }
+    found: dict[str, float] = {}
+    for name, layers in {"": [layer], "_spread": spread_blocks(site.n_layers)}.items():
+        weights = torch.nn.functional.normalize(torch.randn(len(layers), 1, site.width), dim=2)
+        vector = SteeringVector(
+            sites=[
+                DirectionAtSite(weight, torch.zeros(1), torch.ones(1), one)
+                for weight, one in zip(weights, layers, strict=True)
+            ],
+            model=ModelIdentity.of(loaded.model),
+            prefix_length=len(chat.prefix),
+        )
+        cost = generation_cost(loaded, vector, prompts)
+        found |= {
+            f"generate{name}_vs_unsteered": cost.steered / cost.unsteered,
+            f"generate{name}_vs_uncached": cost.uncached / cost.steered,
+            f"generate{name}_same_tokens": cost.same_tokens,
+        }
+    return found
 
 
 if __name__ == "__main__":
