@@ -65,7 +65,7 @@ def train(
 
     if layer is None and not training.layers:
         raise InputError("no block is named to act at; give --layer, or several as --layers")
-    find_method(training.method)
+    find_method(training.method).check_installed()
     rows = read_quadruples(data, concept_id=concept_id)
     concepts_rows = by_concept(rows)
     several = len(concepts_rows) > 1

@@ -271,7 +271,9 @@ def _summarise(rows: pd.DataFrame) -> pd.DataFrame:
             if "kl" in of_direction:
                 record |= mean_with_interval(f"kl_side_effect_{direction}", of_direction["kl"])
         if "kl" in group:
-            record |= mean_with_interval("kl_side_effect", group["kl"])
+            # Both directions of a text are one unit: they are not independent.
+            texts = group[group["kind"] == "unrelated"].groupby("row")["kl"].mean()
+            record |= mean_with_interval("kl_side_effect", texts)
         records.append(record)
     return pd.DataFrame(records)
 

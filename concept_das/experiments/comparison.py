@@ -73,6 +73,7 @@ def compare(
     named = configs if isinstance(configs, Mapping) else {c.method: c for c in configs}
     for config in named.values():
         method = find_method(config.method)
+        method.check_installed()
         if isinstance(method, TrainedMethod):
             method.sites(loaded.model, plan.layer, config)
             method.span(config.positions)  # the method's own conditions

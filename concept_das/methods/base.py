@@ -1,5 +1,6 @@
 """The classes that methods derive from, and the parts that several methods share."""
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -119,6 +120,7 @@ class Method(ABC):
         defaults: hyper-parameters of a method from outside, where they differ from CDAS's; this
             project's are in `recipes/defaults.yaml`.
         draws: true if a seed changes the result.
+        package, install: an optional package that it needs, and how to get it.
     """
 
     name: ClassVar[str]
@@ -128,6 +130,17 @@ class Method(ABC):
     columns: ClassVar[tuple[str, ...]] = ("negative_output", "positive_output")
     defaults: ClassVar[Mapping[str, Any]] = {}
     draws: ClassVar[bool] = True
+    package: ClassVar[str] = ""
+    install: ClassVar[str] = ""
+
+    def check_installed(self) -> None:
+        """Make sure that the method's optional package is there.
+
+        Raises:
+            InputError: naming it and the way to install it.
+        """
+        if self.package and importlib.util.find_spec(self.package) is None:
+            raise InputError(f"{self.name} needs {self.package}; {self.install}")
 
     def config(self, **changed: Any) -> TrainingConfig:
         """The method's own hyper-parameters, but for those given.

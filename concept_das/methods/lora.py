@@ -162,6 +162,8 @@ class LoRA(TrainedMethod):
     columns = ("positive_output",)
     objective = LIKELIHOOD
     trains_alone = True
+    package = "peft"
+    install = 'run `pip install "concept-das[peft]"`'
     shares_prefix = False
 
     def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:

@@ -233,6 +233,11 @@ class LoreftMethod(TrainedMethod):
 
     steering = "the learned edit of the prompt's first and last 5 tokens, times the multiplier"
     positions = "p5+s5"  # AxBench's f5+l5
+    package = "pyreft"
+    install = (
+        'run `pip install "concept-das[reft]"`, or `pip install --no-deps pyreft==0.1.0` to keep '
+        "your transformers"
+    )
 
     def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
         """The recipe's layers.

@@ -109,8 +109,9 @@ class ConceptRun:
         self.identity = run_identity(model, sites, task.rows, task.heldout, config.record())
         self.method = trained_method(config.method)
         rate = config.learning_rate
-        torch.manual_seed(config.seed)
-        self.interventions = self.method.build(model, sites, config)
+        with torch.random.fork_rng(devices=[]):  # the user's own draws go on as they were
+            torch.default_generator.manual_seed(config.seed)
+            self.interventions = self.method.build(model, sites, config)
         every = [one for at_site in self.interventions for one in at_site.values()]
         # Edits of a site may share parameters.
         self.parameters = list(dict.fromkeys(p for one in every for p in one.parameters()))

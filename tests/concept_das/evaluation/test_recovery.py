@@ -377,3 +377,18 @@ def test_fair_measures_use_a_multiplier_that_other_rows_chose() -> None:
         "multiplier_elicit": pytest.approx(1.5),
     }
     assert all(np.isnan(value) for value in evaluation.fair("suppress").values())
+
+
+def test_both_directions_of_a_text_are_one_unit_of_the_side_effect() -> None:
+    """A text with 0 in one direction and 2 in the other has 1: nothing to draw from is left."""
+    rows = [
+        {"kind": "unrelated", "row": row, "direction": direction, "multiplier": 1.0, "kl": value}
+        for row in range(5)
+        for direction, value in (("elicit", 0.0), ("suppress", 2.0))
+    ]
+    held = {"kind": "heldout", "row": 0, "multiplier": 1.0, "jsd": 0.1}
+    held |= {"ll_base": -2.0, "ll_steered": -1.5, "ll_teacher": -1.0}
+    rows += [{**held, "direction": direction} for direction in DIRECTIONS]
+    table = evaluation._summarise(pd.DataFrame(rows)).iloc[0]
+    assert table["kl_side_effect"] == table["kl_side_effect_low"] == 1.0
+    assert table["kl_side_effect_high"] == 1.0

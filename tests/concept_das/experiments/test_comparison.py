@@ -1,3 +1,4 @@
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -187,3 +188,15 @@ def test_a_method_in_several_forms(tmp_path: Path) -> None:
     assert set(read_answers(tmp_path)["method"]) == {"cdas", "cdas@two"}
     again = compare(tiny_loaded(), tiny_chat(), CONCEPTS, configs, PLAN, tmp_path)
     pd.testing.assert_frame_equal(again, table)
+
+
+def test_a_missing_package_is_named_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "peft" else found(name)
+    )
+    with pytest.raises(InputError, match="lora needs peft; run `pip install"):
+        run(tmp_path, "cdas", "lora")
+    assert not list(tmp_path.iterdir())

@@ -649,3 +649,11 @@ def test_progress_of_other_adapted_layers(tmp_path: Path) -> None:
             train_directions(model, sites, [task], config)
     with pytest.raises(InputError, match=r"another run \(method_layers differ\)"):
         train_directions(model, sites, [task], config)
+
+
+def test_training_leaves_the_users_random_numbers_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train(tiny_model(), TrainingConfig(epochs=1))
+    assert torch.equal(torch.rand(3), expected)
