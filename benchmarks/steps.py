@@ -149,11 +149,12 @@ def train_method(
     An interrupted job goes on after its last whole epoch.
 
     Args:
-        layer: block of a method that acts at one, 0-based.
+        layer: block of a method that acts at one, 0-based, unless the recipe names several.
     """
+    where = None if config.layers else layer
     concept = ConceptRows(rows, (), job.scratch / "progress", tracker or NoTracker())
     (trained,) = train_vectors(
-        subject.loaded, subject.chat, [concept], layer, config, engine=engine
+        subject.loaded, subject.chat, [concept], where, config, engine=engine
     )
     trained.vector.save(job.folder / VECTOR_FOLDER)
     history = "".join(f"{json.dumps(record)}\n" for record in trained.history)

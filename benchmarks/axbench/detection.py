@@ -26,8 +26,12 @@ def detection_axis(vector: SteeringVector) -> Float[Tensor, "dim"]:
 
 
 def detectors(artifacts: Mapping[str, Artifact]) -> dict[str, SteeringVector]:
-    """Those that are directions, which is what detection is defined for."""
-    return {name: found for name, found in artifacts.items() if isinstance(found, SteeringVector)}
+    """Those that are directions at one block, which is what detection is defined for."""
+    return {
+        name: found
+        for name, found in artifacts.items()
+        if isinstance(found, SteeringVector) and len(found.sites) == 1
+    }
 
 
 @torch.no_grad()

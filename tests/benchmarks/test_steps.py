@@ -59,13 +59,14 @@ def test_answers_are_the_same_after_an_interruption(subject, tmp_path) -> None:
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
 
 
-def test_a_trained_method_is_read_again(subject, tmp_path) -> None:
+@pytest.mark.parametrize("layers", [(), (1, 2)])
+def test_a_trained_method_is_read_again(subject, tmp_path, layers) -> None:
     job = Job("train", (Piece("concept-3"),), tmp_path / "train", "f" * 64, {})
     job.scratch.mkdir(parents=True)
-    config = TrainingConfig(epochs=2, batch_size=2)
+    config = TrainingConfig(epochs=2, batch_size=2, layers=layers)
     train_method(job, subject, ROWS, 1, config, DEFAULT_ENGINE)
     vector = trained_vector(job.folder, subject)
-    assert (vector.method, vector.concept, vector.layers) == ("cdas", "Pirate", (1,))
+    assert (vector.method, vector.concept, vector.layers) == ("cdas", "Pirate", layers or (1,))
     steps = pd.read_json(job.folder / "history.jsonl", lines=True)
     assert steps["step"].max() == 6
 

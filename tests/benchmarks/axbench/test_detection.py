@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.axbench.detection import detection_axis, detection_scores, detectors
 from benchmarks.steps import Subject
-from tests.concept_das.helpers import plain_hidden, random_vector, tiny_chat
+from tests.concept_das.helpers import plain_hidden, random_vector, tiny_chat, vector_at
 
 TEXTS = pd.DataFrame(
     {
@@ -48,4 +48,6 @@ def test_scores_are_those_of_each_text_alone(subject: Subject, batch_size: int) 
 
 def test_only_directions_detect(subject: Subject) -> None:
     vector = random_vector(subject.loaded.model)
-    assert detectors({"cdas": vector, "loreft": object()}) == {"cdas": vector}  # type: ignore[dict-item]
+    several = vector_at(subject.loaded.model, (1, 2))
+    others = {"cdas@two": several, "loreft": object()}
+    assert detectors({"cdas": vector, **others}) == {"cdas": vector}  # type: ignore[dict-item]
