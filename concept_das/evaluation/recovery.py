@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 
 from concept_das.data.batches import batches
 from concept_das.data.chat_format import ChatFormat, Turn
-from concept_das.data.encoding import EncodedQuadruple, Interchange
+from concept_das.data.encoding import EncodedQuadruple, Interchange, encode_quadruples
+from concept_das.data.quadruples import Quadruple
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError
 from concept_das.evaluation.by_strength import SteeredLogits, steered_logits
@@ -131,7 +132,7 @@ def evaluate(
     model: PreTrainedModel,
     chat: ChatFormat,
     vector: Artifact,
-    heldout: Sequence[EncodedQuadruple],
+    heldout: Sequence[EncodedQuadruple | Quadruple],
     *,
     multipliers: Sequence[float] = (0.5, 1.0, 1.5, 2.0, 3.0),
     rule: Rule = "paper",
@@ -142,7 +143,7 @@ def evaluate(
     """Measure a vector on held-out rows at several strengths.
 
     Args:
-        heldout: encoded rows the vector was not trained on.
+        heldout: rows the vector was not trained on; rows of text are encoded as in its training.
         multipliers: strengths, without unit; see `SteeringVector.target`.
         unrelated: turns for the side effect; 16 shipped ones if None.
         partial: file that keeps finished batches, so that an interrupted evaluation continues.
@@ -155,17 +156,18 @@ def evaluate(
         raise InputError("there are no held-out rows to evaluate on")
     if not multipliers:
         raise InputError("give at least one multiplier")
+    rows = [_encoded(row, chat, vector) for row in heldout]
     unrelated = unrelated_turns(chat, 16) if unrelated is None else unrelated
     vector.check_model(model)
     vector.check_chat(chat)
-    turns = [turn for row in heldout for turn in (row.elicit.base, row.elicit.source)]
+    turns = [turn for row in rows for turn in (row.elicit.base, row.elicit.source)]
     logits = steered_logits(model, vector, [*turns, *unrelated])
     measure = _Measurement(logits, vector, tuple(multipliers), rule)
     work: list[tuple[str, Sequence[Any]]] = [
-        ("heldout", chunk) for chunk in batches(list(enumerate(heldout)), batch_size)
+        ("heldout", chunk) for chunk in batches(list(enumerate(rows)), batch_size)
     ]
     work += [("unrelated", chunk) for chunk in batches(list(enumerate(unrelated)), batch_size)]
-    signature = _signature(vector, heldout, unrelated, multipliers, rule, batch_size)
+    signature = _signature(vector, rows, unrelated, multipliers, rule, batch_size)
     keys = [f"batch {number}" for number in range(len(work))]
     with evaluating(model), RowLog(partial, signature) as finished:
         for key, (kind, chunk) in zip(keys, tqdm(work, desc="evaluate"), strict=True):
@@ -173,8 +175,17 @@ def evaluate(
                 step = measure.heldout if kind == "heldout" else measure.unrelated
                 finished.append(key, {"records": list(step(chunk))})
         batches_done = finished.frame(keys)["records"]
-    rows = pd.DataFrame([record for batch in batches_done for record in batch])
-    return Evaluation(_summarise(rows), rows)
+    measured = pd.DataFrame([record for batch in batches_done for record in batch])
+    return Evaluation(_summarise(measured), measured)
+
+
+def _encoded(
+    row: EncodedQuadruple | Quadruple, chat: ChatFormat, vector: Artifact
+) -> EncodedQuadruple:
+    if isinstance(row, EncodedQuadruple):
+        return row
+    longest = vector.recipe.get("max_response_tokens")
+    return encode_quadruples([row], chat, max_response_tokens=longest)[0]
 
 
 @dataclass(frozen=True)

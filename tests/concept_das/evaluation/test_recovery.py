@@ -12,17 +12,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from concept_das.data.chat_format import Turn
+from concept_das.data.encoding import encode_quadruples
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation import recovery as evaluation
 from concept_das.evaluation.recovery import Evaluation, evaluate, recovery, unrelated_turns
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import ModelIdentity, SteeringVector
+from concept_das.training.vectors import train_vector
 from concept_das.words import DIRECTIONS
 from tests.concept_das.helpers import (
     EVERY_ARCHITECTURE,
     PLANTED_ROWS,
+    ROWS,
     block_of,
     encoded_rows,
     hooked,
@@ -31,6 +35,7 @@ from tests.concept_das.helpers import (
     planted_model,
     random_vector,
     tiny_chat,
+    tiny_loaded,
 )
 from tests.tiny import WIDTH, tiny_model
 
@@ -392,3 +397,15 @@ def test_both_directions_of_a_text_are_one_unit_of_the_side_effect() -> None:
     table = evaluation._summarise(pd.DataFrame(rows)).iloc[0]
     assert table["kl_side_effect"] == table["kl_side_effect_low"] == 1.0
     assert table["kl_side_effect_high"] == 1.0
+
+
+def test_rows_of_text_are_encoded_as_in_training() -> None:
+    loaded, chat = tiny_loaded(), tiny_chat()
+    config = TrainingConfig(epochs=1, max_response_tokens=3)
+    vector = train_vector(loaded, chat, ROWS[:2], [], 1, config).vector
+    encoded = encode_quadruples(ROWS[2:], chat, max_response_tokens=3)
+    expected, found = (
+        evaluate(loaded.model, chat, vector, rows, multipliers=(1.0,), unrelated=[])
+        for rows in (encoded, list(ROWS[2:]))
+    )
+    pd.testing.assert_frame_equal(found.rows, expected.rows)
