@@ -29,7 +29,7 @@ _REQUEST = 100
 
 
 def counts(preset: Preset, concepts: int) -> pd.DataFrame:
-    """What a run of a preset will do; nothing is loaded or downloaded.
+    """The work and the price of a preset's run; nothing is loaded or downloaded.
 
     Returns:
         A row per method, over all concepts: training `rows` and `steps`, `multipliers`,

@@ -128,7 +128,7 @@ class SafetyBenchmark:
         train_method(job, settings.subject, rows, layer, config, settings.engine, tracker)
 
     def _vector(self, method: str, job: Job) -> Artifact | None:
-        """What was trained; None for the untouched model."""
+        """The trained artifact; None for the untouched model."""
         if method == UNSTEERED:
             return None
         return trained_vector(job.source(f"train.{method}"), self.settings.subject)

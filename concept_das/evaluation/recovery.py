@@ -252,18 +252,24 @@ def recovery(
     if len(base) == 0:
         return float("nan"), float("nan"), float("nan")
 
-    def ratio(b: Any, s: Any, t: Any) -> Any:
-        start = b.mean(axis=-1)
-        return (s.mean(axis=-1) - start) / (t.mean(axis=-1) - start)
+    value = float(_ratio(base, steered, teacher))
+    return value, *bootstrap_interval(_ratio, base, steered, teacher)
 
-    value = float(ratio(base, steered, teacher))
-    return value, *bootstrap_interval(ratio, base, steered, teacher)
+
+def _ratio(base: Any, steered: Any, teacher: Any) -> Any:
+    """The recovery of rows along the last axis."""
+    start = base.mean(axis=-1)
+    return (steered.mean(axis=-1) - start) / (teacher.mean(axis=-1) - start)
+
+
+def _likelihoods(held: pd.DataFrame) -> list[Float[np.ndarray, "rows"]]:
+    """The arguments of `recovery`, from rows of a table."""
+    return [held[f"ll_{name}"].to_numpy() for name in ("base", "steered", "teacher")]
 
 
 def _recovery_of(held: pd.DataFrame) -> float:
     """The recovery over held-out rows, without an interval."""
-    base, steered, teacher = (held[f"ll_{name}"].mean() for name in ("base", "steered", "teacher"))
-    return float((steered - base) / (teacher - base))
+    return float(_ratio(*_likelihoods(held)))
 
 
 def _summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -275,9 +281,9 @@ def _summarise(rows: pd.DataFrame) -> pd.DataFrame:
         for direction in DIRECTIONS:
             of_direction = group[group["direction"] == direction]
             held = of_direction[of_direction["kind"] == "heldout"]
-            columns = [held[f"ll_{name}"].to_numpy() for name in ("base", "steered", "teacher")]
             name = RECOVERY[direction]
-            record[name], record[f"{name}_low"], record[f"{name}_high"] = recovery(*columns)
+            measured = recovery(*_likelihoods(held))
+            record |= dict(zip((name, f"{name}_low", f"{name}_high"), measured, strict=True))
             record |= mean_with_interval(f"heldout_jsd_{direction}", held["jsd"])
             if "kl" in of_direction:
                 record |= mean_with_interval(f"kl_side_effect_{direction}", of_direction["kl"])

@@ -34,7 +34,7 @@ class Watcher(Protocol):
 
 @dataclass
 class _Watched:
-    """What is known of a model while blocks steer it."""
+    """A model that blocks steer: by which thread, and who is told of its calls."""
 
     thread: int
     own: Any  # a `generate` that the user put on the model itself

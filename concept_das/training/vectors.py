@@ -11,10 +11,9 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.methods import FittedMethod, Job, TrainedMethod
-from concept_das.methods.base import spread_blocks
+from concept_das.methods.base import blocks_of
 from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
-from concept_das.models.blocks import find_site
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact
@@ -124,8 +123,7 @@ def _placed(
     elif not config.layers:
         raise InputError("no block is named to act at; give a layer, or several as layers")
     if config.layers == "spread":
-        blocks = spread_blocks(find_site(loaded.model, 0).n_layers)
-        config = replace(config, layers=tuple(blocks))
+        config = replace(config, layers=tuple(blocks_of(loaded.model, config)))
     return layer if isinstance(layer, int) else 0, config
 
 
