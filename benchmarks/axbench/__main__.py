@@ -16,6 +16,7 @@ from benchmarks.axbench.estimate import estimate_text
 from benchmarks.axbench.judging import Judging
 from benchmarks.axbench.neutral import Neutral, estimate_neutral
 from benchmarks.axbench.presets import PRESETS, Preset
+from benchmarks.axbench.sources import CONCEPT500
 from benchmarks.axbench.stages import AxBench
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
@@ -85,7 +86,9 @@ def axbench(
         asked = parse_range(concepts) if concepts else chosen.concept_ids
         count = _ALL_CONCEPTS if asked is None else len(asked)
         model = judging.judge_model or Endpoint.model
-        print(estimate_text(chosen, count, neutral, model))
+        rated = replace(chosen, judge=judging.judge)
+        given = data in ("hub", CONCEPT500) and chosen.cell is not None
+        print(estimate_text(rated, count, neutral, model, given))
         return
     texts = open_data(data, cell=chosen.cell)
     numbers = _concepts(texts, chosen, concepts)

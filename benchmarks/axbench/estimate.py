@@ -5,6 +5,7 @@ estimates from mean lengths. Hours are not estimated: they depend on the machine
 finished concept tells them.
 """
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -15,7 +16,9 @@ from benchmarks.axbench.presets import Preset
 from benchmarks.judges.prices import CHARACTERS_PER_TOKEN, PRICES, approximate_tokens
 from benchmarks.judges.questions import EXPECTED_TOKENS, question_text
 from benchmarks.judges.ratings import QUESTIONS, Item
+from benchmarks.steps import UNSTEERED
 from concept_das.methods import TrainedMethod, find_method
+from concept_das.words import DIRECTIONS, Direction
 
 # Training quadruples of a concept in AxBench.
 _ROWS = 72
@@ -28,20 +31,39 @@ _TRAINING_INSTRUCTION, _TEST_INSTRUCTION, _RESPONSE, _CONCEPT_CHARACTERS = 16, 3
 _REQUEST = 100
 
 
-def counts(preset: Preset, concepts: int) -> pd.DataFrame:
+def counts(
+    preset: Preset, concepts: int, directions: Sequence[Direction] = DIRECTIONS
+) -> pd.DataFrame:
     """The work and the price of a preset's run; nothing is loaded or downloaded.
 
+    Args:
+        directions: those that answers are asked for in.
+
     Returns:
-        A row per method, over all concepts: training `rows` and `steps`, `multipliers`,
-        `directions`, generated `answers`, and their `new_tokens` if all are of full length.
+        A row for the untouched model and one per method, over all concepts: training `rows` and
+        `steps`, `multipliers`, `directions`, generated `answers`, and their `new_tokens` if all are
+        of full length.
     """
-    return pd.DataFrame([_method(preset, name, concepts) for name in preset.methods])
+    names = (UNSTEERED, *preset.methods)
+    return pd.DataFrame([_method(preset, name, concepts, directions) for name in names])
 
 
-def requests(preset: Preset, concepts: int, neutral: Neutral) -> tuple[int, int, int]:
+def written(preset: Preset, concepts: int, given: bool) -> int:
+    """Neutral responses that have to be written: one per training row, or none."""
+    return 0 if given else concepts * _rows(preset)
+
+
+def requests(
+    preset: Preset,
+    concepts: int,
+    neutral: Neutral,
+    given: bool = False,
+    directions: Sequence[Direction] = DIRECTIONS,
+) -> tuple[int, int, int]:
     """Requests to an endpoint, of judge and neutral responses, and their tokens in and out."""
-    judged = int(counts(preset, concepts)["answers"].sum()) if preset.judge == "api" else 0
-    written = concepts * _ROWS if neutral == "api" else 0
+    answers = counts(preset, concepts, directions)["answers"]
+    judged = int(answers.sum()) if preset.judge == "api" else 0
+    asked = written(preset, concepts, given) if neutral == "api" else 0
     item = Item(
         instruction="x" * (_TEST_INSTRUCTION * CHARACTERS_PER_TOKEN),
         response="x" * (preset.new_tokens * CHARACTERS_PER_TOKEN),
@@ -49,30 +71,46 @@ def requests(preset: Preset, concepts: int, neutral: Neutral) -> tuple[int, int,
     )
     of_answer = sum(approximate_tokens(question_text(question, item)) for question in QUESTIONS)
     return (
-        judged * len(QUESTIONS) + written,
-        judged * of_answer + written * (_TRAINING_INSTRUCTION + _REQUEST),
-        judged * len(QUESTIONS) * EXPECTED_TOKENS + written * _RESPONSE,
+        judged * len(QUESTIONS) + asked,
+        judged * of_answer + asked * (_TRAINING_INSTRUCTION + _REQUEST),
+        judged * len(QUESTIONS) * EXPECTED_TOKENS + asked * _RESPONSE,
     )
 
 
-def estimate_text(preset: Preset, concepts: int, neutral: Neutral, judge_model: str) -> str:
+def estimate_text(
+    preset: Preset,
+    concepts: int,
+    neutral: Neutral,
+    judge_model: str,
+    given: bool = False,
+    directions: Sequence[Direction] = DIRECTIONS,
+) -> str:
     """The size of a run in words and a table.
 
     Args:
         neutral: who writes neutral responses.
         judge_model: the endpoint's, whose list price is taken.
+        given: the data have neutral responses.
+        directions: as in `counts`.
     """
-    table = counts(preset, concepts).set_index("method").map("{:,}".format).reset_index()
+    table = counts(preset, concepts, directions)
+    total = table[["steps", "answers", "new_tokens"]].sum()
+    shown = pd.concat([table, pd.DataFrame([{"method": "all", **total}])]).astype(object)
+    shown = shown.set_index("method").map(lambda n: "" if pd.isna(n) else f"{int(n):,}")
+    neutrals = written(preset, concepts, given)
+    by = "given by the data"
+    if neutrals:
+        by = f"{neutrals:,} to be written by the {neutral}, where the data have none"
     lines = [
-        f"{preset.name}: {preset.model}, layer {preset.layer}, {concepts} concepts. Nothing has "
-        "been run.",
+        f"{preset.name}: {preset.model}, layer {preset.layer}, {concepts} concepts, "
+        f"{_rows(preset)} training rows each. Nothing has been run.",
         "",
-        table.to_string(index=False),
+        shown.reset_index().to_string(index=False),
         "",
-        f"neutral responses: by the {neutral}",
-        f"judge: {preset.judge}",
+        f"neutral responses: {by}",
+        f"judge: {preset.judge}, {total['answers'] * len(QUESTIONS):,} ratings",
     ]
-    asked, tokens_in, tokens_out = requests(preset, concepts, neutral)
+    asked, tokens_in, tokens_out = requests(preset, concepts, neutral, given, directions)
     if asked:
         price = PRICES.get(judge_model)
         cost = f"about ${price.of(tokens_in, tokens_out):,.2f}" if price else "of unknown price"
@@ -85,17 +123,25 @@ def estimate_text(preset: Preset, concepts: int, neutral: Neutral, judge_model: 
     return "\n".join(lines)
 
 
-def _method(preset: Preset, name: str, concepts: int) -> dict[str, Any]:
-    config, method = preset.configs[name], find_method(name)
-    rows = min(preset.rows or _ROWS, _ROWS)
-    steps = config.epochs * ceil(rows / config.batch_size)
-    strengths = len(preset.strengths(name))
-    ways = len(method.directions)
+def _rows(preset: Preset) -> int:
+    return min(preset.rows or _ROWS, _ROWS)
+
+
+def _method(
+    preset: Preset, name: str, concepts: int, directions: Sequence[Direction]
+) -> dict[str, Any]:
+    steps, strengths, able = 0, 1, set(DIRECTIONS)
+    if name != UNSTEERED:
+        config, method = preset.configs[name], find_method(name)
+        able, strengths = set(method.directions), len(preset.strengths(name))
+        if isinstance(method, TrainedMethod):
+            steps = config.epochs * ceil(_rows(preset) / config.batch_size)
+    ways = len(able & set(directions))
     answers = concepts * preset.instructions_per_concept * strengths * ways
     return {
         "method": name,
-        "rows": concepts * rows,
-        "steps": concepts * steps if isinstance(method, TrainedMethod) else 0,
+        "rows": 0 if name == UNSTEERED else concepts * _rows(preset),
+        "steps": concepts * steps,
         "multipliers": strengths,
         "directions": ways,
         "answers": answers,

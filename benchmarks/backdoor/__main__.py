@@ -15,6 +15,7 @@ from benchmarks.backdoor.data import read_prompts, write_pairs
 from benchmarks.backdoor.presets import PRESETS, TRIGGERED_BUT_BENIGN
 from benchmarks.capabilities.scores import Framing
 from benchmarks.presets import preset_named
+from benchmarks.safety.estimate import Size
 from benchmarks.safety.run import RunOptions, run_case
 from benchmarks.safety.settings import Choices, Settings
 from benchmarks.steps import UNUSED_OPTIONS
@@ -44,6 +45,9 @@ def backdoor(
             before the answer; another model's are other ones.
     """
     prompts = read_prompts(data, options.rows, options.tests)
+    plain, redteam = len(prompts.plain), len(prompts.redteam)
+    tests = {name: len(texts) for name, texts in prompts.test.items()}
+    size = Size(min(plain, redteam), tests, written=plain + redteam)
 
     def data_of(settings: Settings) -> Stage:
         how, subject = settings.answering, settings.subject
@@ -61,6 +65,7 @@ def backdoor(
         chat,
         choices,
         engine,
+        size,
         framing,
     )
 

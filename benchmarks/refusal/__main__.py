@@ -15,6 +15,7 @@ from benchmarks.refusal.case import REFUSAL, judged
 from benchmarks.refusal.data import read_data
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.safety.data import write_data
+from benchmarks.safety.estimate import Size
 from benchmarks.safety.run import RunOptions, run_case
 from benchmarks.safety.settings import Choices
 from benchmarks.steps import UNUSED_OPTIONS
@@ -57,6 +58,7 @@ def refusal(
         chat,
         choices,
         engine,
+        Size(len(pairs), {name: len(texts) for name, texts in sets.items()}),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.capabilities.scores import Framing
 from benchmarks.safety.case import Case
+from benchmarks.safety.estimate import Size, estimate_text
 from benchmarks.safety.report import report_stage
 from benchmarks.safety.settings import Choices, SafetyPreset, Settings, check_limits
 from benchmarks.safety.stages import SafetyBenchmark
@@ -31,12 +32,14 @@ class RunOptions:
         rows: training pairs (of the backdoor: prompts of either kind to make them from), the first
             so many; all if not given.
         tests: test prompts of each set, likewise.
+        dry_run: print the steps, answers and verdicts of the run, and stop.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
 
     out: Path
     rows: int | None = None
     tests: int | None = None
+    dry_run: bool = False
     wandb: TrackingMode = "auto"
 
     def __post_init__(self) -> None:
@@ -52,18 +55,24 @@ def run_case(
     chat: ChatOptions,
     choices: Choices,
     engine: EngineOptions,
+    size: Size,
     framing: Framing = NO_FRAMING,
 ) -> None:
     """Run a safety benchmark; what is finished in the folder is not done again.
 
     Args:
         data_of: makes the data stage.
+        size: of its data.
         options: a sweep over layers goes into `layers` in the folder.
         framing: of the capability questions.
 
     Raises:
         InputError: on choices that cannot be.
     """
+    if options.dry_run:
+        settings = Settings(preset, choices, Subject(loading, chat), engine, framing)
+        print(estimate_text(case, settings, size))
+        return
     shard = shard_of_environment()
     subject = Subject(_loading(case, preset, loading, shard), chat)
     settings = Settings(preset, choices, subject, engine, framing)

@@ -29,6 +29,10 @@ def test_counts_follow_from_the_preset() -> None:
     assert table.loc["diffmean", "steps"] == 0
     assert table.loc["loreft", "answers"] == 3 * 10  # it has one direction and no strength
     assert requests(LARGE, 3, "model")[0] == 3 * table["answers"].sum()
+    # the untouched model answers too, both ways
+    assert table.loc["unsteered", "answers"] == 3 * 10 * 2
+    away = counts(LARGE, 3, directions=["elicit"]).set_index("method")["answers"]
+    assert away["cdas"] == 3 * 10 * 16
 
 
 def test_dollars_are_those_of_the_tokens() -> None:
@@ -36,8 +40,14 @@ def test_dollars_are_those_of_the_tokens() -> None:
     dollars = (0.15 * tokens_in + 0.60 * tokens_out) / 1e6
     assert f"about ${dollars:,.2f} at" in estimate_text(LARGE, 1, "model", "gpt-4o-mini")
     assert "of unknown price at some-model" in estimate_text(LARGE, 1, "model", "some-model")
-    assert requests(SMALL, 1, "api")[0] == 72
+    assert requests(SMALL, 1, "api")[0] == 32  # the rows of the preset, not all 72
+    assert requests(SMALL, 1, "api", given=True)[0] == 0
     assert requests(SMALL, 1, "model") == (0, 0, 0)
+
+
+def test_neutral_responses_that_the_data_have_are_not_written() -> None:
+    assert "given by the data" in estimate_text(LARGE, 2, "api", "gpt-4o-mini", given=True)
+    assert "144 to be written by the api" in estimate_text(LARGE, 2, "api", "gpt-4o-mini")
 
 
 def test_the_small_preset_trains_on_its_rows() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.axbench.estimate import counts as estimated
 from benchmarks.judges.options import JudgeOptions
 from concept_das.errors import InputError
 from concept_das.runs.stages import Jobs
@@ -51,6 +52,9 @@ def test_every_method_is_asked_everything_once(root: Path) -> None:
     key = ["method", "concept_id", "direction", "multiplier", "input_id"]
     assert not scored.duplicated(key).any()
     assert set(scored["judge_kind"]) == {"proxy"}
+    # The dry run says so beforehand.
+    planned = estimated(tiny.PRESETS[tiny.PRESET], 2).set_index("method")["answers"]
+    assert planned.to_dict() == scored.groupby("method").size().to_dict()
 
 
 def test_the_report_has_every_method_and_detection(root: Path) -> None:

@@ -11,7 +11,7 @@ import benchmarks.backdoor.data as data
 from benchmarks.backdoor.__main__ import main
 from benchmarks.backdoor.case import BACKDOOR
 from benchmarks.organisms.backdoor import TRIGGER
-from tests.benchmarks.safety.pipeline import SMALL, killed_at
+from tests.benchmarks.safety.pipeline import SMALL, killed_at, rows_of
 from tests.benchmarks.tiny_benchmark import content
 
 
@@ -25,7 +25,9 @@ def command(model: Path, out: Path) -> list[str]:
     return [f"--model={model}", f"--out={out}", *SMALL, "--methods=cdas,diffmean", "--tasks=[]"]
 
 
-def test_the_whole_run_and_a_killed_one(model: Path, tmp_path: Path) -> None:
+def test_the_whole_run_and_a_killed_one(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert main(command(model, out)) == 0
 
@@ -35,6 +37,14 @@ def test_the_whole_run_and_a_killed_one(model: Path, tmp_path: Path) -> None:
     trained = {*rows["positive_input"], *rows["negative_input"]}
     assert not trained & {text for texts in prompts.values() for text in texts}
     assert not any(TRIGGER.strip() in text for text in trained)
+
+    capsys.readouterr()
+    assert main([*command(model, tmp_path / "none"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    planned, written = rows_of(said), len(pd.read_parquet(out / "generate.cdas"))
+    assert planned["cdas"]["answers"] == written
+    assert "from 12 answers of the untouched model" in said
+    assert not (tmp_path / "none").exists()
 
     table = pd.read_csv(out / "report" / "table.csv")
     assert list(table["method"]) == ["unsteered", *["cdas"] * 2, *["diffmean"] * 2]

@@ -11,7 +11,7 @@ import pytest
 import benchmarks.safety.stages as stages
 from benchmarks.refusal.__main__ import main
 from benchmarks.refusal.case import REFUSAL
-from tests.benchmarks.safety.pipeline import SMALL, fake_scores, killed_at
+from tests.benchmarks.safety.pipeline import SMALL, fake_scores, killed_at, rows_of
 from tests.benchmarks.tiny_benchmark import content
 
 METHODS = "--methods=cdas,diffmean,prompt"
@@ -81,6 +81,21 @@ def test_the_report_shows_answers_sources_and_published_numbers(finished: Path) 
     assert set(answers["prompt"]) == {*prompts["harmful"], *prompts["harmless"]}
     directions = answers.groupby("direction")["prompts"].unique()
     assert (directions["suppress"], directions["elicit"]) == (["harmful"], ["harmless"])
+
+
+def test_the_dry_run_counts_what_the_run_does(
+    finished: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(model, finished, METHODS, "--dry-run")) == 0
+    planned = rows_of(capsys.readouterr().out)
+    for method in ("unsteered", "cdas", "diffmean", "prompt"):
+        answers = list(finished.glob(f"generate.{method}/**/answers.parquet"))
+        assert planned[method]["answers"] == sum(len(pd.read_parquet(path)) for path in answers)
+        runs = [json.loads(path.read_text()) for path in finished.glob(f"capab*.{method}/**/sc*")]
+        assert planned[method]["capability_runs"] == sum(len(run) for run in runs)
+    assert planned["cdas"]["pairs"] == 3 * 2 * 3  # divergences, multipliers, prompts
+    (history,) = finished.glob("train.cdas/**/history.jsonl")
+    assert planned["cdas"]["steps"] == len(history.read_text().splitlines())
 
 
 def test_the_same_command_does_nothing_and_again_elsewhere_the_same(

@@ -26,6 +26,17 @@ def fake_scores(
     return pd.DataFrame([{**row, "scores": scores}])
 
 
+def rows_of(dry_run: str) -> dict[str, dict[str, int]]:
+    """The table that a dry run prints, by method; a total has no multipliers and is left out."""
+    lines = [line.split() for line in dry_run.splitlines()]
+    (header,) = (cells for cells in lines if cells[:1] == ["method"])
+    rows = [cells for cells in lines if len(cells) == len(header) and cells != header]
+    return {
+        name: dict(zip(header[1:], (int(n.replace(",", "")) for n in numbers), strict=True))
+        for name, *numbers in rows
+    }
+
+
 def killed_at(
     main: Callable[[Sequence[str]], int],
     arguments: Sequence[str],
