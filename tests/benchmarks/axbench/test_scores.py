@@ -173,8 +173,7 @@ def test_the_summary_is_a_mean_of_concept_means() -> None:
     assert row["score"] == pytest.approx(1.5)
     assert row["concepts"] == 2
     assert row["missing"] == pytest.approx(2 / 6)
-    # Two concepts resampled: the extreme means have a quarter of the draws each.
-    assert (row["score_low"], row["score_high"]) == pytest.approx((1.0, 2.0))
+    assert row["score_low"] < 1.0 < 2.0 < row["score_high"]  # of two concepts
 
 
 def test_one_concept_has_no_interval_and_no_answers_no_rows() -> None:
@@ -293,7 +292,7 @@ def test_auroc_by_hand() -> None:
     assert found["negative"].tolist() == [2, 1]
     (row,) = mean_auroc(found).to_dict("records")
     assert row["auroc"] == pytest.approx((5 / 6 + 0.5) / 2)
-    assert (row["auroc_low"], row["auroc_high"]) == pytest.approx((0.5, 5 / 6))
+    assert row["auroc_low"] < 0.5 < 5 / 6 < row["auroc_high"]
     # Only the order of scores matters, and a direction turned round has the complement.
     stretched = detection_auroc(latents.assign(score=np.exp(latents["score"])))
     assert_frame_equal(stretched, found)
