@@ -5,6 +5,9 @@ from pathlib import Path
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.concept_prompts import CONCEPT_PROMPT, TOPIC_PROMPT
+from concept_das.errors import InputError
+
+_COUNT = 96
 
 
 def data_make(
@@ -13,7 +16,7 @@ def data_make(
     loading: ModelOptions,
     chat: ChatOptions,
     instructions: Path | None = None,
-    count: int = 96,
+    count: int | None = None,
     genre: str = "text",
     template: str = CONCEPT_PROMPT,
     max_new_tokens: int = 128,
@@ -29,7 +32,8 @@ def data_make(
         out: file to write, .parquet, .csv or .jsonl.
         instructions: your own instructions, one a line (.txt) or rows with a column instruction
             (.jsonl, .csv, ...); the package's own if not given.
-        count: number of the package's own instructions to use.
+        count: number of instructions: of the package's own (96 if not given), or the first so many
+            of yours (all if not given).
         genre: genre of the package's own instructions: text, code or math.
         template: how concept and instruction are put together.
         max_new_tokens: length of a response, in tokens.
@@ -43,10 +47,12 @@ def data_make(
     from concept_das.data.files import check_rows_writable, finish_rows, read_instructions
 
     check_rows_writable(out)
+    if count is not None and count < 1:
+        raise InputError(f"count is {count}; it must be at least 1")
     chosen = (
-        shipped_instructions(count, seed, genre)
+        shipped_instructions(_COUNT if count is None else count, seed, genre)
         if instructions is None
-        else read_instructions(instructions)
+        else read_instructions(instructions)[:count]
     )
     loaded = loading.load()
     rows = make_quadruples(

@@ -71,7 +71,7 @@ def evaluate_vector(
     )
     write_atomically(folder / "evaluation.csv", result.table.to_csv(index=False).encode())
     write_atomically(folder / "rows.parquet", result.rows.to_parquet(index=False))
-    (folder / "evaluation.partial.json").unlink(missing_ok=True)
     if data is None:  # the vector's own held-out rows; what other rows gave stays in `folder`
         replace(saved, metrics={**result.headline(), "rule": rule}).save(vector)
+    (folder / "evaluation.partial.json").unlink(missing_ok=True)
     print(result.table.round(3).to_string(index=False))

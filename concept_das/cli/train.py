@@ -103,15 +103,18 @@ def _write(
     from concept_das.data.files import write_rows
     from concept_das.data.quadruples import data_hash
     from concept_das.runs.files import write_atomically
+    from concept_das.steering.artifact import COMING_FILE, DESCRIPTION_FILE
 
     vector = trained.vector
     if held:
         vector = replace(vector, recipe={**vector.recipe, HELDOUT_HASH: data_hash(held)})
     outdated = [] if held else ["heldout.parquet"]
-    if _is_saved(vector, folder / "vector"):
+    saved = _is_saved(vector, folder / "vector")
+    if saved:
         log.info("%s holds this vector already", folder)
     else:  # what was measured is of another one
-        outdated += ["evaluation.csv", "rows.parquet", "vector/vector.json"]
+        outdated += ["evaluation.csv", "rows.parquet"]
+        outdated += [f"vector/{name}" for name in (DESCRIPTION_FILE, COMING_FILE)]
     for name in outdated:
         (folder / name).unlink(missing_ok=True)
     if held:
@@ -119,7 +122,7 @@ def _write(
     write_rows(folder / "train.parquet", kept)
     history = "\n".join(json.dumps(record) for record in trained.history)
     write_atomically(folder / "history.jsonl", f"{history}\n".encode())
-    if not (folder / "vector/vector.json").exists():
+    if not saved:
         vector.save(folder / "vector")
     log.info("vector saved in %s", folder / "vector")
 
@@ -130,11 +133,9 @@ def _is_saved(vector: "Artifact", folder: Path) -> bool:
 
     from concept_das import load_vector
 
-    if not (folder / "vector.json").exists():
-        return False
     try:
         saved = load_vector(folder)
-    except InputError:  # damaged, or of a method that is not there any more
+    except InputError:  # not there, damaged, or of a method that is not there any more
         return False
     descriptions = [json.dumps(replace(one, metrics={}).describe()) for one in (vector, saved)]
     tensors, others = vector.tensors(), saved.tensors()

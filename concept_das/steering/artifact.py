@@ -2,7 +2,9 @@
 
 On disk it is a folder with two files: `vector.safetensors` (the tensors) and `vector.json`
 (everything a person needs to know before applying it). Each holds the other's SHA-256, so a
-truncated or edited file is noticed. Nothing is unpickled.
+truncated or edited file is noticed. Nothing is unpickled. While both are replaced, the new
+description also stands beside them under another name, so that one of the two fits the tensors
+whenever the process is killed.
 """
 
 import hashlib
@@ -25,7 +27,7 @@ from concept_das.data.chat_format import ChatFormat, Prompt
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import sha256_of, write_atomically
 from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.words import DIRECTIONS, Direction
 
@@ -34,6 +36,9 @@ FORMAT_VERSION = 1
 log = logging.getLogger(__name__)
 
 TENSORS_FILE, DESCRIPTION_FILE = "vector.safetensors", "vector.json"
+
+# The description of tensors that are about to be written.
+COMING_FILE = ".vector.json.coming"
 
 Known = TypeVar("Known", bound="type[Artifact]")
 
@@ -184,7 +189,10 @@ class Artifact(ABC):
         chat.check(self.chat, self.system, "this vector")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `vector.safetensors` and `vector.json` into a folder, atomically."""
+        """Write `vector.safetensors` and `vector.json` into a folder.
+
+        Whenever it is interrupted, the folder holds the old artifact or the new one.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         description = self.describe()
@@ -196,11 +204,11 @@ class Artifact(ABC):
             },
             metadata={"description_sha256": _hash_of(description)},
         )
-        write_atomically(target / TENSORS_FILE, blob)
         signed = {**description, "tensors_sha256": hashlib.sha256(blob).hexdigest()}
-        write_atomically(
-            target / DESCRIPTION_FILE, json.dumps(signed, indent=2, ensure_ascii=False).encode()
-        )
+        text = json.dumps(signed, indent=2, ensure_ascii=False)
+        write_atomically(target / COMING_FILE, text.encode())
+        write_atomically(target / TENSORS_FILE, blob)
+        os.replace(target / COMING_FILE, target / DESCRIPTION_FILE)
         return target
 
     def describe(self) -> dict[str, Any]:
@@ -258,18 +266,18 @@ def load_vector(
 
 
 def _read(folder: Path) -> Artifact:
-    for name in (TENSORS_FILE, DESCRIPTION_FILE):
-        if not (folder / name).exists():
-            raise InputError(f"{folder} holds no {name}; give the folder of a saved vector")
+    # The last one is there only if saving was interrupted.
+    descriptions = [folder / n for n in (DESCRIPTION_FILE, COMING_FILE) if (folder / n).exists()]
+    if not descriptions or not (folder / TENSORS_FILE).exists():
+        name = TENSORS_FILE if not (folder / TENSORS_FILE).exists() else DESCRIPTION_FILE
+        raise InputError(f"{folder} holds no {name}; give the folder of a saved vector")
     corrupt = f"{folder / TENSORS_FILE} is truncated or was changed; save the vector again"
-    try:
-        signed = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder / DESCRIPTION_FILE} is not valid JSON: {error}") from error
-    if not isinstance(signed, dict):
-        raise InputError(f"{folder / DESCRIPTION_FILE} is no description of a vector; restore it")
-    blob = (folder / TENSORS_FILE).read_bytes()
-    if hashlib.sha256(blob).hexdigest() != signed.pop("tensors_sha256", None):
+    tensors_hash = sha256_of(folder / TENSORS_FILE)
+    for path in descriptions:
+        signed = _description(path)
+        if tensors_hash == signed.pop("tensors_sha256", None):
+            break
+    else:
         raise InputError(corrupt)
     if signed.get("format_version") != FORMAT_VERSION:
         raise InputError(
@@ -297,6 +305,16 @@ def _read(folder: Path) -> Artifact:
     )
     common = {name: signed[name] for name in names} | {"chat": signed.get("chat")}
     return reader.from_saved(tensors, signed, {**common, "model": ModelIdentity(**signed["model"])})
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        signed = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(signed, dict):
+        raise InputError(f"{path} is no description of a vector; restore it")
+    return signed
 
 
 def _described(model: ModelIdentity) -> str:

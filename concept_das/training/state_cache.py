@@ -1,6 +1,8 @@
 """Keep cached hidden states on the model's device, in memory, or in a mapped file."""
 
+import errno
 import logging
+import os
 import shutil
 import tempfile
 import weakref
@@ -80,9 +82,14 @@ class CacheBudget:
 
     def _mapped(self, total: int, width: int, dtype: torch.dtype) -> Tensor:
         folder = Path(tempfile.mkdtemp(prefix="concept-das-", dir=self.folder))
-        data = torch.from_file(
-            str(folder / "states.bin"), shared=True, size=total * width, dtype=dtype
-        ).view(total, width)
+        path = folder / "states.bin"
+        try:
+            _reserve(path, total * width * dtype.itemsize)
+            flat = torch.from_file(str(path), shared=True, size=total * width, dtype=dtype)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        data = flat.view(total, width)
         weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
         return data
 
@@ -119,6 +126,29 @@ class Store:
                 where = start - part.start
                 out[where + begin : where + end] = self.data[first + begin : first + end]
             start += length
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file that has its space on the disk: a write to a map without space is a SIGBUS.
+
+    Raises:
+        InputError: if the disk has no such space.
+    """
+    with path.open("wb") as file:
+        if not size or not hasattr(os, "posix_fallocate"):  # macOS has none
+            return
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise type(error)(error.errno, error.strerror, str(path)) from error
+            place = path.parent.parent
+            free = shutil.disk_usage(place).free
+            raise InputError(
+                f"the cache of hidden states needs {_readable(size)} in {place}, where "
+                f"{_readable(free)} are free; name a larger folder with --cache-folder, or allow "
+                "more memory with --cache-gb"
+            ) from error
 
 
 def _readable(size: int) -> str:

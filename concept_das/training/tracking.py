@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -44,22 +45,34 @@ class NoTracker:
 
 
 class WandbTracker:
-    """A Weights & Biases run, online or kept in the run's own folder."""
+    """A Weights & Biases run, online or kept in the run's own folder.
+
+    It begins with the first measurement, so that what is refused before leaves none.
+    """
 
     def __init__(
         self, project: str, name: str, config: Mapping[str, Any], folder: Path, mode: str
     ) -> None:
+        self._project, self._name, self._config = project, name, dict(config)
+        self._folder, self._mode = folder, mode
+
+    @cached_property
+    def _run(self) -> Any:
+        """The run itself, begun.
+
+        Raises:
+            InputError: if wandb cannot start it.
+        """
         import wandb  # slow to import, and not needed when tracking is off
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self._wandb = wandb
+        self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT") or project,
-                name=name,
-                config=dict(config),
-                dir=str(folder),
-                mode="online" if mode == "online" else "offline",
+            return wandb.init(
+                project=os.environ.get("WANDB_PROJECT") or self._project,
+                name=self._name,
+                config=self._config,
+                dir=str(self._folder),
+                mode="online" if self._mode == "online" else "offline",
                 settings=wandb.Settings(silent=True),
             )
         except (wandb.Error, RuntimeError) as error:  # the second without a home folder
@@ -74,14 +87,17 @@ class WandbTracker:
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Record a table; NaN stands for a gap in a column of text too, which wandb refuses."""
+        import wandb
+
         data: list[Iterable[Any]] = [
             [None if _is_nan(value) else value for value in row] for row in rows
         ]
-        self._run.log({name: self._wandb.Table(columns=list(columns), data=data)})
+        self._run.log({name: wandb.Table(columns=list(columns), data=data)})
 
     def finish(self) -> None:
-        """Flush and close."""
-        self._run.finish()
+        """Flush and close, if it has begun."""
+        if "_run" in vars(self):
+            self._run.finish()
 
 
 def _is_nan(value: Any) -> bool:
@@ -109,15 +125,12 @@ class PrefixedTracker:
 def open_tracker(
     mode: TrackingMode, *, name: str, config: Mapping[str, Any], folder: Path
 ) -> Tracker:
-    """Open a tracker.
+    """A tracker, which starts a run when it gets its first numbers.
 
     Args:
         mode: `off`; `online`; `offline` (files under the run's folder, for `wandb sync`); `auto` is
             what wandb's own variables say (WANDB_MODE, WANDB_DISABLED), or else online if there is
             an API key and offline otherwise; off for a user without a home, which wandb needs.
-
-    Raises:
-        InputError: if wandb cannot start the run.
     """
     chosen = _resolved(mode)
     if chosen == "off":

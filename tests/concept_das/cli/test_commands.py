@@ -3,7 +3,7 @@ import builtins
 import inspect
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from concept_das.errors import TrainingError
 from concept_das.methods.registry import METHODS
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
-from tests.concept_das.helpers import ROWS
+from tests.concept_das.helpers import ROWS, tiny_loaded
 from tests.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
 MORE_ROWS = [
@@ -386,6 +386,24 @@ def test_making_and_checking_data(
     text = capsys.readouterr().out
     assert f"{len(rows)} rows are usable" in text
     assert f"{len(rows)} rows of concept 'Talk like a pirate'" in text
+
+
+@pytest.mark.parametrize(("count", "kept"), [((), 3), (("--count=2",), 2), (("--count=0",), None)])
+def test_the_first_of_my_instructions_are_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: tuple[str, ...], kept: int | None
+) -> None:
+    (tmp_path / "in.txt").write_text("Name a fruit\nHi\nSing\n")
+    asked: list[Sequence[str]] = []
+
+    def made(loaded: Any, chat: Any, concept: str, chosen: Sequence[str], **_: Any) -> None:
+        asked.append(chosen)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("concept_das.make_quadruples", made)
+    monkeypatch.setattr("concept_das.models.loading.load_model", lambda *_, **__: tiny_loaded())
+    options = ("--concept=Sing", f"--instructions={tmp_path}/in.txt", f"--out={tmp_path}/a.csv")
+    assert main(["data", "make", *options, *count]) == (130 if kept else 2)
+    assert asked == ([["Name a fruit", "Hi", "Sing"][:kept]] if kept else [])
 
 
 def test_shipped_instructions_are_the_default(model: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from concept_das.cli.parser import main, recorded
 from concept_das.data.quadruples import data_hash
 from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.errors import InputError
+from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import load_vector
 from tests.concept_das.cli.test_commands import MORE_ROWS, training_options
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -70,8 +71,16 @@ def test_a_refused_run_changes_no_file(world: Path, run: Path) -> None:
         assert content(run) == before, more
 
 
-def test_a_refused_new_run_leaves_nothing(world: Path, tmp_path: Path) -> None:
-    assert main(options(world, tmp_path / "new", "--layer=9")) == 2
+@pytest.mark.parametrize("wandb", ["off", "offline"])
+def test_a_refused_new_run_leaves_nothing(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    more = ("--layer=9", f"--wandb={wandb}")
+    assert main(options(world, tmp_path / "new", *more)) == 2
+    assert not (tmp_path / "new").exists()
+    compared = ("compare", f"--data={world}/rows.parquet", f"--model={world}/model", *more)
+    assert main([*compared, f"--out={tmp_path}/new", "--methods=cdas", "--heldout=2"]) == 2
     assert not (tmp_path / "new").exists()
 
 
@@ -79,6 +88,27 @@ def test_the_same_command_again_keeps_what_was_measured(world: Path, finished: P
     before = content(finished)
     assert main(options(world, finished)) == 0
     assert content(finished) == before
+
+
+def test_an_evaluation_that_ends_before_its_last_file_leaves_a_vector(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_vector(run / "vector")
+    replace(before, metrics={}).save(run / "vector")
+
+    def killed(path: Path, content: bytes) -> None:
+        if path.name == "vector.safetensors":
+            raise KeyboardInterrupt
+        write_atomically(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("concept_das.steering.artifact.write_atomically", killed)
+        assert main(evaluation(run)) == 130
+    assert load_vector(run / "vector").metrics == {}
+    assert (run / "evaluation.partial.json").exists()  # so that nothing is measured again
+    assert main(evaluation(run)) == 0
+    assert load_vector(run / "vector").metrics == before.metrics
+    assert not (run / "evaluation.partial.json").exists()
 
 
 @pytest.mark.parametrize("heldout", [0, 4])

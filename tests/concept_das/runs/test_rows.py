@@ -34,6 +34,22 @@ def test_a_row_is_the_same_before_and_after_reading(tmp_path: Path) -> None:
         assert log.frame(["a"]).to_dict() == now.to_dict() == {"x": {0: [1, 2]}}
 
 
+def test_what_is_on_disk_is_never_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    written = []
+    with RowLog(path, "f") as log:
+        number = path.stat().st_ino
+        for i in range(5):
+            before = path.read_bytes()
+            log.append(f"{i}", {"x": "y"})
+            assert path.read_bytes().startswith(before)
+            written.append(path.stat().st_size - len(before))
+    with RowLog(path, "f") as log:
+        log.append("5", {"x": "y"})
+    assert path.stat().st_ino == number
+    assert len(set(written)) == 1
+
+
 def test_a_last_line_cut_anywhere_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "log"
     filled(path)

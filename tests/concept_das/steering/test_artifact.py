@@ -1,6 +1,8 @@
 """What holds for whatever a method leaves behind: one suite over all of them."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,41 @@ def test_saved_and_read_again(name: str, tmp_path: Path) -> None:
         artifact.layers,
         artifact.parameters,
     )
+
+
+class Killed(BaseException):
+    """In place of a kill: nothing of the project catches it."""
+
+
+@pytest.mark.parametrize("before_write", [0, 1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_saving_may_be_killed_between_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before_write: int, first: bool
+) -> None:
+    old, new = trained("cdas"), replace(trained("cdas"), metrics={"recovery": 0.5})
+    if not first:
+        old.save(tmp_path)
+    calls: list[str] = []
+
+    def killed(source: Any, target: Any, rename: Any = os.replace) -> None:
+        calls.append(str(target))
+        if len(calls) > before_write:
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(Killed):
+            new.save(tmp_path)
+    if first and before_write < 2:
+        with pytest.raises(InputError, match="holds no vector.safetensors"):
+            load_vector(tmp_path)
+    else:
+        expected = new if before_write == 2 else old
+        assert load_vector(tmp_path, tiny_model()).metrics == expected.metrics
+    new.save(tmp_path)
+    assert load_vector(tmp_path).metrics == new.metrics
+    assert {path.name for path in tmp_path.iterdir()} == {"vector.json", "vector.safetensors"}
 
 
 @EVERY_METHOD

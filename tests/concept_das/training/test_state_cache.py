@@ -1,5 +1,10 @@
+import errno
 import logging
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,3 +62,45 @@ def test_limits_that_make_no_sense(tmp_path: Path) -> None:
         CacheBudget(CPU, -1.0)
     with pytest.raises(InputError, match="no folder .*missing for the cache; make it first"):
         CacheBudget(CPU, None, tmp_path / "missing")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 KB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this user cannot mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_cache_that_does_not_fit_on_the_disk_is_refused_before_it_is_written(
+    small_disk: Path,
+) -> None:
+    budget = CacheBudget(CPU, 0.0, small_disk)
+    with pytest.raises(InputError, match=rf"needs 64 KB in {small_disk}, where .* KB are free; n"):
+        budget.store("states", [1024], 16, torch.float32)
+    assert list(small_disk.iterdir()) == []
+    budget.store("states", [32], 16, torch.float32).put(0, torch.ones(32, 16))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "sentence"),
+    [
+        (errno.ENOSPC, InputError, "the cache of hidden states needs 32 B in"),
+        (errno.EDQUOT, InputError, "the cache of hidden states needs 32 B in"),
+        (errno.EFBIG, OSError, "File too large: .*states.bin"),
+    ],
+)
+def test_what_the_disk_says_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: Any, sentence: str
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with pytest.raises(kind, match=sentence):
+        CacheBudget(CPU, 0.0, tmp_path).store("states", [2], 4, torch.float32)
+    assert list(tmp_path.iterdir()) == []

@@ -107,6 +107,8 @@ def test_offline_keeps_the_run_in_its_folder(
     folder = tmp_path / "runs/one"
     tracker = open_tracker("offline", name="one", config={"seed": 1}, folder=folder)
     assert isinstance(tracker, Tracker)
+    tracker.finish()
+    assert not folder.exists()  # nothing was measured
     tracker.log({"loss": 1.0}, 1)
     nan = float("nan")
     tracker.table("rows", ["a", "b"], [[1.5, "x"], [nan, "y"], [2.5, nan]])
