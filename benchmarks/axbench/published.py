@@ -1,9 +1,12 @@
 """Published AxBench scores (`published.csv`), to stand beside measured ones.
 
-A cell is a Gemma-2 model and a layer. Scores are AxBench's overall steering score towards the
-concept, from 0 to 2, rated by gpt-4o-mini. The factor is tuned on half of the instructions, unit
-(multiplier 1), or NA for what has none. Scores of the CDAS paper (arXiv 2602.05234) were taken from
-public summaries of its tables. HyperSteer and the rows after it are methods that this project does
+A cell is a Gemma-2 model and a layer; the rows of another model (Qwen2.5-32B) are there for whoever
+reads the whole table. Scores are AxBench's overall steering score towards the concept, from 0 to 2,
+rated by gpt-4o-mini. The factor is tuned on half of the instructions, unit (multiplier 1), oracle
+(the best on the reported half itself), or NA for what has none. The CDAS paper (arXiv 2602.05234)
+took the rows of its other methods from the AxBench and RePS papers; its table is known from the
+first author's slides. `lang_joint` and `reps_joint` learn the factor too and edit the whole
+sequence. SFT, HyperSteer, ReFT-r1, SAE, LAT, PCA, Probe and FLAS are methods that this project does
 not have.
 """
 

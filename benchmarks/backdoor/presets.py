@@ -3,11 +3,13 @@
 The paper's checkpoint and its hyper-parameters for the backdoor were not released: of CDAS the
 layer alone is known.
 
-The published numbers (`published.csv`) are from the CDAS paper (arXiv 2602.05234), taken from
-public summaries of its tables: layer 16 of a backdoored checkpoint that was not released. The rates
-of removal were not in them. `kl` is of the steered triggered prompt to the clean behaviour, in
-nats; how the paper averages it is not known. `tinymmlu_change` is steered minus unsteered accuracy
-on tinyMMLU with the trigger before each question, as a share.
+The published numbers (`published.csv`) are the CDAS paper's (arXiv 2602.05234), known from its
+first author's slides: layer 16 of a backdoored checkpoint that was not released. `kl` is of the
+steered triggered prompt to the clean behaviour, in nats; how the paper averages it is not known.
+`tinymmlu_change` and `tinyarc_change` are steered minus unsteered accuracy with the trigger before
+each question, as a share. `triggered_attack_success` and `redteam_attack_success` are the shares of
+hostile answers with the real trigger and on red-team texts while the backdoor is suppressed; those
+of the other methods and layers were read off a plot (`published_layers.csv`).
 """
 
 from pathlib import Path

@@ -91,7 +91,7 @@ def test_published_scores_stand_beside_those_of_the_same_factor(
     rows = table.set_index(["method", "direction", "factor"])
     assert rows.loc[("cdas", "elicit", "tuned"), "published"] == 0.631
     assert rows.loc[("cdas", "elicit", "unit"), "published"] == 0.121
-    assert rows.loc[("prompt", "elicit", "NA"), "published_source"] == "AxBench leaderboard"
+    assert "AxBench leaderboard" in rows.loc[("prompt", "elicit", "NA"), "published_source"]
     assert rows.xs("suppress", level="direction")["published"].isna().all()
     assert rows.xs("unsteered")["published"].isna().all()
     known = table[table["published"].notna()]
