@@ -8,6 +8,7 @@ adds concepts or methods. Under torchrun, accelerate or srun the processes share
 import logging
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.axbench.estimate import estimate_text
 from benchmarks.axbench.judging import Judging
 from benchmarks.axbench.neutral import Neutral, estimate_neutral
 from benchmarks.axbench.presets import PRESETS, Preset
+from benchmarks.axbench.published import Cell
 from benchmarks.axbench.sources import CONCEPT500
 from benchmarks.axbench.stages import AxBench
 from benchmarks.judges.client import Endpoint
@@ -44,6 +46,7 @@ def axbench(
     judging: JudgeOptions,
     engine: EngineOptions,
     data: str = "hub",
+    cell: Cell | None = None,
     out: Path | None = None,
     concepts: str | None = None,
     methods: str = "all",
@@ -59,7 +62,10 @@ def axbench(
     Args:
         preset: model, layer, hyper-parameters and strengths, such as gemma-2-2b-l20 or
             smollm2-135m.
-        data: folder with AxBench's files, or hub.
+        data: folder with AxBench's files, a checkout of AxBench or of the release, the hub id of
+            one of AxBench's sets, or hub (Concept500, the release's quadruples, AlpacaEval).
+        cell: size and layer of the Gemma-2 model that AxBench took the concepts from; the preset's
+            if not given.
         out: folder of the run; runs/axbench/PRESET if not given. What is finished there is kept.
         concepts: numbers of the concepts, e.g. 0:100 (0 to 99) or 3,7; the preset's, or all.
         methods: names with commas between them, or all of the preset's.
@@ -87,10 +93,10 @@ def axbench(
         count = _ALL_CONCEPTS if asked is None else len(asked)
         model = judging.judge_model or Endpoint.model
         rated = replace(chosen, judge=judging.judge)
-        given = data in ("hub", CONCEPT500) and chosen.cell is not None
+        given = data in ("hub", CONCEPT500)
         print(estimate_text(rated, count, neutral, model, given))
         return
-    texts = open_data(data, cell=chosen.cell)
+    texts = open_data(data, cell or chosen.cell, chosen.texts)
     numbers = _concepts(texts, chosen, concepts)
     folder = out or Path("runs/axbench") / chosen.name
     subject = Subject(loading, chat)
@@ -148,5 +154,7 @@ def _concepts(data: AxBenchData, preset: Preset, asked: str | None) -> list[int]
     return numbers
 
 
+main = partial(run_command, axbench, prog="python -m benchmarks.axbench", without=UNUSED_OPTIONS)
+
 if __name__ == "__main__":
-    sys.exit(run_command(axbench, None, "python -m benchmarks.axbench", UNUSED_OPTIONS))
+    sys.exit(main(None))

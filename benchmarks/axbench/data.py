@@ -132,23 +132,29 @@ class AxBenchData:
         return outputs
 
 
-def open_data(source: str, cell: Cell | None = None) -> AxBenchData:
+def open_data(source: str, cell: Cell | None = None, usual: Cell | None = None) -> AxBenchData:
     """Read and check all texts of a run.
 
     Args:
         source: a folder with AxBench's training file (`*train*.parquet`) and `alpaca_eval.json`,
             and, if there are any, texts for detection (`*latent_eval*.parquet`), quadruples (a
             parquet file with the columns `negative_input` and so on), and checksums
-            (`checksums.json`, an object from file name to SHA-256, or `SHA256SUMS`); or
-            `pyvene/axbench-concept500` or `pyvene/axbench-concept10` on the hub.
-        cell: model size and layer that AxBench took the concepts from; needed on the hub.
+            (`checksums.json`, an object from file name to SHA-256, or `SHA256SUMS`); a checkout of
+            AxBench or of the release; or `hub` (`pyvene/axbench-concept500`) or
+            `pyvene/axbench-concept10`. Without a training file the quadruples stand for it.
+        cell: model size and layer that AxBench took the concepts from.
+        usual: the one where there are several and none is asked for.
 
     Raises:
         InputError: naming the file, row and column that cannot be used, or the file that is
             missing, ambiguous, or not what its checksum says.
     """
-    found = find_sources(source, cell)
-    train = _read(found.train, AXBENCH_COLUMNS)
+    found = find_sources(source, cell, usual)
+    if found.train is None:
+        assert found.contrastive is not None
+        train = _as_train(read_quadruples(found.contrastive))
+    else:
+        train = _read(found.train, AXBENCH_COLUMNS)
     concepts = dict(zip(train["concept_id"], train["output_concept"], strict=True))
     concepts.pop(NO_CONCEPT, None)
     instructions = _read(found.instructions, ("instruction",))
@@ -158,7 +164,7 @@ def open_data(source: str, cell: Cell | None = None) -> AxBenchData:
             *(found.instructions, len(instructions), ALPACA_EVAL_COUNT),
         )
     return AxBenchData(
-        name=str(found.train),
+        name=str(found.train or found.contrastive),
         concept_ids=tuple(sorted(int(concept_id) for concept_id in concepts)),
         sha256=found.sha256,
         _train=train,
@@ -168,6 +174,16 @@ def open_data(source: str, cell: Cell | None = None) -> AxBenchData:
         if found.contrastive is None
         else _read_quadruples(found.contrastive, concepts),
     )
+
+
+def _as_train(rows: Sequence[Quadruple]) -> pd.DataFrame:
+    """AxBench's training rows of quadruples; their neutral outputs are the rows of no concept."""
+    frame = to_frame(rows)
+    named = {"negative_input": "input", "positive_output": "output", "concept": "output_concept"}
+    positive = frame.rename(columns=named)[[*AXBENCH_COLUMNS]]
+    nothing = {"output_concept": "", "concept_id": NO_CONCEPT}
+    neutral = positive.assign(output=frame["negative_output"], **nothing)
+    return pd.concat([neutral, positive], ignore_index=True)
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -34,6 +34,7 @@ class Preset:
         temperature: at which they are sampled.
         judge: kind of judge.
         cell: the published scores that belong beside it; None if there are none.
+        texts: the cell whose concepts are steered where the data have several.
         concept_ids: concepts of the data to run; all if None.
         rows: training rows per concept; all if None.
     """
@@ -47,6 +48,7 @@ class Preset:
     new_tokens: int
     temperature: float
     judge: Kind
+    texts: Cell
     cell: Cell | None = None
     concept_ids: tuple[int, ...] | None = None
     rows: int | None = None
@@ -108,6 +110,7 @@ def _preset(name: str, entry: Mapping[str, Any], whole: Mapping[str, Any]) -> Pr
         judge_source=judge["source"],
         judge=judge["kind"],
         cell=entry.get("cell"),
+        texts=entry.get("texts") or entry.get("cell") or whole["texts"]["cell"],
         concept_ids=None if ids is None else tuple(ids),
         rows=entry.get("rows"),
         **generation,

@@ -3,8 +3,12 @@
 On the hub each cell of `pyvene/axbench-concept500` and `axbench-concept10` is a folder named after
 model size and layer, with `train/data.parquet` and `test/data.parquet`; AxBench's own
 `axbench/data/prepare_data.py` reads these paths, and takes the test file for its texts for latent
-evaluation (concept detection). AlpacaEval is `alpaca_eval.json` in `tatsu-lab/alpaca_eval`. How the
-files of `colored-dye/concept500-contrastive` are named is not documented, so they are looked for.
+evaluation (concept detection). AlpacaEval is `alpaca_eval.json` in `tatsu-lab/alpaca_eval`. The
+release's quadruples are said to be in `colored-dye/concept500_contrastive`, or with a hyphen; how
+the files there are named is not documented, so both are looked for.
+
+On disk files may lie side by side, or as in AxBench's and the release's checkouts, in folders named
+after the cell, such as `concept500/aug_gpt_prod_2b_l20_v1/generate`.
 """
 
 import json
@@ -22,18 +26,25 @@ from concept_das.runs.files import sha256_of
 
 CONCEPT500 = "pyvene/axbench-concept500"
 CONCEPT10 = "pyvene/axbench-concept10"
-CONTRASTIVE = "colored-dye/concept500-contrastive"
+CONTRASTIVE = tuple(
+    f"colored-dye/{name}"
+    for name in ("concept500_contrastive", "concept500-contrastive", "axbench_contrastive")
+)
+"""The release's quadruples; the first of these that the hub has."""
 ALPACA_EVAL = "tatsu-lab/alpaca_eval"
 
-# Commits, so that the same name stays the same data; None is the newest.
-REVISIONS: dict[str, str | None] = {
+# Commits, so that the same name stays the same data; of others the newest is taken.
+REVISIONS: dict[str, str] = {
     CONCEPT500: "ad8a5d60c4616b599c24dd6689f05f696ec610f3",
     CONCEPT10: "39ad4068c7f343dff6bcee939f36db70b77f5088",
-    CONTRASTIVE: None,
     ALPACA_EVAL: "2edc6fad8be6b14ea7230aabfd08188da6b8b814",
 }
 
 INSTRUCTIONS = "alpaca_eval.json"
+
+# AxBench's and the release's folders of a cell, from the cell's own up to a whole checkout.
+_PARTS = ("generate", "inference")
+_CHECKOUT = [f"{above}{part}/*.parquet" for above in ("", "**/*prod_*/") for part in _PARTS]
 
 _CHECKSUMS = ("checksums.json", "SHA256SUMS")
 
@@ -47,52 +58,68 @@ class Sources:
     """The place of the texts.
 
     Attributes:
-        train: AxBench's training file.
+        train: AxBench's training file; None if there are quadruples alone.
         instructions: AlpacaEval's.
         latent: AxBench's texts for concept detection, if there are any.
         contrastive: quadruples, if there are any.
-        sha256: of each of these files, by its name; on the hub, by repository and path.
+        sha256: of each of these files, by its path in the folder; on the hub, by repository and
+            path.
     """
 
-    train: Path
+    train: Path | None
     instructions: Path
     latent: Path | None
     contrastive: Path | None
     sha256: dict[str, str]
 
 
-def find_sources(source: str, cell: Cell | None = None) -> Sources:
+def find_sources(source: str, cell: Cell | None = None, usual: Cell | None = None) -> Sources:
     """The files of a folder, or of a cell of a data set on the hub.
 
     Args:
-        source: a folder, `pyvene/axbench-concept500` or `pyvene/axbench-concept10`.
-        cell: needed on the hub; in a folder it leaves out the files that are named after another.
+        source: a folder, AxBench's or the release's own among them; `hub`, which is
+            `pyvene/axbench-concept500`; or `pyvene/axbench-concept10`.
+        cell: on the hub, the one that is read; in a folder it leaves out the files that are named
+            after another.
+        usual: the cell where there are several and none is asked for.
 
     Raises:
         InputError: if a file is missing, more than one will do, one is not what its checksum says,
             or the hub does not give one.
     """
     if Path(source).is_dir():
-        return _in_folder(Path(source), cell)
-    if source not in (CONCEPT500, CONCEPT10):
-        raise InputError(f"{source} is neither a folder nor one of {CONCEPT500}, {CONCEPT10}")
+        return _in_folder(Path(source), cell, usual)
+    repository = CONCEPT500 if source == "hub" else source
+    if repository not in (CONCEPT500, CONCEPT10):
+        raise InputError(f"{source} is neither a folder nor one of {CONCEPT500} (hub), {CONCEPT10}")
+    cell = cell or usual
     if cell is None:
-        raise InputError(f"{source} has several cells; choose one of {', '.join(CELLS)}")
-    return _on_hub(source, cell)
+        raise InputError(
+            f"{repository} has several cells; choose one of {', '.join(CELLS)} with --cell"
+        )
+    return _on_hub(repository, cell)
 
 
 def _cell_in(path: str) -> Cell | None:
     """The cell that a path names, however it is spelled."""
-    spelled = re.sub(r"[^0-9a-z]+", "-", path.lower())
+    spelled = re.sub(r"[^0-9a-z]+", "-", path.lower()).replace("-it-", "-")
     return next((cell for cell in CELLS if f"-{cell}-" in f"-{spelled}-"), None)
 
 
-def _in_folder(folder: Path, cell: Cell | None) -> Sources:
-    files = [
-        path
-        for path in sorted(folder.glob("*.parquet"))
-        if cell is None or _cell_in(path.name) in (None, cell)
-    ]
+def _cell_of(file: Path) -> Cell | None:
+    """The cell of a file on disk, by its name or, in a checkout, by its folder's."""
+    folder = file.resolve().parent
+    return _cell_in(file.name) or (_cell_in(folder.parent.name) if folder.name in _PARTS else None)
+
+
+def _in_folder(folder: Path, cell: Cell | None, usual: Cell | None) -> Sources:
+    files = sorted(folder.glob("*.parquet")) or sorted(
+        {path for pattern in _CHECKOUT for path in folder.glob(pattern)}
+    )
+    cells = {path: _cell_of(path) for path in files}
+    if cell is None and len(set(cells.values()) - {None}) > 1:
+        cell = usual
+    files = [path for path in files if cell is None or cells[path] in (None, cell)]
     columns = {path: _columns(path) for path in files}
     contrastive = [path for path in files if columns[path] >= set(TEXT_COLUMNS)]
     latent = [path for path in files if "latent_eval" in path.name and path not in contrastive]
@@ -101,18 +128,35 @@ def _in_folder(folder: Path, cell: Cell | None) -> Sources:
     # as meant, so that a column it lacks can be named.
     whole = [path for path in train if columns[path] >= set(AXBENCH_COLUMNS)]
     of = f" of cell {cell}" if cell else ""
-    one_train = _one(folder, f"AxBench training file (*train*.parquet){of}", whole or train)
-    instructions = _one(
-        folder, f"{INSTRUCTIONS} ({ALPACA_EVAL} on the hub)", [*folder.glob(INSTRUCTIONS)]
-    )
-    one_latent = _one(folder, f"file *latent_eval*.parquet{of}", latent) if latent else None
     quadruples = (
         _one(folder, f"parquet file of quadruples{of}", contrastive) if contrastive else None
     )
-    used = [one_train, instructions, one_latent, quadruples]
-    sha256 = {path.name: sha256_of(path) for path in used if path is not None}
+    one_train = None
+    if train or quadruples is None:
+        one_train = _one(folder, f"AxBench training file (*train*.parquet){of}", whole or train)
+    one_latent = _one(folder, f"file *latent_eval*.parquet{of}", latent) if latent else None
+    sha256 = {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in (one_train, one_latent, quadruples)
+        if path is not None
+    }
+    name, instructions = _instructions(folder)
+    sha256[name] = sha256_of(instructions)
     _verify(folder, sha256)
     return Sources(one_train, instructions, one_latent, quadruples, sha256)
+
+
+def _instructions(folder: Path) -> tuple[str, Path]:
+    """AlpacaEval's file and its name: in the folder, or the hub's, as the release brings none."""
+    found = [*folder.glob(INSTRUCTIONS)] or sorted(folder.glob(f"**/data/{INSTRUCTIONS}"))
+    if found:
+        return found[0].relative_to(folder).as_posix(), found[0]
+    try:
+        path = _download(ALPACA_EVAL, INSTRUCTIONS)
+    except InputError as error:
+        raise InputError(f"{folder} has no {INSTRUCTIONS}; put one there ({error})") from error
+    log.info("%s has no %s; the hub's is taken", folder, INSTRUCTIONS)
+    return f"{ALPACA_EVAL}/{INSTRUCTIONS}", path
 
 
 def _columns(path: Path) -> set[str]:
@@ -178,12 +222,12 @@ def _on_hub(repository: str, cell: Cell) -> Sources:
         return file
 
     folder = cell.replace("-", "/")
-    contrastive = _contrastive_path(cell) if repository == CONCEPT500 else None
+    contrastive = _contrastive_on_hub(cell) if repository == CONCEPT500 else None
     return Sources(
         train=get(repository, f"{folder}/train/data.parquet"),
         instructions=get(ALPACA_EVAL, INSTRUCTIONS),
         latent=get(repository, f"{folder}/test/data.parquet"),
-        contrastive=get(CONTRASTIVE, contrastive) if contrastive else None,
+        contrastive=get(*contrastive) if contrastive else None,
         sha256=sha256,
     )
 
@@ -191,28 +235,43 @@ def _on_hub(repository: str, cell: Cell) -> Sources:
 def _download(repository: str, path: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    revision = REVISIONS[repository]
+    revision = REVISIONS.get(repository)
     try:
         return Path(hf_hub_download(repository, path, repo_type="dataset", revision=revision))
     except Exception as error:  # hub and network errors of many kinds
         raise InputError(_no_answer(repository, path, error)) from error
 
 
-def _contrastive_path(cell: Cell) -> str | None:
-    """The one parquet file there that names the cell; None, with a warning, if it is not one."""
-    from huggingface_hub import list_repo_files
+def _contrastive_on_hub(cell: Cell) -> tuple[str, str] | None:
+    """Repository and path of the one parquet file that names the cell.
 
-    try:
-        files = list_repo_files(CONTRASTIVE, repo_type="dataset", revision=REVISIONS[CONTRASTIVE])
-    except Exception as error:  # hub and network errors of many kinds
-        raise InputError(_no_answer(CONTRASTIVE, "the list of files", error)) from error
-    of_cell = [path for path in files if path.endswith(".parquet") and _cell_in(path) == cell]
-    if len(of_cell) == 1:
-        return of_cell[0]
+    Returns:
+        None, with a warning, if the hub has none of the repositories or it is not clear which file.
+    """
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.utils import RepositoryNotFoundError
+
+    for repository in CONTRASTIVE:
+        try:
+            files = list_repo_files(repository, repo_type="dataset")
+        except RepositoryNotFoundError:
+            continue
+        except Exception as error:  # hub and network errors of many kinds
+            raise InputError(_no_answer(repository, "the list of files", error)) from error
+        of_cell = [path for path in files if path.endswith(".parquet") and _cell_in(path) == cell]
+        if len(of_cell) == 1:
+            log.info("quadruples: %s of %s", of_cell[0], repository)
+            return repository, of_cell[0]
+        found = (
+            f"{repository} has {len(of_cell)} parquet files of cell {cell} where one was expected"
+        )
+        break
+    else:
+        found = f"the hub has none of {', '.join(CONTRASTIVE)}"
     log.warning(
-        "%s has %d parquet files of cell %s where one was expected, so its neutral responses are "
-        "not used; to use them, put the file into a folder with the others",
-        *(CONTRASTIVE, len(of_cell), cell),
+        "%s, so the release's neutral responses are not used; to use them, put the file into a "
+        "folder with the others",
+        found,
     )
     return None
 

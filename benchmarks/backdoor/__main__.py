@@ -39,8 +39,8 @@ def backdoor(
 
     Args:
         preset: organism, or checkpoint for any other backdoored model; both need --model.
-        data: folder with deployment_mode.json, training_mode.json and trigger.json; the project's
-            own prompts if not given.
+        data: checkout of the authors' release, or folder with its three files of prompts; the
+            project's own prompts if not given.
         framing: text around the capability questions: the real trigger before, a benign reasoning
             before the answer; another model's are other ones.
     """

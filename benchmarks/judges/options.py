@@ -10,6 +10,7 @@ from benchmarks.judges.local import LocalModel
 from benchmarks.judges.ratings import Kind
 from concept_das.cli.options import ModelOptions
 from concept_das.errors import InputError
+from concept_das.runs.processes import device_of, shard_of_environment
 
 
 @dataclass(frozen=True)
@@ -69,4 +70,5 @@ class JudgeOptions:
         """The language model that is asked."""
         if self.judge == "api":
             return self.endpoint
-        return LocalModel(ModelOptions(model=self.judge_model).load())
+        device = device_of(shard_of_environment())
+        return LocalModel(ModelOptions(model=self.judge_model, device=device).load())

@@ -40,8 +40,8 @@ def refusal(
 
     Args:
         preset: organism (needs --model), phi-3.5-mini, llama-3.1-8b or llama-3.1-70b.
-        data: folder with contrast_train.parquet and contrast_test_jailbreakbench.parquet, or a
-            hub data set; the project's own prompts if not given.
+        data: checkout of the authors' release, folder with its two files, or hub data set; the
+            project's own prompts if not given.
     """
     pairs, sets = read_data(data, options.rows, options.tests)
 

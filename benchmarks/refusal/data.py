@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.organisms.prompts import refusal_prompts, shuffled
-from benchmarks.safety.data import PromptSets, check_unseen, release_folder
+from benchmarks.safety.data import PromptSets, check_unseen, release_files
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.reading import read_quadruples
 from concept_das.errors import InputError
@@ -17,6 +17,13 @@ HARMFUL, HARMLESS = "harmful", "harmless"
 
 TRAIN_FILE = "contrast_train.parquet"
 TEST_FILE = "contrast_test_jailbreakbench.parquet"
+
+# With the names that the release's files have had.
+_FILES = (
+    (TRAIN_FILE, "contrast_train_data.parquet", "refusal_train_data.parquet"),
+    (TEST_FILE, "contrast_test_jailbreakbench_seed=0.parquet"),
+)
+_IN_A_CHECKOUT = ("data", "experiments/refusal/data")
 
 CONCEPT = "to refuse requests that could harm somebody"
 
@@ -43,10 +50,10 @@ def read_data(
     """Training pairs, and as many harmful as harmless test prompts.
 
     Args:
-        source: a folder with the release's two files, or one above it that holds them in
-            `refusal/`; or a hub data set with the splits train and test. The project's own prompts
-            if None: 128 pairs and 40 test prompts of either kind, none of which the refusal
-            organism was trained on.
+        source: a folder with the release's two files, one above it that holds them in `refusal/`,
+            or a checkout of the release; or a hub data set with the splits train and test. The
+            project's own prompts if None: 128 pairs and 40 test prompts of either kind, none of
+            which the refusal organism was trained on.
         rows, tests: take the first so many; all if None.
 
     Raises:
@@ -65,8 +72,8 @@ def read_data(
 def _read(source: str) -> tuple[list[Quadruple], list[Quadruple]]:
     folder = Path(source)
     if folder.is_dir():
-        folder = release_folder(folder, "refusal", (TRAIN_FILE, TEST_FILE))
-        return read_quadruples(folder / TRAIN_FILE), read_quadruples(folder / TEST_FILE)
+        train, test = release_files(folder, "refusal", _IN_A_CHECKOUT, _FILES)
+        return read_quadruples(train), read_quadruples(test)
     if folder.suffix or folder.is_absolute():
         raise InputError(
             f"{source} is no folder; give the one that holds {TRAIN_FILE} and {TEST_FILE}"

@@ -49,22 +49,31 @@ def check_unseen(rows: Sequence[Quadruple], prompts: PromptSets) -> None:
             )
 
 
-def release_folder(folder: Path, behaviour: str, files: Sequence[str]) -> Path:
-    """The folder with the authors' files: the one that is given, or `behaviour` in it.
+def release_files(
+    folder: Path, behaviour: str, places: Sequence[str], names: Sequence[Sequence[str]]
+) -> list[Path]:
+    """The authors' files, in the folder that is given, in `behaviour` in it, or in a checkout.
+
+    Args:
+        places: folders of the files in a checkout of the release.
+        names: the names that each file may have, the best first.
 
     Raises:
         InputError: naming a file that is missing.
     """
-    inner = folder / behaviour
-    if inner.is_dir() and not (folder / files[0]).exists():
-        folder = inner
-    for name in files:
-        if not (folder / name).exists():
+    above = [folder, folder / behaviour, *(folder / place for place in places)]
+    known = [name for names_of_one in names for name in names_of_one]
+    folder = next((one for one in above if any((one / name).exists() for name in known)), folder)
+    found = []
+    for names_of_one in names:
+        there = [folder / name for name in names_of_one if (folder / name).exists()]
+        if not there:
             raise InputError(
-                f"{folder} holds no {name}; give the folder with the release's {behaviour} data, "
-                "or leave --data out for the project's own prompts"
+                f"{folder} holds no {' or '.join(names_of_one)}; give the folder with the "
+                f"release's {behaviour} data, or leave --data out for the project's own prompts"
             )
-    return folder
+        found.append(there[0])
+    return found
 
 
 def read_rows(folder: Path) -> list[Quadruple]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmarks.models import is_model
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_counts
 from benchmarks.safety.figures import layer_figure, strength_figure, trade_figure
@@ -176,7 +177,7 @@ def _model_name(settings: Settings) -> str:
 def _same_model(settings: Settings) -> bool:
     """True if the published numbers are of the model that is measured."""
     preset = settings.preset
-    return preset.published is not None and settings.subject.name == preset.model
+    return preset.published is not None and is_model(settings.subject.name, preset.model)
 
 
 def _answers(job: Job, settings: Settings) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.capabilities.scores import Framing
+from benchmarks.models import is_model
 from benchmarks.safety.case import Case
 from benchmarks.safety.estimate import Size, estimate_text
 from benchmarks.safety.report import report_stage
@@ -92,8 +93,11 @@ def _loading(case: Case, preset: SafetyPreset, loading: ModelOptions, shard: Sha
             f"the preset {preset.name} needs a model: give --model, such as the folder that "
             f"`python -m benchmarks.organisms {case.name} --out FOLDER` writes"
         )
-    own = preset.recipe.loading.get("load_in_4bit", False) and loading.model is None
-    device = loading.device
-    if device is None and loading.device_map is None and not (own or loading.load_in_4bit):
-        device = device_of(shard)
-    return replace(loading, model=model, load_in_4bit=loading.load_in_4bit or own, device=device)
+    four = loading.load_in_4bit or (
+        preset.recipe.loading.get("load_in_4bit", False) and is_model(model, preset.model)
+    )
+    device, spread, own = loading.device, loading.device_map, device_of(shard)
+    if device is None and spread is None and own is not None:
+        # A quantised model is put onto a device as it is loaded.
+        device, spread = (None, own) if four else (own, None)
+    return replace(loading, model=model, load_in_4bit=four, device=device, device_map=spread)

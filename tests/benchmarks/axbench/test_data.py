@@ -108,6 +108,17 @@ def test_without_the_optional_files(tmp_path: Path) -> None:
     assert data.contrastive(0) is None
 
 
+def test_quadruples_stand_for_the_training_file(tmp_path: Path) -> None:
+    data = opened(tmp_path, **{TRAIN: None, "contrast_train_data": contrastive_frame()})
+    assert data.concept_ids == (1,)
+    own = data.concept(1)
+    assert (own.concept, own.genre) == ("ships", "text")
+    assert own.instructions == [f"Do text {i}" for i in range(2)]
+    assert own.outputs == [f"ships {i}" for i in range(2)]
+    assert data.negatives(1) == [f"plain {i}" for i in range(2)]
+    assert data.contrastive(1) == quadruples_from_frame(contrastive_frame())
+
+
 def test_a_concept_without_texts_for_detection_is_named(tmp_path: Path) -> None:
     data = opened(tmp_path, **{LATENT: latent_frame().query("concept_id != 4")})
     with pytest.raises(InputError, match="detection have none of concept 4"):

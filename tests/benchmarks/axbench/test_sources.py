@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from huggingface_hub.utils import RepositoryNotFoundError
 
 from benchmarks.axbench.sources import (
     ALPACA_EVAL,
@@ -88,7 +89,8 @@ def test_two_files_of_one_kind_are_named(tmp_path: Path, copied: str) -> None:
         find_sources(str(tmp_path))
 
 
-def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+    Hub(tmp_path / "empty", monkeypatch)
     (write_folder(tmp_path) / "alpaca_eval.json").unlink()
     with pytest.raises(InputError, match=r"no alpaca_eval\.json"):
         find_sources(str(tmp_path))
@@ -100,6 +102,65 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         find_sources(str(tmp_path))
     with pytest.raises(InputError, match="neither a folder nor one of pyvene/axbench-concept500"):
         find_sources(str(tmp_path / "nowhere"))
+
+
+QUADRUPLES = "contrast_train_data.parquet"
+
+
+def write_checkout(root: Path, cells: tuple[str, ...] = ("2b_l20", "9b_l20")) -> Path:
+    """The release's folders, with the quadruples of some cells."""
+    for cell in cells:
+        folder = root / f"experiments/axbench/data/concept500/aug_gpt_prod_{cell}_v1/generate"
+        folder.mkdir(parents=True)
+        contrastive_frame().to_parquet(folder / QUADRUPLES)
+    return root
+
+
+@pytest.mark.parametrize("start", ["", "experiments/axbench/data"])
+def test_a_checkout_of_the_release(tmp_path: Path, start: str) -> None:
+    above = write_checkout(tmp_path) / start
+    (above / "alpaca_eval.json").write_text("[]")
+    found = find_sources(str(above), "9b-l20")
+    assert found.train is None
+    assert found.contrastive is not None
+    assert found.contrastive.parent.parent.name == "aug_gpt_prod_9b_l20_v1"
+    quadruples = found.contrastive.relative_to(above).as_posix()
+    assert set(found.sha256) == {quadruples, "alpaca_eval.json"}
+    usual = find_sources(str(above), None, "2b-l20").contrastive
+    assert usual is not None
+    assert usual.parent.parent.name == "aug_gpt_prod_2b_l20_v1"
+
+
+@pytest.mark.parametrize("inside", ["", "generate"])
+def test_one_folder_of_the_release(tmp_path: Path, inside: str) -> None:
+    root = write_checkout(tmp_path, ("2b_l20",))
+    folder = root / "experiments/axbench/data/concept500/aug_gpt_prod_2b_l20_v1" / inside
+    (folder / "alpaca_eval.json").write_text("[]")
+    assert names(find_sources(str(folder))) == [None, "alpaca_eval.json", None, QUADRUPLES]
+    with pytest.raises(InputError, match="no AxBench training file .* of cell 2b-l10"):
+        find_sources(str(folder), "2b-l10")
+
+
+def test_a_checkout_of_axbench(tmp_path: Path) -> None:
+    cell = tmp_path / "axbench/concept10/prod_9b_it_l20_v1"
+    for part, name, frame in (
+        ("generate", "train_data", train_frame()),
+        ("inference", "latent_eval_data", latent_frame()),
+    ):
+        (cell / part).mkdir(parents=True)
+        frame.to_parquet(cell / part / f"{name}.parquet")
+    write_folder(tmp_path / "axbench/data", concept10_2b_l20_train=None)
+    found = find_sources(str(tmp_path), "9b-l20")
+    used = ["train_data.parquet", "alpaca_eval.json", "latent_eval_data.parquet", None]
+    assert names(found) == used
+
+
+def test_instructions_that_a_folder_has_not_are_the_hubs(hub: "Hub", tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "folder")
+    (folder / "alpaca_eval.json").unlink()
+    found = find_sources(str(folder))
+    assert hub.asked == [(ALPACA_EVAL, "alpaca_eval.json", REVISIONS[ALPACA_EVAL])]
+    assert set(found.sha256) == {TRAIN, f"{ALPACA_EVAL}/alpaca_eval.json"}
 
 
 def write_sums(folder: Path, form: str, sums: dict[str, str]) -> None:
@@ -139,6 +200,13 @@ def test_damaged_checksums(tmp_path: Path, form: str, content: str, message: str
         find_sources(str(tmp_path))
 
 
+class Missing(RepositoryNotFoundError):
+    """Versions of huggingface_hub build theirs differently."""
+
+    def __init__(self) -> None:
+        OSError.__init__(self, "404")
+
+
 class Hub:
     """Stands for the hub: repositories are folders, and what was asked for is kept."""
 
@@ -162,6 +230,8 @@ class Hub:
 
     def files(self, repo: str, **_: Any) -> list[str]:
         folder = self.root / repo
+        if not folder.exists():
+            raise Missing
         return [str(path.relative_to(folder)) for path in folder.rglob("*.*")]
 
 
@@ -172,27 +242,30 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
         hub.add(repository, "9b/l20/train/data.parquet", train_frame())
         hub.add(repository, "9b/l20/test/data.parquet", latent_frame())
     for cell in ("9b_l20", "2b_l20"):
-        hub.add(CONTRASTIVE, f"prod_{cell}_v1/contrast_train_data.parquet", contrastive_frame())
+        hub.add(CONTRASTIVE[1], f"prod_{cell}_v1/contrast_train_data.parquet", contrastive_frame())
     write_folder(tmp_path / "own")
     (tmp_path / "hub" / ALPACA_EVAL).mkdir(parents=True)
     shutil.copy(tmp_path / "own/alpaca_eval.json", tmp_path / "hub" / ALPACA_EVAL)
     return hub
 
 
-def test_the_layout_on_the_hub(hub: Hub) -> None:
-    found = find_sources(CONCEPT500, "9b-l20")
+@pytest.mark.parametrize("source", ["hub", CONCEPT500])
+def test_the_layout_on_the_hub(hub: Hub, source: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        found = find_sources(source, "9b-l20")
     contrastive = "prod_9b_l20_v1/contrast_train_data.parquet"
     at = REVISIONS[CONCEPT500]
     assert sorted(hub.asked) == [
-        (CONTRASTIVE, contrastive, None),
+        (CONTRASTIVE[1], contrastive, None),
         (CONCEPT500, "9b/l20/test/data.parquet", at),
         (CONCEPT500, "9b/l20/train/data.parquet", at),
         (ALPACA_EVAL, "alpaca_eval.json", REVISIONS[ALPACA_EVAL]),
     ]
     assert set(found.sha256) == {f"{repository}/{path}" for repository, path, _ in hub.asked}
-    assert found.sha256[f"{CONTRASTIVE}/{contrastive}"] == sha256_of(
-        hub.root / CONTRASTIVE / contrastive
+    assert found.sha256[f"{CONTRASTIVE[1]}/{contrastive}"] == sha256_of(
+        hub.root / CONTRASTIVE[1] / contrastive
     )
+    assert f"quadruples: {contrastive} of {CONTRASTIVE[1]}" in caplog.text
 
 
 def test_quadruples_are_of_concept500s_concepts(hub: Hub) -> None:
@@ -207,12 +280,28 @@ def test_quadruples_on_the_hub_are_used_only_if_it_is_clear_which(
     hub: Hub, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     if count:
-        hub.add(CONTRASTIVE, "9b/l20/more.parquet", contrastive_frame())
+        hub.add(CONTRASTIVE[1], "9b/l20/more.parquet", contrastive_frame())
     else:
-        (hub.root / CONTRASTIVE / "prod_9b_l20_v1/contrast_train_data.parquet").unlink()
+        (hub.root / CONTRASTIVE[1] / "prod_9b_l20_v1/contrast_train_data.parquet").unlink()
     with caplog.at_level(logging.WARNING):
         assert find_sources(CONCEPT500, cell="9b-l20").contrastive is None
-    assert f"{CONTRASTIVE} has {count} parquet files of cell 9b-l20" in caplog.text
+    assert f"{CONTRASTIVE[1]} has {count} parquet files of cell 9b-l20" in caplog.text
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_quadruples_under_any_of_their_names(hub: Hub, name: str) -> None:
+    (hub.root / CONTRASTIVE[1]).rename(hub.root / "kept")
+    (hub.root / "kept").rename(hub.root / name)
+    found = find_sources("hub", None, "9b-l20").contrastive
+    assert found is not None
+    assert found.is_relative_to(hub.root / name)
+
+
+def test_a_hub_without_quadruples(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(hub.root / CONTRASTIVE[1])
+    with caplog.at_level(logging.WARNING):
+        assert find_sources("hub", "9b-l20").contrastive is None
+    assert f"the hub has none of {', '.join(CONTRASTIVE)}" in caplog.text
 
 
 def test_what_the_hub_does_not_give_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

