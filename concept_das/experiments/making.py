@@ -13,6 +13,7 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.concept_prompts import CONCEPT_PROMPT, concept_input
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
+from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import fingerprint_of
 from concept_das.runs.rows import RowLog
@@ -73,7 +74,13 @@ def make_quadruples(
         "temperature": temperature,
         "seed": seed,
     }
-    with RowLog(partial, fingerprint_of(settings), keep_others=True) as finished:
+    earlier = fingerprint_of(settings)
+    settings |= {
+        "weights": ModelIdentity.of(loaded.model).fingerprint,
+        "chat": chat.description,
+    }
+    fingerprint = fingerprint_of(settings)
+    with RowLog(partial, fingerprint, keep_others=True, earlier=earlier) as finished:
         todo = finished.missing(inputs)
 
         def keep(indices: list[int], texts: list[str]) -> None:

@@ -31,12 +31,20 @@ class RowLog:
         path: the file, which is made if it is missing; None keeps the rows in memory only.
         fingerprint: of everything that the rows depend on.
         keep_others: raise an error instead of starting again if the fingerprint is another.
+        earlier: what an earlier release wrote in place of the fingerprint.
 
     Raises:
         InputError: if the file is not such a log, is damaged before its last line, or must be kept.
     """
 
-    def __init__(self, path: Path | None, fingerprint: str, *, keep_others: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        fingerprint: str,
+        *,
+        keep_others: bool = False,
+        earlier: str | None = None,
+    ) -> None:
         self._path = path
         self._file: io.FileIO | None = None
         self._rows: dict[str, dict[str, Any]] = {}
@@ -46,7 +54,8 @@ class RowLog:
         if kept and _is_of_first_release(kept[0]):
             log.warning("%s is unfinished work of an older version; starting again", path)
             kept = []
-        if kept and _parse(path, kept[0], "fingerprint")["fingerprint"] != fingerprint:
+        known = (fingerprint, earlier)
+        if kept and _parse(path, kept[0], "fingerprint")["fingerprint"] not in known:
             if keep_others:
                 raise InputError(f"{path} belongs to a run with other settings; delete it")
             log.info("%s was made from other inputs; starting again", path)

@@ -13,11 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data.encoding import EncodedQuadruple
+from concept_das.data.encoding import EditName, EncodedQuadruple
 from concept_das.errors import InputError
+from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site
 from concept_das.models.identity import same_weights
 from concept_das.runs.files import write_atomically
@@ -47,8 +48,15 @@ def run_identity(
     rows: Sequence[EncodedQuadruple],
     heldout: Sequence[EncodedQuadruple],
     options: Mapping[str, Any],
+    method: TrainedMethod,
+    built: Sequence[Mapping[EditName, nn.Module]],
 ) -> RunIdentity:
-    """Everything that must be the same for saved progress to belong to this run."""
+    """Everything that must be the same for saved progress to belong to this run.
+
+    Args:
+        method: the method itself, as another may be registered under its name.
+        built: its new interventions at every site, whose buffers are part of them.
+    """
     turns = [
         [turn for pair in (row.elicit, row.suppress) for turn in (pair.base, pair.source)]
         for row in (*rows, *heldout)
@@ -61,11 +69,34 @@ def run_identity(
         "data": _hash([len(rows), [[turn.ids for turn in row] for row in turns]]),
         "prompts": _hash(prompts),
         "model": ModelIdentity.of(model).fingerprint,
+        "method_settings": _hash(_settings_of(method)),
+        "buffers": _hash(
+            [
+                [edit, name, buffer.tolist()]
+                for at_site in built
+                for edit, one in at_site.items()
+                for name, buffer in one.named_buffers()
+            ]
+        ),
     }
 
 
-# What progress of the first release does not have.
-_LATER = ("method_layers", "prompts")
+# What progress of earlier releases does not have.
+_LATER = ("method_layers", "prompts", "method_settings", "buffers")
+
+# Of a method, for people only.
+_WORDS = ("summary", "steering", "package", "install")
+
+
+def _settings_of(method: TrainedMethod) -> dict[str, Any]:
+    """The class of a method and its plain values, such as the positions it edits."""
+    named = {name: getattr(method, name) for name in dir(method) if name[0] != "_"}
+    plain = {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, str | int | float | tuple) and name not in _WORDS
+    }
+    return {"class": type(method).__qualname__, **plain}
 
 
 def _hash(content: Any) -> str:

@@ -106,12 +106,20 @@ class ConceptRun:
             config = replace(config, seed=task.seed)
         self.task = task
         self.config = config
-        self.identity = run_identity(model, sites, task.rows, task.heldout, config.record())
         self.method = trained_method(config.method)
         rate = config.learning_rate
         with torch.random.fork_rng(devices=[]):  # the user's own draws go on as they were
             torch.default_generator.manual_seed(config.seed)
             self.interventions = self.method.build(model, sites, config)
+        self.identity = run_identity(
+            model,
+            sites,
+            task.rows,
+            task.heldout,
+            config.record(),
+            self.method,
+            self.interventions,
+        )
         every = [one for at_site in self.interventions for one in at_site.values()]
         # Edits of a site may share parameters.
         self.parameters = list(dict.fromkeys(p for one in every for p in one.parameters()))

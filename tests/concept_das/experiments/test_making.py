@@ -13,8 +13,11 @@ from concept_das.data.shipped import read_resource, shipped_instructions
 from concept_das.errors import InputError
 from concept_das.experiments import making
 from concept_das.experiments.making import is_repetitive, make_quadruples
+from concept_das.runs.files import fingerprint_of
+from concept_das.runs.rows import RowLog
 from concept_das.steering.generation import generate_responses
 from tests.concept_das.helpers import tiny_chat, tiny_loaded
+from tests.tiny import CHAT_TEMPLATE
 
 CHAT = tiny_chat()
 INSTRUCTIONS = ["Name a fruit", "Hi", "What is a ship?", "Sing", "How far is it?"]
@@ -27,7 +30,8 @@ def made(loaded: Any = None, **options: Any) -> list[Quadruple]:
     arguments = {"max_new_tokens": 6, "batch_tokens": THREE, **options}
     concept = arguments.pop("concept", "Talk like a pirate")
     instructions = arguments.pop("instructions", INSTRUCTIONS)
-    return make_quadruples(loaded or tiny_loaded(), CHAT, concept, instructions, **arguments)
+    chat = arguments.pop("chat", CHAT)
+    return make_quadruples(loaded or tiny_loaded(), chat, concept, instructions, **arguments)
 
 
 def test_the_model_writes_both_answers() -> None:
@@ -137,7 +141,15 @@ def test_partial_answers_serve_another_concept(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"max_new_tokens": 7}, {"temperature": 0.5}, {"seed": 1}, {"loaded": tiny_loaded("gpt2")}],
+    [
+        {"max_new_tokens": 7},
+        {"temperature": 0.5},
+        {"seed": 1},
+        {"loaded": tiny_loaded("gpt2")},
+        {"loaded": tiny_loaded(seed=1)},  # other weights under the same name
+        {"chat": tiny_chat(system="Be rude.")},
+        {"chat": tiny_chat(chat_template=CHAT_TEMPLATE.replace("assistant", "model"))},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_the_partial_file_of_another_run(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -145,6 +157,25 @@ def test_the_partial_file_of_another_run(tmp_path: Path, changes: dict[str, Any]
     made(partial=partial)
     with pytest.raises(InputError, match=r"partial.json belongs to a run with other settings"):
         made(partial=partial, **changes)
+
+
+def test_the_partial_file_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
+    partial, settings = tmp_path / "partial.json", making_settings()
+    with RowLog(partial, fingerprint_of(settings)) as log:
+        for text in (*INSTRUCTIONS, *(f"{text}\n\nTalk like a pirate." for text in INSTRUCTIONS)):
+            log.append(text, {"answer": "Known."})
+    assert {row.negative_output for row in made(partial=partial)} == {"Known."}
+
+
+def making_settings() -> dict[str, Any]:
+    """What the first releases told unfinished work by."""
+    return {
+        "model": "tiny-llama",
+        "system": None,
+        "max_new_tokens": 6,
+        "temperature": 0.0,
+        "seed": 42,
+    }
 
 
 def test_empty_and_repetitive_answers_are_dropped(

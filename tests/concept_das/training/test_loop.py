@@ -403,7 +403,10 @@ def with_row(i: int, text: str) -> list[EncodedQuadruple]:
         ({"config": TrainingConfig(epochs=1, learning_rate=0.02)}, "learning_rate"),
         ({"config": TrainingConfig(epochs=2)}, "epochs"),
         ({"config": TrainingConfig(epochs=1, rank=2)}, "rank"),
-        ({"config": TrainingConfig(epochs=1, method="das", seed=1)}, "method, seed"),
+        (
+            {"config": TrainingConfig(epochs=1, method="das", seed=1)},
+            "method, method_settings, seed",
+        ),
         ({"rows": encoded_rows()[::-1]}, "data, prompts"),
         ({"rows": with_row(4, "A mile")}, "data"),
         ({"heldout": encoded_rows(1)}, "data, prompts"),
