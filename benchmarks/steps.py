@@ -198,6 +198,7 @@ class Answering:
         new_tokens: length of an answer.
         temperature: 0 decodes greedily.
         seed: of the sampling.
+        top_k, top_p: see `generate_responses`.
         batch_tokens: see `generate_responses`; does not change the answers.
     """
 
@@ -205,12 +206,15 @@ class Answering:
     temperature: float
     seed: int = 42
     batch_tokens: int = 8192
+    top_k: int | None = None
+    top_p: float | None = None
 
     @property
     def description(self) -> dict[str, Any]:
         """The settings that answers depend on, as JSON can hold them."""
-        names = ("new_tokens", "temperature", "seed")
-        return {name: getattr(self, name) for name in names}
+        names = ("new_tokens", "temperature", "seed", "top_k", "top_p")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def answer(
@@ -242,6 +246,8 @@ def answer(
                 steering=[one.steering for one in todo],
                 max_new_tokens=how.new_tokens,
                 temperature=how.temperature,
+                top_k=how.top_k,
+                top_p=how.top_p,
                 seed=how.seed,
                 keys=[one.noise for one in todo],
                 batch_tokens=how.batch_tokens,

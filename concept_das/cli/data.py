@@ -21,6 +21,8 @@ def data_make(
     template: str = CONCEPT_PROMPT,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     batch_tokens: int = 8192,
     seed: int = 42,
     concept_id: int = 0,
@@ -38,6 +40,8 @@ def data_make(
         template: how concept and instruction are put together.
         max_new_tokens: length of a response, in tokens.
         temperature: of the sampling; 0 decodes greedily.
+        top_k: sample from this many of the likeliest tokens only.
+        top_p: sample from the likeliest tokens only that together have this share.
         batch_tokens: tokens per batch, rows times (longest prompt + max_new_tokens); more is faster
             and takes more memory.
         seed: of the choice of instructions and the sampling.
@@ -63,6 +67,8 @@ def data_make(
         template=template,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
         batch_tokens=batch_tokens,
         seed=seed,
         concept_id=concept_id,

@@ -31,6 +31,8 @@ def steer_prompts(
     compare: bool = False,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     seed: int = 0,
     batch_tokens: int = 8192,
     out: Path | None = None,
@@ -50,6 +52,8 @@ def steer_prompts(
         compare: also show the unsteered answer.
         max_new_tokens: length of an answer, in tokens.
         temperature: of the sampling; 0 decodes greedily.
+        top_k: sample from this many of the likeliest tokens only.
+        top_p: sample from the likeliest tokens only that together have this share.
         seed: of the sampling.
         batch_tokens: tokens per batch, rows times (longest prompt + max_new_tokens); more is faster
             and takes more memory.
@@ -62,8 +66,10 @@ def steer_prompts(
     from concept_das.data.files import read_instructions
     from concept_das.runs.files import check_writable, write_atomically
     from concept_das.steering.positions import parse_positions
+    from concept_das.steering.sampling import check_sampling
 
     parse_positions(positions)
+    check_sampling(temperature, top_k, top_p)
     if prompt is not None and file is not None:
         raise InputError("give either a prompt or a file, not both")
     texts = [] if prompt is None else [prompt]
@@ -83,7 +89,8 @@ def steer_prompts(
     entry = Steering(saved, direction, multiplier, rule)
 
     if not texts:
-        _converse(loaded, chat, entry, positions, max_new_tokens, temperature, seed)
+        how = (max_new_tokens, temperature, seed, top_k, top_p)
+        _converse(loaded, chat, entry, positions, *how)
         return
     ways = {"steered": entry, "unsteered": None} if compare else {"steered": entry}
     answers = generate_responses(
@@ -94,6 +101,8 @@ def steer_prompts(
         positions=positions,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
         seed=seed,
         keys=[*range(len(texts))] * len(ways),  # both answers sampled with the same noise
         batch_tokens=batch_tokens,
@@ -119,13 +128,16 @@ def _converse(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    top_k: int | None,
+    top_p: float | None,
 ) -> None:
     """Read instructions from the terminal and stream steered answers."""
     from transformers import TextStreamer
 
     from concept_das import steer
     from concept_das.data.batches import pad_id_of
-    from concept_das.steering.generation import decoding, row_seed
+    from concept_das.steering.generation import decoding
+    from concept_das.steering.sampling import row_seed
 
     print("An empty line ends.", file=sys.stderr)
     pad = pad_id_of(loaded.tokenizer)
@@ -137,11 +149,9 @@ def _converse(
             if entry.vector.is_text
             else steer(loaded.model, entry, positions=positions)
         ):
-            loaded.model.generate(
-                **prompt,
-                **decoding(pad, max_new_tokens, temperature, [row_seed(seed, number)]),
-                streamer=streamer,
-            )
+            seeds = [row_seed(seed, number)]
+            how = decoding(loaded.model, pad, max_new_tokens, temperature, seeds, top_k, top_p)
+            loaded.model.generate(**prompt, **how, streamer=streamer)
 
 
 def _typed_lines() -> Iterator[str]:

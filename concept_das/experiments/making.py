@@ -31,6 +31,8 @@ def make_quadruples(
     template: str = CONCEPT_PROMPT,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     batch_tokens: int = 8192,
     seed: int = 42,
     concept_id: int = 0,
@@ -45,7 +47,7 @@ def make_quadruples(
         template: text with `{instruction}` and `{concept}`.
         max_new_tokens: length of a response.
         temperature: 0 decodes greedily.
-        batch_tokens: see `generate_responses`.
+        top_k, top_p, batch_tokens: see `generate_responses`.
         seed: of the sampling; an answer depends on it and on the text that is answered.
         concept_outputs: concept responses that exist already, one per instruction; the model then
             writes the neutral responses only.
@@ -72,6 +74,7 @@ def make_quadruples(
         **chat.template.given,
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
+        **{name: value for name, value in {"top_k": top_k, "top_p": top_p}.items() if value},
         "seed": seed,
     }
     earlier = fingerprint_of(settings)
@@ -93,6 +96,8 @@ def make_quadruples(
             [prompts[text] for text in todo],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
             seed=seed,
             keys=todo,  # so that an interrupted run samples the same answers as a whole one
             batch_tokens=batch_tokens,

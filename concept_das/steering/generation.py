@@ -1,21 +1,15 @@
 """Batched generation from prompts, steered or not, greedy or sampled.
 
-Sampling adds Gumbel noise to logits / temperature and takes the largest, an exact sample of
-softmax(logits / temperature) (the Gumbel-max trick). Every row draws from a generator of its own,
-so its text depends on its seed alone: not on its neighbours, nor on how rows are batched.
+A sampled text depends on its row's seed alone: not on its neighbours, nor on how rows are batched.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from concept_das.data.batches import by_token_budget, collate, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
@@ -23,6 +17,7 @@ from concept_das.errors import InputError
 from concept_das.models.blocks import evaluating
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering, check_steering, steer
+from concept_das.steering.sampling import RowSampler, check_sampling, row_seed
 
 
 @torch.no_grad()
@@ -35,6 +30,8 @@ def generate_responses(
     positions: str = "all",
     max_new_tokens: int = 128,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     seed: int = 0,
     keys: Sequence[int | str] | None = None,
     batch_tokens: int = 8192,
@@ -53,6 +50,8 @@ def generate_responses(
         positions: see `steer`.
         max_new_tokens: length of an answer, in tokens.
         temperature: 0 decodes greedily.
+        top_k, top_p: sample only from the likeliest tokens: so many of them, or as many as together
+            have this share of the probability. All by default.
         seed, keys: a prompt's sampling follows from the seed and the prompt's own key (its position
             in the call if no keys are given). Prompts with one key share their noise.
         batch_tokens: tokens of a batch, rows times (longest prompt + `max_new_tokens`); a prompt
@@ -63,14 +62,15 @@ def generate_responses(
 
     Raises:
         VectorMismatchError: if a vector belongs to another model.
-        InputError: if the temperature is negative, steering or keys are not one per prompt, or a
-            vector was trained with another chat format.
+        InputError: if temperature, top_k or top_p mean nothing, steering or keys are not one per
+            prompt, or a vector was trained with another chat format.
     """
     asked = [chat.prompt(p) if isinstance(p, str) else p for p in prompts]
     rows = _per_prompt("steering", steering, len(prompts))
     rows = [Steering(row) if isinstance(row, Artifact) else row for row in rows]
     keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))
     check_steering(model, rows, positions)
+    check_sampling(temperature, top_k, top_p)
     # Many vectors have one chat format.
     for row in {str(row.vector.chat): row for row in rows if row is not None}.values():
         row.vector.check_chat(chat)
@@ -91,7 +91,7 @@ def generate_responses(
                 output = model.generate(
                     input_ids=batch.input_ids,
                     attention_mask=batch.attention_mask,
-                    **decoding(pad, max_new_tokens, temperature, seeds),
+                    **decoding(model, pad, max_new_tokens, temperature, seeds, top_k, top_p),
                 )
             new = chat.tokenizer.batch_decode(
                 output[:, batch.input_ids.shape[1] :], skip_special_tokens=True
@@ -104,25 +104,55 @@ def generate_responses(
     return texts
 
 
+# What a model's own generation defaults may say: where a text ends, which tokens are no text (of
+# pictures, for instance), and how keys and values are kept. `max_new_tokens` overrules its length.
+_OWN_DEFAULTS = frozenset(
+    {
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "decoder_start_token_id",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "bad_words_ids",
+        "use_cache",
+        "cache_implementation",
+        "cache_config",
+        "max_cache_len",
+        "max_length",
+        "return_legacy_cache",
+        "transformers_version",
+    }
+)
+
+
 def decoding(
-    pad_id: int, max_new_tokens: int, temperature: float, seeds: Sequence[int]
+    model: PreTrainedModel,
+    pad_id: int,
+    max_new_tokens: int,
+    temperature: float,
+    seeds: Sequence[int],
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> dict[str, Any]:
     """Arguments of `model.generate`, the same decoding whatever the model's own defaults.
+
+    Of its defaults (`model.generation_config`) only these hold: its special tokens, the tokens that
+    it must not write (`suppress_tokens`, `begin_suppress_tokens`, `bad_words_ids`), and its cache.
 
     Args:
         temperature: 0 decodes greedily.
         seeds: one per row, see `row_seed`.
+        top_k, top_p: see `generate_responses`.
 
     Raises:
-        InputError: if the temperature is negative.
+        InputError: if temperature, top_k or top_p mean nothing.
     """
-    if not temperature >= 0:
-        raise InputError(f"temperature is {temperature}; give 0 for greedy decoding, or more")
+    check_sampling(temperature, top_k, top_p)
     options: dict[str, Any] = {
+        **_neutral_for(model),
         "max_new_tokens": max_new_tokens,
         "pad_token_id": pad_id,
-        "num_beams": 1,
-        "repetition_penalty": 1.0,
         # Sampling is done by the processor below, and these belong to transformers' own.
         "do_sample": False,
         "temperature": None,
@@ -130,44 +160,25 @@ def decoding(
         "top_p": None,
     }
     if temperature > 0:
-        options["logits_processor"] = LogitsProcessorList([RowSampler(temperature, seeds)])
+        sampler = RowSampler(temperature, seeds, top_k, top_p)
+        options["logits_processor"] = LogitsProcessorList([sampler])
     return options
 
 
-def row_seed(seed: int, key: int | str) -> int:
-    """The seed of one row, in 32 bits: all that torch's generator on the CPU takes in."""
-    digest = hashlib.sha256(json.dumps([seed, key]).encode()).digest()
-    return int.from_bytes(digest[:4], "big")
-
-
-class RowSampler(LogitsProcessor):
-    """Makes greedy decoding sample, every row from its own generator.
-
-    A row draws at every step, also when it has ended; nothing another row does shifts its noise.
-    The noise is drawn on the CPU, so that every device gives the same text, up to rounding.
-
-    Args:
-        temperature: above 0.
-        seeds: one per row of the batch.
-    """
-
-    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
-        self.temperature = temperature
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(
-        self, input_ids: Tensor, scores: Float[Tensor, "rows vocab"]
-    ) -> Float[Tensor, "rows vocab"]:
-        """Scores whose argmax is a sample."""
-        noise = torch.stack([_gumbel(scores.shape[1], own) for own in self.generators])
-        return scores.float() / self.temperature + noise.to(scores.device)
-
-
-def _gumbel(count: int, generator: torch.Generator) -> Float[Tensor, "count"]:
-    # In float32 a uniform number has 24 bits: no noise would exceed 16.6, and over a vocabulary of
-    # 100,000 the largest would often be tied.
-    uniform = torch.rand(count, generator=generator, dtype=torch.float64)
-    return uniform.log_().neg_().log_().neg_().float()
+def _neutral_for(model: PreTrainedModel) -> dict[str, Any]:
+    """Arguments that undo the defaults of a model which it may not have."""
+    plain = GenerationConfig()
+    # In transformers 5 they are None there, and filled in later.
+    filled = getattr(plain, "_get_default_generation_params", dict)()
+    own = model.generation_config.to_dict()
+    neutral = {
+        name: filled.get(name) if value is None else value
+        for name, value in plain.to_dict().items()
+        if not name.startswith("_") and name not in _OWN_DEFAULTS
+    }
+    found = {name: value for name, value in neutral.items() if own.get(name) not in (None, value)}
+    # Steered decoding is never compiled, and other decoding is to be rounded alike.
+    return {**found, **({"disable_compile": True} if "disable_compile" in neutral else {})}
 
 
 def _steered(
