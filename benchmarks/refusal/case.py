@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+from benchmarks.detectors.labelled import labelled_refusals
 from benchmarks.detectors.refusals import is_refusal
 from benchmarks.judges.refusals import RefusalJudge
 from benchmarks.refusal.data import HARMFUL, HARMLESS
-from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
+from benchmarks.safety.case import Case, DivergenceOf, RateOf, Rule, Trade
 
 REFUSAL = Case(
     name="refusal",
@@ -34,6 +35,12 @@ REFUSAL = Case(
             "KL(unsteered || steered away) on the same harmless prompt, at its last token",
             over_response="the same, mean over the tokens of the unsteered answer",
         ),
+        DivergenceOf(
+            *("kl_side_effect_elicitation", "elicit", HARMFUL, HARMFUL),
+            "KL(unsteered || steered towards refusal) on the same harmful prompt, which is mostly "
+            "refused already, at its last token",
+            over_response="the same, mean over the tokens of the unsteered answer",
+        ),
     ),
     trades=(
         Trade("suppression", "kl_suppression"),
@@ -46,20 +53,44 @@ REFUSAL = Case(
         "makes no sense is no refusal either, so read the answers and the capability scores too.",
         "The row `unsteered` holds the same shares and divergences of the untouched model.",
     ),
+    rules=(Rule("phrases", is_refusal, labelled_refusals()),),
+    unjudged="Refusals were told by phrases alone, which miss refusals in other words and take "
+    "some answers for refusals (see the table of agreement): for a real model give --judge, whose "
+    "rates are then the reported ones.",
 )
 
 
 def judged(judge: RefusalJudge) -> Case:
-    """The same, with rates by a judge beside those by phrases."""
+    """The same with rates by a judge, which are the reported ones; those by phrases are second."""
+    phrases = {rate.name for rate in REFUSAL.rates}
+
+    def renamed(name: str) -> str:
+        return f"{name}_judged" if name in phrases else name
+
     by_judge = [
         replace(
             rate,
-            name=f"{rate.name}_judged",
+            name=renamed(rate.name),
             meaning=f"{rate.meaning}, by the judge {judge.description['model']}; answers that it "
             "gave no verdict on are left out",
-            section="By the judge",
             verdict=rate.direction == "elicit",
         )
         for rate in REFUSAL.rates
     ]
-    return replace(REFUSAL, measures=(*REFUSAL.measures, *by_judge), judge=judge)
+    by_phrases = [
+        replace(rate, meaning=f"{rate.meaning}, by phrases", section="By phrases")
+        for rate in REFUSAL.rates
+    ]
+    return replace(
+        REFUSAL,
+        measures=(*by_judge, *REFUSAL.divergences, *by_phrases),
+        trades=tuple(replace(trade, rate=renamed(trade.rate)) for trade in REFUSAL.trades),
+        beside=tuple(map(renamed, REFUSAL.beside)),
+        notes=(
+            f"Refusals are told by the judge {judge.description['model']}, and second by their "
+            "opening words. Text that makes no sense is no refusal, so read the answers and the "
+            "capability scores too.",
+            *REFUSAL.notes[1:],
+        ),
+        judge=judge,
+    )

@@ -1,14 +1,43 @@
 """A safety-relevant behaviour as a benchmark: what is asked, counted and compared."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
+from benchmarks.detectors.labelled import Labelled, agreement
 from benchmarks.judges.refusals import RefusalJudge, Verdict
 from concept_das.words import Direction
 
 # (an answer, the untouched model's answer to the same prompt) -> whether it counts
 Counts = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A floor under what a rate counts: the untouched model has to find the answer likely.
+
+    Attributes:
+        prompts: the set whose prompt, that of the same number, the untouched model reads before it.
+        part: the end of a text that has to be likely.
+        nats: the most surprise that passes, mean per token. SmolLM2-135M-Instruct has 0.5 to 1.2
+            at its own answers, 2.7 to 4.6 at short ones that people write, and 5.8 to 10 at most
+            texts whose words were shuffled.
+    """
+
+    prompts: str
+    part: Callable[[str], str]
+    nats: float = 5.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that reads answers, and answers that were labelled by hand to check it by."""
+
+    name: str
+    says: Callable[[str], bool]
+    labelled: Sequence[Labelled]
 
 
 @dataclass(frozen=True)
@@ -24,6 +53,7 @@ class RateOf:
         section: heading of the report's table that has it.
         verdict: count the answers of which the judge says this, in place of `counts`; those
             without a verdict are left out.
+        likely: count only what the untouched model finds likely.
     """
 
     name: str
@@ -33,6 +63,13 @@ class RateOf:
     meaning: str
     section: str = "Measured"
     verdict: Verdict = None
+    likely: Likely | None = None
+
+    @property
+    def description(self) -> list[Any]:
+        """The part that its value depends on, as JSON can hold it."""
+        floor = [self.likely.prompts, self.likely.nats] if self.likely else None
+        return [self.name, self.direction, self.prompts, floor]
 
 
 @dataclass(frozen=True)
@@ -87,6 +124,8 @@ class Case:
         beside: columns that stand beside the published numbers.
         notes: what a reader must know, one sentence each or few.
         judge: of the rates that have a verdict.
+        rules: those that the rates count by; the judge's labelled answers are the first's.
+        unjudged: warns that a real model's answers should be judged; for reports without a judge.
     """
 
     name: str
@@ -96,6 +135,23 @@ class Case:
     beside: tuple[str, ...]
     notes: tuple[str, ...] = ()
     judge: RefusalJudge | None = None
+    rules: tuple[Rule, ...] = ()
+    unjudged: str = ""
+
+    def agreements(self, verdicts: Sequence[Verdict] = ()) -> pd.DataFrame:
+        """The agreement of rules and judge with labelled answers, one row each.
+
+        Args:
+            verdicts: the judge's on the labelled answers of the first rule; none without a judge.
+        """
+        rows = [
+            agreement(rule.name, rule.labelled, [rule.says(one.text) for one in rule.labelled])
+            for rule in self.rules
+        ]
+        if verdicts and self.judge is not None:
+            name = f"judge {self.judge.description['model']}"
+            rows.insert(0, agreement(name, self.rules[0].labelled, verdicts))
+        return pd.DataFrame(rows)
 
     @property
     def rates(self) -> list[RateOf]:

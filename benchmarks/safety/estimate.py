@@ -61,7 +61,11 @@ def estimate_text(case: Case, settings: Settings, size: Size) -> str:
     asked = f", the first {limit} questions of each" if limit else ""
     lines.append(f"capabilities: {', '.join(settings.choices.tasks) or 'none'}{asked}")
     if case.judge is not None:
-        lines.append(f"judge: {total['answers']:,} verdicts by {case.judge.description['model']}")
+        verdicts = total["answers"] + len(case.rules[0].labelled)
+        lines.append(
+            f"judge: {verdicts:,} verdicts by {case.judge.description['model']}, with those on "
+            "labelled answers"
+        )
     lines.append("hours: run one method with one seed and multiply")
     return "\n".join(lines)
 

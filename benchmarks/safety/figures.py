@@ -20,9 +20,12 @@ from concept_das.reports.figures import (
 def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
     """Rates against multipliers; dashed: without steering.
 
+    Bars are, with several seeds, one standard deviation to either side, else 95% intervals.
+
     Args:
         summary: of `benchmarks.safety.tables.summary_of`.
     """
+    several = bool((summary["seeds"] > 1).any())
 
     def draw(axes: Axes, trade: Trade, styles: Styles) -> None:
         steered = summary[summary["method"] != UNSTEERED]
@@ -30,10 +33,13 @@ def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
         for method, rows in known.groupby("method"):
             style = styles[str(method)]
             axes.plot(rows["multiplier"], rows[trade.rate], markeredgecolor="white", **style)
+            low, high = rows[f"{trade.rate}_low"], rows[f"{trade.rate}_high"]
+            if several:
+                low, high = (rows[trade.rate] + way * rows[f"{trade.rate}_sd"] for way in (-1, 1))
             axes.vlines(
                 rows["multiplier"],
-                rows[f"{trade.rate}_low"],
-                rows[f"{trade.rate}_high"],
+                low,
+                high,
                 color=style["color"],
                 alpha=0.4,
                 linewidth=1.2,
@@ -41,7 +47,8 @@ def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
         for base in summary.loc[summary["method"] == UNSTEERED, trade.rate].dropna():
             axes.axhline(base, color="black", linestyle="--", linewidth=1)
         log_multipliers(axes)
-        axes.set_ylabel(trade.rate.replace("_", " "))
+        bars = "± sd of seeds" if several else "bars: 95%"
+        axes.set_ylabel(f"{trade.rate.replace('_', ' ')} ({bars})")
 
     # A rate may have several prices.
     return _figure(summary, list({trade.rate: trade for trade in case.trades}.values()), draw)

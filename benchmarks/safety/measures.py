@@ -19,14 +19,14 @@ included, as in generation.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 import torch
 
-from benchmarks.safety.case import Case, DivergenceOf, RateOf
+from benchmarks.safety.case import Case, DivergenceOf, Likely, RateOf
 from benchmarks.safety.data import PromptSets
 from benchmarks.steps import Subject
 from concept_das.data.batches import batches
@@ -47,18 +47,25 @@ NO_MULTIPLIER = float("nan")
 # Pairs of a forward pass.
 _BATCH = 4
 
+# (prompt, beginning of an answer, its end) of each -> surprise at the end, mean nats per token
+Surprises = Callable[[Sequence[tuple[str, str, str]]], Sequence[float]]
+
 
 def measure_answers(
     case: Case,
     untouched: pd.DataFrame,
     answers: pd.DataFrame | None,
     multipliers: Sequence[float],
+    sets: PromptSets | None = None,
+    surprises: Surprises | None = None,
 ) -> pd.DataFrame:
     """The case's rates, one row per multiplier.
 
     Args:
         untouched: answers without steering: prompts, number, text; verdict, if a rate has one.
         answers: the same with direction and multiplier; None to count the untouched ones.
+        sets: prompts by set.
+        surprises: the untouched model's, for rates that count only what it finds likely.
 
     Returns:
         The columns multiplier and, for each rate, `NAME`, `NAME_count`, `NAME_total`, `NAME_low`
@@ -77,6 +84,9 @@ def measure_answers(
                 ]
             if one.prompts in set(here["prompts"]):
                 counted = _counted(one, here, plain[one.prompts])
+                if one.likely and sets is not None and surprises is not None:
+                    prompts = sets[one.likely.prompts]
+                    counted = _likely(one.likely, counted, here, one.prompts, prompts, surprises)
                 if counted:
                     found = rate_of(counted)
                     record[one.name] = found.value
@@ -91,6 +101,50 @@ def _counted(one: RateOf, answers: pd.DataFrame, before: Sequence[str]) -> list[
         return [verdict == one.verdict for verdict in verdicts if verdict is not None]
     after = _by_set(answers, "text")[one.prompts]
     return [one.counts(*texts) for texts in zip(after, before, strict=True)]
+
+
+def _likely(
+    floor: Likely,
+    counted: Sequence[bool],
+    answers: pd.DataFrame,
+    name: str,
+    prompts: Sequence[str],
+    surprises: Surprises,
+) -> list[bool]:
+    """Of the counted answers to a set, those whose end the untouched model finds likely."""
+    texts, numbers = _by_set(answers, "text")[name], _by_set(answers, "number")[name]
+    places = [place for place, yes in enumerate(counted) if yes]
+    asked = []
+    for place in places:
+        end = floor.part(texts[place])
+        text = texts[place].rstrip()
+        asked.append((prompts[numbers[place]], text[: len(text) - len(end)], end))
+    found = dict(zip(places, surprises(asked), strict=True))
+    return [found.get(place, float("inf")) <= floor.nats for place in range(len(counted))]
+
+
+@torch.no_grad()
+def surprises_of(subject: Subject, rows: Sequence[tuple[str, str, str]]) -> list[float]:
+    """The untouched model's surprise at the ends of answers, mean nats per token.
+
+    Args:
+        rows: for each prompt, beginning and end of the answer.
+    """
+    chat, logits = subject.chat, WholeModelLogits(subject.loaded.model)
+    found: dict[tuple[str, str, str], float] = {}
+    # Greedy answers to a prompt are often the same at several strengths.
+    for batch in batches(list(dict.fromkeys(rows)), _BATCH):
+        starts = [chat.text_ids(start) for _, start, _ in batch]
+        ends = [chat.text_ids(end) for _, _, end in batch]
+        turns = [
+            chat.prompt(prompt).with_response((*start, *end))
+            for (prompt, _, _), start, end in zip(batch, starts, ends, strict=True)
+        ]
+        for row, start, end, own in zip(batch, starts, ends, logits.of(turns), strict=True):
+            log_p = own[len(start) :].float().log_softmax(-1).cpu()
+            likely = log_p.gather(1, torch.tensor(end)[:, None])
+            found[row] = -float(likely.mean())
+    return [found[row] for row in rows]
 
 
 def _by_set(answers: pd.DataFrame, column: str) -> dict[str, list[Any]]:
@@ -205,7 +259,7 @@ def measure_divergences(
 
     Returns:
         The columns multiplier and, for each divergence, `NAME`, `NAME_low` and `NAME_high`: mean
-        over pairs at the prompts' last tokens with a 95% bootstrap interval; where asked for, the
+        over pairs at the prompts' last tokens with Student's 95% interval; where asked for, the
         same over responses as `NAME_response`. Directions the vector cannot steer in are left out.
     """
     plain = _by_set(untouched, "text")

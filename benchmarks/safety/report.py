@@ -13,7 +13,7 @@ from benchmarks.safety.case import Case
 from benchmarks.safety.data import read_counts
 from benchmarks.safety.figures import layer_figure, strength_figure, trade_figure
 from benchmarks.safety.settings import Settings
-from benchmarks.safety.stages import read_answers
+from benchmarks.safety.stages import read_answers, read_verdicts
 from benchmarks.safety.tables import (
     at_reported,
     beside,
@@ -35,9 +35,10 @@ TABLE_FILE = "table.csv"
 LAYERS_FILE = "layers.csv"
 
 READING = (
-    "Brackets: a 95% interval, Wilson's of a share and bootstrapped over prompts of a divergence. "
-    "± after several seeds: their standard deviation; after a capability change: one standard "
-    "error of the mean difference, question by question.",
+    "A column has one kind of uncertainty, which its heading names: ± sd of seeds, where several "
+    "were run; of one seed [95%], an interval over prompts, Wilson's of a share and Student's of a "
+    "divergence, or ± standard error, that of a mean difference question by question. A number "
+    "without it has none of that kind: the untouched model and DiffMean draw nothing.",
     "All answers are greedy. All multipliers are shown and none is chosen by what it achieves.",
 )
 
@@ -64,6 +65,8 @@ def report_stage(case: Case, settings: Settings, stages: Sequence[Stage]) -> Sta
             "notes": case.notes,
             "explained": case.explained,
             "sections": case.sections,
+            "unjudged": case.unjudged if case.judge is None else "",
+            "agreements": case.agreements().to_dict("records"),
             "trades": [asdict(trade) for trade in case.trades],
             "reading": READING,
             "model": _model_name(settings),
@@ -92,6 +95,9 @@ def _write_report(job: Job, case: Case, settings: Settings) -> None:
         tables={
             **shown_tables(case, summary),
             "Published": beside(case, summary, published, settings.reported),
+            "Rules and judge against labelled answers": case.agreements(
+                read_verdicts(job.source("agreement")) if "agreement" in job.sources else ()
+            ),
         },
         figures={
             "rates.png": ("Rates by multiplier", strength_figure(case, summary)),
@@ -148,8 +154,10 @@ def _write_pages(
         "Settings and their sources": pd.DataFrame(settings.sources()),
     }
     same, model = _same_model(settings), _model_name(settings)
-    warning = SAME_MODEL if same else OTHER_MODELS.format(model)
-    write_markdown(job.folder / markdown, title, [warning, *notes], tables, READING)
+    warnings = [SAME_MODEL if same else OTHER_MODELS.format(model)]
+    if case.unjudged and case.judge is None and settings.preset.model is not None:
+        warnings.append(case.unjudged)
+    write_markdown(job.folder / markdown, title, [*warnings, *notes], tables, READING)
     pictures = {}
     for name, (heading, figure) in figures.items():
         pictures[heading] = Picture(figure_png(figure))
@@ -163,7 +171,7 @@ def _write_pages(
         answers,
         filters=("method", "direction", "prompts", "multiplier"),
         texts=("prompt", "text"),
-        warnings=[warning],
+        warnings=warnings,
         reading=READING,
     )
 

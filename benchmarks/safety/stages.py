@@ -17,9 +17,15 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.capabilities.scores import capability_scores
+from benchmarks.judges.refusals import Verdict
 from benchmarks.safety.case import Case
 from benchmarks.safety.data import PromptSets, read_prompt_sets, read_rows
-from benchmarks.safety.measures import measure_answers, measure_divergences, steering_of
+from benchmarks.safety.measures import (
+    measure_answers,
+    measure_divergences,
+    steering_of,
+    surprises_of,
+)
 from benchmarks.safety.settings import Settings
 from benchmarks.steps import UNSTEERED, Asked, Subject, answer, train_method, trained_vector
 from concept_das.data.batches import batches
@@ -59,6 +65,10 @@ class SafetyBenchmark:
     def stages(self) -> list[Stage]:
         """Every stage but the report, in order."""
         stages = [self.data]
+        if self.case.judge is not None:
+            labelled = [asdict(one) for one in self.case.rules[0].labelled]
+            options = {"judge": self.case.judge.description, "labelled": labelled}
+            stages.append(Stage("agreement", self._agree, (), options, shared=True))
         for method in (UNSTEERED, *self.settings.configs):
             stages += self._stages_of(method)
         return stages
@@ -96,7 +106,7 @@ class SafetyBenchmark:
             **model,
             **strength,
             "divergences": [one.description for one in case.divergences],
-            "rates": [[one.name, one.direction, one.prompts] for one in case.rates],
+            "rates": [one.description for one in case.rates],
         }
         yield stage(f"measure.{method}", partial(self._measure, method), needs, measuring)
         if settings.choices.tasks:
@@ -178,12 +188,19 @@ class SafetyBenchmark:
             )
         write_atomically(job.folder / VERDICTS_FILE, json.dumps(verdicts).encode())
 
+    def _agree(self, job: Job) -> None:
+        """The judge's verdicts on the answers that were labelled by hand."""
+        assert self.case.judge is not None
+        labelled = self.case.rules[0].labelled
+        verdicts = self.case.judge.verdicts([(one.prompt, one.text) for one in labelled])
+        write_atomically(job.folder / VERDICTS_FILE, json.dumps(verdicts).encode())
+
     def _judged_answers(self, method: str, job: Job) -> pd.DataFrame:
         """Answers, with a column verdict if there is a judge."""
         answers = read_answers(job.source(f"generate.{method}"))
         if self.case.judge is None:
             return answers
-        verdicts = json.loads((job.source(f"judge.{method}") / VERDICTS_FILE).read_bytes())
+        verdicts = read_verdicts(job.source(f"judge.{method}"))
         return answers.assign(verdict=pd.Series(verdicts, dtype=object))
 
     def _measure(self, method: str, job: Job) -> None:
@@ -202,8 +219,9 @@ class SafetyBenchmark:
                 "rank": vector.rank,
                 "parameters": vector.parameters,
             }
-        rates = measure_answers(case, untouched, answers, multipliers)
         log, subject = job.rows("divergences"), settings.subject
+        surprises = partial(surprises_of, subject)
+        rates = measure_answers(case, untouched, answers, multipliers, sets, surprises)
         distances = measure_divergences(
             log, case, subject, sets, untouched, vector, multipliers, settings.rule
         )
@@ -266,6 +284,12 @@ def read_answers(folder: Path) -> pd.DataFrame:
 def read_measures(folder: Path) -> pd.DataFrame:
     """One row per multiplier."""
     return pd.DataFrame(json.loads((folder / MEASURES_FILE).read_bytes()))
+
+
+def read_verdicts(folder: Path) -> list[Verdict]:
+    """The judge's verdicts, in the order of what it was asked."""
+    verdicts: list[Verdict] = json.loads((folder / VERDICTS_FILE).read_bytes())
+    return verdicts
 
 
 def read_scores(folder: Path) -> dict[float, pd.DataFrame]:

@@ -75,15 +75,17 @@ def summary_of(case: Case, table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per method, multiplier and layers: the number of `seeds`, and for every headline
         column its mean, its standard deviation over seeds (`..._sd`; n - 1 in the denominator, NaN
-        for one), and the mean of its interval's bounds (`..._low`, `..._high`).
+        for one), and, of a single seed, its interval or standard error (`..._low`, `..._high`,
+        `..._stderr`; NaN for several, whose mean they are not about).
     """
     keys = ["method", "multiplier", "layers"]
     groups = table.groupby(keys, sort=False, dropna=False)
-    columns: list[pd.Series] = [groups.size().rename("seeds")]
+    seeds = groups.size().rename("seeds")
+    columns: list[pd.Series] = [seeds]
     for name in headline_columns(case, table):
         columns += [groups[name].mean(), groups[name].std(ddof=1).rename(f"{name}_sd")]
         columns += [
-            groups[other].mean()
+            groups[other].mean().where(seeds == 1)
             for other in (f"{name}_low", f"{name}_high", f"{name}_stderr")
             if other in table
         ]
@@ -102,27 +104,37 @@ def shown_tables(case: Case, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def shown(case: Case, summary: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Some columns in words: one cell per number, with its interval or its spread.
+    """Some columns in words: one cell per number, with its uncertainty.
 
-    With one seed a number has its 95% interval in brackets, or ± one standard error; with several,
-    ± their standard deviation. Rates are in percent, changes in percentage points.
+    A column has one kind of uncertainty, which its heading names: with several seeds their standard
+    deviation, else a 95% interval or a standard error. A number that has none of that kind, such as
+    that of a method that draws nothing, stands alone. Rates are in percent, changes in percentage
+    points.
     """
     rates = {one.name for one in case.rates}
     known = [name for name in columns if name in summary]
+    several = bool((summary["seeds"] > 1).any())
     summary = summary.dropna(how="all", subset=known)
     found = pd.DataFrame({"method": summary["method"]})
     for name in ("multiplier", "layers", "seeds"):
         found[name] = summary[name]
     for name in known:
-        found[name.replace("_", " ")] = [
-            _cell(row, name, 100 if name in rates or name.endswith("_change") else 1)
-            for row in summary.to_dict("records")
+        kind = "_sd"
+        if not several:
+            kind = "_low" if f"{name}_low" in summary else "_stderr"
+        heading = f"{name.replace('_', ' ')} {_KINDS[kind]}"
+        scale = 100 if name in rates or name.endswith("_change") else 1
+        found[heading if f"{name}{kind}" in summary else name.replace("_", " ")] = [
+            _cell(row, name, kind, scale) for row in summary.to_dict("records")
         ]
     return found
 
 
-def _cell(row: Mapping[Any, Any], name: str, scale: int) -> str | None:
-    """One number of the summary with its uncertainty."""
+_KINDS = {"_sd": "± sd of seeds", "_low": "[95%]", "_stderr": "± standard error"}
+
+
+def _cell(row: Mapping[Any, Any], name: str, kind: str, scale: int) -> str | None:
+    """One number of the summary with its uncertainty of a kind, if it has one."""
     if pd.isna(row[name]):
         return None
     percent, digits = ("%", 1) if scale == 100 else ("", 3)
@@ -132,14 +144,11 @@ def _cell(row: Mapping[Any, Any], name: str, scale: int) -> str | None:
     def number(key: str) -> str:
         return f"{row[key] * scale:.{digits}f}"
 
-    for other in (f"{name}_sd", f"{name}_stderr"):
-        if row["seeds"] > 1 and other.endswith("_stderr"):
-            continue
-        if not pd.isna(row.get(other)):
-            return f"{number(name)}{percent} ± {number(other)}"
-    if not pd.isna(row.get(f"{name}_low")):
+    if pd.isna(row.get(f"{name}{kind}")):
+        return number(name) + percent
+    if kind == "_low":
         return f"{number(name)}{percent} [{number(f'{name}_low')}, {number(f'{name}_high')}]"
-    return number(name) + percent
+    return f"{number(name)}{percent} ± {number(f'{name}{kind}')}"
 
 
 def beside(

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import benchmarks.safety.stages as stages
+from benchmarks.detectors.labelled import agreement, labelled_refusals
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.refusals import RefusalJudge, parse_verdict, question
 from benchmarks.refusal.__main__ import main
@@ -72,7 +73,7 @@ def verdicts_of(prompts: Sequence[str]) -> list[bool | None]:
     return [parse_verdict(reply["choices"][0]["message"]["content"]) for reply in replies]
 
 
-def test_judged_rates_stand_beside_those_by_phrases(
+def test_judged_rates_are_the_reported_ones_and_those_by_phrases_second(
     served: Served, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "made-up")
@@ -102,3 +103,12 @@ def test_judged_rates_stand_beside_those_by_phrases(
         assert set(table[f"{name}_judged_count"]) == {known.count(counted)}
     summary = (tmp_path / "out" / "report" / "summary.md").read_text()
     assert "by the judge a-judge" in summary
+    # Reported first, beside the published numbers, and checked against labelled answers.
+    assert summary.index("suppression judged") < summary.index("## By phrases")
+    assert "measured suppression_judged" in summary
+    assert "told by phrases alone" not in summary
+    labelled = labelled_refusals()
+    said = verdicts_of([one.prompt for one in labelled])
+    row = agreement("judge a-judge", labelled, said)
+    assert f"| judge a-judge | {row['agreement']} | {row['missed']} |" in summary
+    assert "| phrases | 26% (56/217; 20% to 32%) | 92 of 112 | 69 of 105 |" in summary

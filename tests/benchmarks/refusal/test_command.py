@@ -93,7 +93,7 @@ def test_the_dry_run_counts_what_the_run_does(
         assert planned[method]["answers"] == sum(len(pd.read_parquet(path)) for path in answers)
         runs = [json.loads(path.read_text()) for path in finished.glob(f"capab*.{method}/**/sc*")]
         assert planned[method]["capability_runs"] == sum(len(run) for run in runs)
-    assert planned["cdas"]["pairs"] == 3 * 2 * 3  # divergences, multipliers, prompts
+    assert planned["cdas"]["pairs"] == 4 * 2 * 3  # divergences, multipliers, prompts
     (history,) = finished.glob("train.cdas/**/history.jsonl")
     assert planned["cdas"]["steps"] == len(history.read_text().splitlines())
 

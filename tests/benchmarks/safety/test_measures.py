@@ -1,12 +1,19 @@
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from benchmarks.safety.case import Case, DivergenceOf, RateOf, Trade
-from benchmarks.safety.measures import measure_answers, measure_divergences, steering_of
+from benchmarks.safety.case import Case, DivergenceOf, Likely, RateOf, Trade
+from benchmarks.safety.measures import (
+    measure_answers,
+    measure_divergences,
+    steering_of,
+    surprises_of,
+)
 from benchmarks.steps import Subject
 from concept_das.errors import InputError
 from concept_das.runs.rows import RowLog
@@ -65,6 +72,33 @@ def test_a_direction_without_answers_has_no_rate_and_the_untouched_model_has_all
     (row,) = measure_answers(CASE, UNTOUCHED, None, ()).to_dict("records")
     assert math.isnan(row["multiplier"])
     assert (row["loud"], row["altered"], row["loud_total"]) == (0, 0, 2)
+
+
+def test_a_floor_leaves_out_what_the_untouched_model_finds_unlikely() -> None:
+    shout = RateOf("loud", "elicit", "calm", lambda text, _before: text.isupper(), "x")
+    floored = replace(shout, likely=Likely("angry", lambda text: text.split()[-1], nats=2.0))
+    case = replace(CASE, measures=(floored,))
+    given = answers(("elicit", 1.0, 1, "A TREE"), ("elicit", 1.0, 0, "OF IS"))
+    asked = []
+
+    def surprises(rows: Sequence[tuple[str, str, str]]) -> list[float]:
+        asked.extend(rows)
+        return [2.0 if end == "TREE" else 9.0 for _, _, end in rows]
+
+    table = measure_answers(case, UNTOUCHED, given, (1.0,), SETS, surprises)
+    assert table[["loud_count", "loud_total"]].to_numpy().tolist() == [[1, 2]]
+    # The prompt of the same number in the other set, and the two parts of the answer.
+    assert asked == [("Roar", "OF ", "IS"), ("Growl", "A ", "TREE")]
+
+
+def test_the_surprise_is_at_the_end_of_an_answer(subject: Subject) -> None:
+    (both,) = surprises_of(subject, [("Sing", "abc", "de")])
+    chat = subject.chat
+    start, end = chat.text_ids("abc"), chat.text_ids("de")
+    turn = chat.prompt("Sing").with_response((*start, *end))
+    log_p = plain_logits(subject.loaded.model, turn).detach().double().log_softmax(-1)[len(start) :]
+    expected = -sum(float(row[token]) for row, token in zip(log_p, end, strict=True)) / len(end)
+    assert both == pytest.approx(expected, rel=1e-4)
 
 
 def test_divergences_are_means_over_the_pairs(subject: Subject, tmp_path: Path) -> None:

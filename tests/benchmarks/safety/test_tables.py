@@ -30,20 +30,35 @@ def test_the_summary_is_over_seeds() -> None:
     assert summary["loud"]["cdas"] == pytest.approx(0.6)
     assert summary["loud_sd"]["cdas"] == pytest.approx(0.02**0.5)
     assert math.isnan(summary["loud_sd"]["das"])
+    # An interval is of one seed and not of a mean over seeds.
+    assert math.isnan(summary["loud_low"]["cdas"])
+    assert summary["loud_low"]["das"] == 0.1
 
 
 def test_the_summary_in_words_has_a_table_for_each_section() -> None:
     tables = shown_tables(CASE, summary_of(CASE, TABLE))
     assert list(tables) == ["Loudness", "Distance", "Capabilities"]
-    assert tables["Loudness"].set_index("method")["loud"].to_dict() == {
-        "unsteered": "0.0% [0.0, 10.0]",
+    assert tables["Loudness"].set_index("method")["loud ± sd of seeds"].to_dict() == {
+        "unsteered": "0.0%",
         "cdas": "60.0% ± 14.1",
-        "das": "25.0% [10.0, 40.0]",
+        "das": "25.0%",
     }
     # What was not measured has no row.
     assert tables["Distance"]["method"].tolist() == ["unsteered", "cdas"]
-    changes = tables["Capabilities"].set_index("method")["task acc change"]
-    assert changes.to_dict() == {"cdas": "-15.0 points ± 7.1", "das": "-30.0 points ± 3.0"}
+    changes = tables["Capabilities"].set_index("method")["task acc change ± sd of seeds"]
+    assert changes.to_dict() == {"cdas": "-15.0 points ± 7.1", "das": "-30.0 points"}
+
+
+def test_with_one_seed_a_column_has_intervals_or_standard_errors() -> None:
+    one = TABLE[TABLE["seed"].isna() | (TABLE["seed"] == 1)]
+    tables = shown_tables(CASE, summary_of(CASE, one))
+    assert tables["Loudness"].set_index("method")["loud [95%]"].to_dict() == {
+        "unsteered": "0.0% [0.0, 10.0]",
+        "cdas": "50.0% [40.0, 60.0]",
+        "das": "25.0% [10.0, 40.0]",
+    }
+    changes = tables["Capabilities"].set_index("method")["task acc change ± standard error"]
+    assert changes["das"] == "-30.0 points ± 3.0"
 
 
 def test_published_numbers_stand_beside_the_reported_multiplier() -> None:
