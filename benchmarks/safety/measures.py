@@ -47,6 +47,9 @@ NO_MULTIPLIER = float("nan")
 # Pairs of a forward pass.
 _BATCH = 4
 
+# No divergence is below 0, and so is no bound of an interval.
+_KL = (0.0, float("inf"))
+
 # (prompt, beginning of an answer, its end) of each -> surprise at the end, mean nats per token
 Surprises = Callable[[Sequence[tuple[str, str, str]]], Sequence[float]]
 
@@ -275,9 +278,10 @@ def measure_divergences(
             _log_pairs(log, one.name, subject, pairs, vector, steerings)
             for place, record in enumerate(records):
                 found = log.frame([_key(one.name, place, number) for number in range(len(pairs))])
-                record.update(mean_with_interval(one.name, found["first"]))
+                record.update(mean_with_interval(one.name, found["first"], within=_KL))
                 if one.over_response:
-                    record.update(mean_with_interval(f"{one.name}_response", found["response"]))
+                    name = f"{one.name}_response"
+                    record.update(mean_with_interval(name, found["response"], within=_KL))
     return pd.DataFrame(records)
 
 
