@@ -216,6 +216,15 @@ class Answering:
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
+    @property
+    def in_words(self) -> str:
+        """The decoding, for a report."""
+        if not self.temperature:
+            return "greedy"
+        limits = "" if self.top_k is None else f", top-k {self.top_k}"
+        limits += "" if self.top_p is None else f", top-p {self.top_p:g}"
+        return f"sampled at temperature {self.temperature:g}{limits}"
+
 
 def answer(
     subject: Subject, asked: Sequence[Asked], rows: RowLog, how: Answering, title: str

@@ -22,7 +22,7 @@ from benchmarks.axbench.sources import CONCEPT500
 from benchmarks.axbench.stages import AxBench
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
-from benchmarks.presets import preset_named
+from benchmarks.presets import chat_of, preset_named
 from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject, tracked
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.parser import run_command
@@ -99,8 +99,10 @@ def axbench(
     texts = open_data(data, cell or chosen.cell, chosen.texts)
     numbers = _concepts(texts, chosen, concepts)
     folder = out or Path("runs/axbench") / chosen.name
-    subject = Subject(loading, chat)
-    answering = Answering(chosen.new_tokens, chosen.temperature, seed)
+    subject = Subject(loading, chat_of(chat, chosen.recipe))
+    answering = Answering(
+        *(chosen.new_tokens, chosen.temperature, seed), top_k=chosen.top_k, top_p=chosen.top_p
+    )
     options = {"preset": preset, "data": data, "concepts": numbers, **asdict(chosen)}
     judge = Judging(judging, subject, answering)
     writer = None

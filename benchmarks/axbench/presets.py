@@ -32,6 +32,8 @@ class Preset:
         instructions_per_concept: half of them choose the multiplier.
         new_tokens: length of the answers.
         temperature: at which they are sampled.
+        top_k, top_p: sampling is from the likeliest tokens, so many, and with so much of the
+            probability; None for all.
         judge: kind of judge.
         cell: the published scores that belong beside it; None if there are none.
         texts: the cell whose concepts are steered where the data have several.
@@ -49,6 +51,8 @@ class Preset:
     temperature: float
     judge: Kind
     texts: Cell
+    top_k: int | None = None
+    top_p: float | None = None
     cell: Cell | None = None
     concept_ids: tuple[int, ...] | None = None
     rows: int | None = None
@@ -103,7 +107,7 @@ def _preset(name: str, entry: Mapping[str, Any], whole: Mapping[str, Any]) -> Pr
         name=name,
         recipe=read_recipe(entry["recipe"]),
         grids={
-            method: Strengths(method, tuple(whole["grids"][said["factors"]]), said["source"])
+            method: Strengths.of(method, {**said, "factors": whole["grids"][said["factors"]]})
             for method, said in entry["methods"].items()
         },
         generation_source=generation.pop("source"),

@@ -114,7 +114,6 @@ class AxBench:
         every = (UNSTEERED, *methods)
         model = self.subject.description
         judge = self.judging.description
-        answering = self.answering.description
         trained = {method: (f"train.{method}",) for method in methods}
         stages = [Stage("data", self._make_data, options=self._data_options())]
         for method in methods:
@@ -126,12 +125,13 @@ class AxBench:
         stages.append(Stage("factors", self._measure_factors, needs))
         for method in every:
             multipliers = list(preset.strengths(method))
+            answering = self._answering(method).description
             options = {"answering": answering, "multipliers": multipliers, "model": model}
             run, needs = partial(self._generate, method), ("data", *trained.get(method, ()))
             stages.append(Stage(f"generate.{method}", run, needs, options))
         calibrated: tuple[str, ...] = ()
         if self.judging.kind == "proxy":
-            options = {"judge": judge, "answering": answering}
+            options = {"judge": judge, "answering": self.answering.description}
             stages.append(Stage("calibrate", self.judging.calibrate, (), options, gathers=True))
             calibrated = ("calibrate",)
         for method in every:
@@ -155,6 +155,11 @@ class AxBench:
             "seed": self.seed,
             "model": self.subject.description,
         }
+
+    def _answering(self, method: str) -> Answering:
+        """The way a method's prompts are answered: its source's, where the preset names one."""
+        grid = self.preset.grids.get(method)
+        return replace(self.answering, **grid.decoding) if grid else self.answering
 
     def _config(self, method: str) -> TrainingConfig:
         return replace(self.preset.configs[method], seed=self.seed)
@@ -248,7 +253,7 @@ class AxBench:
         vector = self._vectors(job).get(method)
         asked = list(self._asked(method, vector, texts, _concept_id(job)))
         title = f"{method}, {job.pieces[0].key}"
-        table = answer(self.subject, asked, job.rows(), self.answering, title)
+        table = answer(self.subject, asked, job.rows(), self._answering(method), title)
         write_table(job.folder / _ANSWERS, table)
 
     def _asked(

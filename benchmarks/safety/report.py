@@ -39,7 +39,8 @@ READING = (
     "were run; of one seed [95%], an interval over prompts, Wilson's of a share and Student's of a "
     "divergence, or ± standard error, that of a mean difference question by question. A number "
     "without it has none of that kind: the untouched model and DiffMean draw nothing.",
-    "All answers are greedy. All multipliers are shown and none is chosen by what it achieves.",
+    "Answers are greedy where the settings below do not say otherwise. All multipliers are shown "
+    "and none is chosen by what it achieves.",
 )
 
 SAME_MODEL = (

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.capabilities.scores import Framing
 from benchmarks.models import is_model
+from benchmarks.presets import chat_of
 from benchmarks.safety.case import Case
 from benchmarks.safety.estimate import Size, estimate_text
 from benchmarks.safety.report import report_stage
@@ -70,6 +71,7 @@ def run_case(
     Raises:
         InputError: on choices that cannot be.
     """
+    chat = chat_of(chat, preset.recipe)
     if options.dry_run:
         settings = Settings(preset, choices, Subject(loading, chat), engine, framing)
         print(estimate_text(case, settings, size))

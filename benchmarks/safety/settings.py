@@ -1,7 +1,7 @@
 """Presets with their sources, and a run's settings: a preset with a user's changes to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def read_presets(path: Path) -> dict[str, SafetyPreset]:
     """The presets of a yaml file, by name.
 
     Each names a recipe of hyper-parameters (`concept_das/recipes`), and for each method `factors`,
-    their `source`, and the `reported` factor if it is not 1.
+    their `source`, the `reported` factor if it is not 1, and the decoding if it is not greedy.
     """
     content = yaml.safe_load(path.read_text("utf-8"))
     return {name: _preset(name, path.parent, **entry) for name, entry in content.items()}
@@ -105,10 +105,7 @@ def _preset(
         name=name,
         folder=folder,
         recipe=read_recipe(recipe),
-        strengths={
-            method: Strengths(**{**said, "method": method, "factors": tuple(said["factors"])})
-            for method, said in methods.items()
-        },
+        strengths={method: Strengths.of(method, said) for method, said in methods.items()},
         default=tuple(default),
         **more,
     )
@@ -246,6 +243,11 @@ class Settings:
             batch_tokens=choices.generation_batch_tokens,
         )
 
+    def answering_of(self, method: str) -> Answering:
+        """The same of a method, which samples if its source does."""
+        strengths = self.preset.strengths.get(method)
+        return replace(self.answering, **strengths.decoding) if strengths else self.answering
+
     @property
     def reported(self) -> dict[str, float]:
         """The multiplier of published results by method."""
@@ -267,6 +269,11 @@ class Settings:
             _sourced("layer", layers, [recipe.layer], recipe.layer_source),
             _sourced("rule of clamps", self.rule, preset.rule, preset.rule_source),
         ]
+        template = self.subject.chat_options.chat_template
+        if recipe.chat_template or template:
+            source = recipe.chat_source if template == recipe.chat_template else "changed by hand"
+            value = "in place of the tokenizer's" if template else "the tokenizer's"
+            rows.append({"setting": "chat template", "value": value, "source": source})
         for name, config in self.configs.items():
             own, source = recipe.configs[name], recipe.sources[name]
             if isinstance(find_method(name), TrainedMethod):
@@ -275,6 +282,9 @@ class Settings:
                 rows.append({"setting": name, "value": "nothing is trained", "source": source})
             known, used = preset.strengths[name], self.multipliers(name)
             rows.append(_sourced(f"{name} multipliers", used, known.multipliers, known.source))
+            if known.decoding:
+                said = self.answering_of(name).in_words
+                rows.append({"setting": f"{name} answers", "value": said, "source": known.source})
         return rows
 
 

@@ -97,7 +97,7 @@ class SafetyBenchmark:
             # The engine changes speed alone, so it is no option of the stage.
             training = {**model, "layer": layer, "config": config.record()}
             yield stage(trained[0], partial(self._train, method), ("data",), training)
-        answering = {**model, **settings.answering.description, **strength, **asks}
+        answering = {**model, **settings.answering_of(method).description, **strength, **asks}
         yield stage(generate, partial(self._answer, method), ("data", *trained), answering)
         if case.judge is not None:
             options = {"judge": case.judge.description}
@@ -146,7 +146,9 @@ class SafetyBenchmark:
     def _answer(self, method: str, job: Job) -> None:
         settings, sets = self.settings, read_prompt_sets(job.source("data"))
         asked = list(self._asked(method, self._vector(method, job), sets))
-        frame = answer(settings.subject, asked, job.rows(), settings.answering, job.stage)
+        frame = answer(
+            settings.subject, asked, job.rows(), settings.answering_of(method), job.stage
+        )
         write_table(job.folder / ANSWERS_FILE, frame)
 
     def _asked(self, method: str, vector: Artifact | None, sets: PromptSets) -> Iterator[Asked]:
@@ -154,7 +156,7 @@ class SafetyBenchmark:
             for name, texts in sets.items():
                 for number, text in enumerate(texts):
                     columns = {"prompts": name, "number": number}
-                    yield Asked(f"{name}/{number}", text, None, "", columns)
+                    yield Asked(f"{name}/{number}", text, None, f"{name}/{number}", columns)
             return
         for direction, name in self.case.asks(vector.directions):
             for multiplier in strengths(vector, self.settings.multipliers(method)):
@@ -167,7 +169,7 @@ class SafetyBenchmark:
                         "number": number,
                     }
                     key = f"{direction}/{name}/{multiplier:g}/{number}"
-                    yield Asked(key, text, steering, "", columns)
+                    yield Asked(key, text, steering, f"{name}/{number}", columns)
 
     def _judge(self, method: str, job: Job) -> None:
         judge = self.case.judge

@@ -4,6 +4,7 @@ Its length is learned (no unit norm), and the factors are in units of it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,7 @@ from concept_das.methods.base import (
     preference_term,
     weighted_terms,
 )
+from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site
 from concept_das.steering.vector import DirectionAtSite
 from concept_das.words import Direction
@@ -111,8 +113,10 @@ class BiPO(AdditiveMethod):
 class RePS(AdditiveMethod):
     """Reference-free preference: added, the concept's response wins; nulled out, the neutral one.
 
-    Winner and loser draw their factors independently (AxBench). Suppression is trained on the
-    concept prompt with the direction nulled out, and steered by a negative factor, as AxBench does.
+    Winner and loser draw their factors independently (AxBench). Suppression is trained with the
+    direction nulled out, on the concept prompt or, as the release of CDAS has it in all of its
+    configurations (`orig_sub`), on the neutral one; see `suppression_prompts` of the settings. It
+    is steered by a negative factor, as AxBench does.
     """
 
     name = "reps"
@@ -124,6 +128,16 @@ class RePS(AdditiveMethod):
         null = NullOutIntervention(embed_dim=width, low_rank_dimension=rank)
         null.weight = add.weight
         return {"add": add, "null_out": null}
+
+    def rows(
+        self, rows: Sequence[EncodedQuadruple], config: TrainingConfig
+    ) -> Sequence[EncodedQuadruple]:
+        """With the prompts of suppression that the settings name."""
+        if config.suppression_prompts == "concept":
+            return rows
+        return [
+            replace(row, suppress=replace(row.suppress, base=row.suppress.source)) for row in rows
+        ]
 
     def terms(
         self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator

@@ -226,6 +226,12 @@ class TrainedMethod(Method):
         """
         return parse_positions(positions or self.positions)
 
+    def rows(
+        self, rows: Sequence[EncodedQuadruple], config: TrainingConfig
+    ) -> Sequence[EncodedQuadruple]:
+        """The rows that are trained on: all of them as they are, unless a method changes some."""
+        return rows
+
     def begin(
         self,
         model: PreTrainedModel,

@@ -48,9 +48,10 @@ def diff_mean(
       and all negative texts, pooled: long texts weigh more. It steers by
       `h + factor * max_act * direction`, max_act being the largest `direction . h` over the
       concept's texts.
+    - The usual refusal direction is the difference at one token at the end of the prompts, harmful
+      against harmless (Arditi et al., arXiv 2406.11717).
     - The CDAS paper reports DiffMean (DiM) on refusal and on the backdoor without, as far as could
-      be found, saying at which tokens. The usual refusal direction is the difference at a token
-      between the prompt and the response, which is this project's source position (inferred).
+      be found, saying at which tokens.
 
     Args:
         concept_states: hidden states of concept texts at one site, any floating dtype.
@@ -87,10 +88,13 @@ def diff_mean(
 class DiffMean(FittedMethod):
     """The unit direction from the mean hidden state of neutral texts to that of concept texts.
 
-    As in AxBench: every token after the template prefix, of instruction and response, the
-    instruction without the concept asked for in both; factors in units of the largest coordinate
-    over the concept's texts (`max_act`). The CDAS paper does not say at which tokens its DiM is
-    taken.
+    The setting `means` names the tokens. `all`, as in AxBench: every token after the template
+    prefix, of instruction and response, the instruction without the concept asked for in both;
+    factors in units of the largest coordinate over the concept's texts (`max_act`). On refusal that
+    never sees a harmful prompt. `source_token`, as for the refusal direction (Arditi et al., arXiv
+    2406.11717): the source token of the concept prompts and of the neutral ones; factors in units
+    of the means' distance, so that 1 moves the neutral mean onto the concept's. The CDAS paper does
+    not say at which tokens its DiM is taken.
     """
 
     name = "diffmean"
@@ -100,14 +104,22 @@ class DiffMean(FittedMethod):
     def fit(self, task: Fit) -> SteeringVector:
         """The direction and its scale."""
         site = find_site(task.model, task.layer)
-        concept = _states(task, site, [row.elicit.base for row in task.encoded])
+        at_source = task.config.means == "source_token"
+        # The elicited base and the suppressing source are neutral prompts, the eliciting source is
+        # a concept prompt.
+        concept_turns = [
+            row.elicit.source if at_source else row.elicit.base for row in task.encoded
+        ]
+        concept = _states(task, site, concept_turns)
         neutral = _states(task, site, [row.suppress.source for row in task.encoded])
         difference = diff_mean(concept, neutral)
-        largest = (concept @ difference.direction).max().reshape(1)
+        unit = (concept @ difference.direction).max().reshape(1)
+        if at_source:
+            unit = torch.tensor([difference.norm])
         return SteeringVector(
             weight=difference.direction.unsqueeze(0),
-            negative_factor=-largest,
-            positive_factor=largest,
+            negative_factor=-unit,
+            positive_factor=unit,
             operation="add",
             layer=site.layer,
             **task.common,
@@ -115,11 +127,14 @@ class DiffMean(FittedMethod):
 
 
 def _states(task: Fit, site: Site, turns: Sequence[Turn]) -> Float[Tensor, "tokens dim"]:
-    """Hidden states of every token after the template prefix, in float32 on the CPU."""
+    """Hidden states of the tokens that are averaged, in float32 on the CPU."""
     found = []
     for chunk in batches(turns, 8):
         batch = collate_for(task.model, chunk)
         hidden = hidden_states_at(task.model, site, **batch.model_inputs())
         for states, turn in zip(hidden, chunk, strict=True):
-            found.append(states[turn.prompt.prefix_length : len(turn.ids)].float().cpu())
+            read = slice(turn.prompt.prefix_length, len(turn.ids))
+            if task.config.means == "source_token":
+                read = slice(turn.prompt.source_position, turn.prompt.source_position + 1)
+            found.append(states[read].float().cpu())
     return torch.cat(found)

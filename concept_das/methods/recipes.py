@@ -3,7 +3,8 @@
 They are the yaml files in `concept_das/recipes`, the one place where hyper-parameters stand.
 `defaults.yaml` has each method's own. Another file names a model, a layer and, under `methods`,
 what differs from a method's own; with `base` it takes over another recipe first. `concept-das train
---config NAME` and the benchmarks' presets read the same files.
+--config NAME` and the benchmarks' presets read the same files. With `chat_template` a recipe names
+the file beside it (`NAME.jinja`) that is used in place of the tokenizer's own template.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,10 @@ from concept_das.methods.settings import TrainingConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
-_KEYS = {"base", "model", "dtype", "load_in_4bit", "layer", "layer_source", "methods"}
+_KEYS = {
+    *("base", "model", "dtype", "load_in_4bit", "chat_template", "chat_source"),
+    *("layer", "layer_source", "methods"),
+}
 
 # Of a method: `source` and fields of `TrainingConfig`.
 _Entry = dict[str, Any]
@@ -36,6 +40,8 @@ class Recipe:
         layer_source: where the layer is from.
         configs: hyper-parameters by method.
         sources: where they are from, by method.
+        chat_template: Jinja text in place of the tokenizer's own template; None for its own.
+        chat_source: where that is from.
     """
 
     name: str
@@ -44,6 +50,8 @@ class Recipe:
     layer_source: str
     configs: Mapping[str, TrainingConfig]
     sources: Mapping[str, str]
+    chat_template: str | None = None
+    chat_source: str = ""
 
     def options(self, method: str) -> dict[str, Any]:
         """The options of `concept-das train` for a method.
@@ -59,6 +67,7 @@ class Recipe:
         config = self.configs[method].record()
         return {
             **self.loading,
+            **({"chat_template": self.chat_template} if self.chat_template else {}),
             "layer": self.layer,
             **{name: list(v) if isinstance(v, tuple) else v for name, v in config.items()},
         }
@@ -97,6 +106,7 @@ def read_recipe(name: str) -> Recipe:
     if unknown := sorted(content.keys() - _KEYS):
         raise InputError(f"the recipe {name} has the unknown key {unknown[0]!r}; remove it")
     entries = _entries(name)
+    chat = _with_chat(name)
     return Recipe(
         name=name,
         loading={k: content[k] for k in ("model", "dtype", "load_in_4bit") if k in content},
@@ -104,7 +114,21 @@ def read_recipe(name: str) -> Recipe:
         layer_source=content["layer_source"],
         configs={method: _config(name, method, entry) for method, entry in entries.items()},
         sources={method: entry["source"] for method, entry in entries.items()},
+        chat_template=_template(chat["chat_template"]) if chat else None,
+        chat_source=chat.get("chat_source", ""),
     )
+
+
+def _with_chat(name: str) -> dict[str, Any]:
+    """The content of the recipe or of its nearest base with a chat template; empty if none has."""
+    content = _read(name)
+    if "chat_template" in content:
+        return content
+    return _with_chat(content["base"]) if "base" in content else {}
+
+
+def _template(name: str) -> str:
+    return (FOLDER / f"{name}.jinja").read_text("utf-8")
 
 
 def _entries(name: str) -> dict[str, _Entry]:

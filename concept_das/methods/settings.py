@@ -33,6 +33,11 @@ class TrainingConfig:
         positions: tokens to edit, in training and steering alike: `all`, `prompt`, or the first and
             last tokens of the prompt, such as `p2+s2`; the method's own if not given.
         factor_learning_rate: in place of the learning rate, of factors that are learned (10).
+        means: of DiffMean, the tokens whose hidden states are averaged: `all` of prompt and
+            response (AxBench), or the `source_token` of the two prompts, as usual for the refusal
+            direction (Arditi et al., arXiv 2406.11717).
+        suppression_prompts: of RePS, the prompts at which the neutral response is to win: those
+            that ask for the `concept`, or the `neutral` ones (as in the CDAS paper's release).
         patience: stop after this many epochs without a better held-out loss and keep the best
             direction; 0 trains all epochs and keeps the last.
     """
@@ -51,10 +56,20 @@ class TrainingConfig:
     patience: int = 0
     positions: str | None = None
     factor_learning_rate: float = 10.0
+    means: Literal["all", "source_token"] = "all"
+    suppression_prompts: Literal["concept", "neutral"] = "concept"
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, str) and self.layers != "spread":
             raise InputError(f"layers is {self.layers!r}; give numbers of blocks, or spread")
+        for name, known in (
+            ("means", ("all", "source_token")),
+            ("suppression_prompts", ("concept", "neutral")),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}"
+                )
         for name in ("rank", "epochs", "batch_size", "max_response_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -75,7 +90,7 @@ class TrainingConfig:
         Those that came after the first release are left out at their defaults, so that what was
         saved before still reads as the same.
         """
-        later = ("positions", "factor_learning_rate")
+        later = ("positions", "factor_learning_rate", "means", "suppression_prompts")
         defaults = {field.name: field.default for field in fields(self)}
         return {
             name: value

@@ -89,8 +89,10 @@ def train_vectors(
     sites = method.sites(loaded.model, layer, config)
     tasks = [
         TrainingTask(
-            rows=job.encoded,
-            heldout=loaded.encode(chat, concept.heldout, config.max_response_tokens),
+            rows=method.rows(job.encoded, config),
+            heldout=method.rows(
+                loaded.encode(chat, concept.heldout, config.max_response_tokens), config
+            ),
             name=f"concept {concept.rows[0].concept_id}" if len(concepts) > 1 else "",
             checkpoint=concept.checkpoint,
             tracker=concept.tracker,

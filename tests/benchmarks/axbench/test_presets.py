@@ -116,3 +116,7 @@ def test_the_small_preset_is_small() -> None:
     assert {(p.new_tokens, p.temperature, p.instructions_per_concept) for p in others} == {
         (128, 1.0, 10)
     }
+    # transformers' default, or the model's own.
+    for other in ALL:
+        limits = (20, 0.8) if other.name.startswith("qwen") else (50, None)
+        assert (other.top_k, other.top_p) == limits

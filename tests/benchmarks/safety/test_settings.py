@@ -1,10 +1,12 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.capabilities.scores import Framing
+from benchmarks.presets import chat_of
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.safety.run import RunOptions
 from benchmarks.safety.settings import Choices, Settings
@@ -85,3 +87,34 @@ def test_a_limit_leaves_something(tmp_path: Path) -> None:
     for name in ("rows", "tests"):
         with pytest.raises(InputError, match=f"{name} is 0; it must be at least 1"):
             RunOptions(tmp_path, **{name: 0})
+
+
+def test_a_methods_own_decoding_is_used_and_told() -> None:
+    preset = PRESETS["llama-3.1-8b"]
+    subject = Subject(ModelOptions(model="nowhere"), chat_of(ChatOptions(), preset.recipe))
+    found = Settings(preset, Choices(), subject, DEFAULT_ENGINE, Framing())
+    assert found.answering_of("cdas") == found.answering_of("unsteered") == found.answering
+    assert found.answering_of("reps").description == {
+        **found.answering.description,
+        **{"temperature": 1.0, "top_k": 50, "top_p": 0.9},
+    }
+    rows = {row["setting"]: row for row in found.sources()}
+    assert rows["reps answers"]["value"] == "sampled at temperature 1, top-k 50, top-p 0.9"
+    assert rows["chat template"]["source"] == preset.recipe.chat_source
+    other = replace(
+        subject, chat_options=chat_of(ChatOptions(chat_template="tokenizer"), preset.recipe)
+    )
+    changed = Settings(preset, Choices(), other, DEFAULT_ENGINE, Framing()).sources()
+    assert {
+        "setting": "chat template",
+        "value": "the tokenizer's",
+        "source": "changed by hand",
+    } in changed
+
+
+def test_a_users_template_goes_before_the_presets() -> None:
+    recipe = PRESETS["phi-3.5-mini"].recipe
+    assert chat_of(ChatOptions(), recipe).chat_template == recipe.chat_template
+    assert chat_of(ChatOptions(chat_template="mine.jinja"), recipe).chat_template == "mine.jinja"
+    assert chat_of(ChatOptions(chat_template="tokenizer"), recipe).chat_template is None
+    assert chat_of(ChatOptions(), PRESET.recipe) == ChatOptions()

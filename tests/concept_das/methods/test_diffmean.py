@@ -5,6 +5,10 @@ import torch
 
 from concept_das.errors import InputError
 from concept_das.methods.diffmean import diff_mean
+from concept_das.methods.registry import find_method
+from concept_das.steering.vector import SteeringVector
+from concept_das.training.vectors import train_vector
+from tests.concept_das.helpers import ROWS, plain_hidden, tiny_chat, tiny_loaded
 
 DIM = 6
 
@@ -84,3 +88,37 @@ def test_means_that_differ_by_rounding_are_an_error() -> None:
     states = 1000 * torch.randn(1000, DIM)
     with pytest.raises(InputError, match="the same mean"):
         diff_mean(states, states[torch.randperm(1000)])
+
+
+def fitted(**changed: str) -> SteeringVector:
+    config = find_method("diffmean").config(**changed)
+    vector = train_vector(tiny_loaded(), tiny_chat(), ROWS, [], 1, config).vector
+    assert isinstance(vector, SteeringVector)
+    return vector
+
+
+def test_at_the_source_token_it_is_the_difference_of_the_two_kinds_of_prompts() -> None:
+    def mean(texts: list[str]) -> torch.Tensor:
+        model, chat = tiny_loaded().model, tiny_chat()
+        prompts = [chat.prompt(text) for text in texts]
+        states = [plain_hidden(model, 1, prompt.with_response(()))[-1] for prompt in prompts]
+        return torch.stack(states).mean(0)
+
+    difference = mean([row.positive_input for row in ROWS]) - mean(
+        [row.negative_input for row in ROWS]
+    )
+    vector = fitted(means="source_token")
+    torch.testing.assert_close(
+        vector.weight[0], difference / difference.norm(), atol=1e-5, rtol=1e-5
+    )
+    # One is the way from one mean to the other.
+    assert vector.positive_factor.item() == pytest.approx(difference.norm().item(), rel=1e-4)
+    assert vector.negative_factor.item() == -vector.positive_factor.item()
+    assert vector.recipe["means"] == "source_token"
+
+
+def test_by_default_every_token_counts_and_the_record_is_that_of_earlier_releases() -> None:
+    vector = fitted()
+    assert vector.weight.tolist() == fitted(means="all").weight.tolist()
+    assert "means" not in vector.recipe
+    assert not torch.allclose(vector.weight, fitted(means="source_token").weight, atol=1e-2)

@@ -236,3 +236,29 @@ def test_added_vectors_keep_their_length_and_steer_by_addition(name: str) -> Non
     assert vector.operation == "add"
     assert float(vector.weight.norm()) != pytest.approx(1.0, abs=1e-3)
     assert float(vector.positive_factor) == -float(vector.negative_factor) > 0
+
+
+def test_reps_suppresses_on_the_prompts_that_its_settings_name() -> None:
+    reps, rows = find_method("reps"), encoded_rows()
+    assert reps.rows(rows, reps.config()) is rows
+    neutral = reps.rows(rows, reps.config(suppression_prompts="neutral"))
+    for row, changed in zip(rows, neutral, strict=True):
+        assert changed.elicit == row.elicit
+        assert changed.suppress.base == row.elicit.base.prompt.with_response(
+            row.suppress.base.response
+        )
+    # With a saved vector's record of it, and none where it is the method's own.
+    found = {
+        prompts: train_vector(
+            tiny_loaded(),
+            tiny_chat(),
+            ROWS,
+            [],
+            1,
+            reps.config(epochs=1, suppression_prompts=prompts),
+        ).vector
+        for prompts in ("concept", "neutral")
+    }
+    assert not torch.equal(found["concept"].weight, found["neutral"].weight)
+    assert found["neutral"].recipe["suppression_prompts"] == "neutral"
+    assert "suppression_prompts" not in found["concept"].recipe
