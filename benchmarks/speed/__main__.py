@@ -20,8 +20,8 @@ import torch
 from jsonargparse import auto_cli
 from scipy import stats
 
-from benchmarks.speed.generation import generation_cost
-from benchmarks.speed.growth import growth, plot_growth
+from benchmarks.speed.generation import generation_cost, sampling_cost
+from benchmarks.speed.growth import VOCABULARIES, growth, plot_growth
 from benchmarks.speed.rows import axbench_rows, refusal_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from benchmarks.speed.timing import attainable_gemm
@@ -95,6 +95,7 @@ def main(
     figures |= _together(loaded, layer, [rows[:8] for rows in concepts])
     figures |= _same_direction(loaded, layer, refusal_rows(refusal, chat)[:32])
     figures |= _generation(loaded, chat, layer, refusal)
+    figures |= sampling_cost(loaded, vocabulary=max(VOCABULARIES))
     curves = growth(loaded, layer, concepts, options)
     write_table(out / "growth.csv", curves)
     plot_growth(curves, out / "growth.png")

@@ -1,5 +1,6 @@
-"""Steered generation against unsteered, and against the release's way without a KV cache."""
+"""Steered generation against unsteered and against the release's way without a KV cache; sampling."""
 
+import copy
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from concept_das.data.chat_format import Prompt, Turn
 from concept_das.exports import to_pyvene
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.context import steer
+from concept_das.steering.generation import decoding
 from concept_das.steering.vector import SteeringVector
 
 
@@ -76,6 +78,40 @@ def generation_cost(
     ]
     fast, slower = map(statistics.median, zip(*seconds, strict=True))
     return GenerationCost(fast, slower, seconds_of(uncached, loaded.device), same)
+
+
+@torch.no_grad()
+def sampling_cost(
+    loaded: LoadedModel, *, vocabulary: int, rows: int = 8, new_tokens: int = 16, repeats: int = 5
+) -> dict[str, float]:
+    """Seconds of sampled generation over those of greedy generation, from the whole and from 50.
+
+    Args:
+        vocabulary: of the model that is timed, which has the loaded one's shape otherwise, and
+            random weights: what it says does not matter.
+    """
+    config = copy.deepcopy(loaded.model.config)
+    config.vocab_size = vocabulary
+    model = type(loaded.model)(config).to(loaded.device, loaded.model.dtype).eval()
+    ids = torch.randint(3, vocabulary, (rows, 16), device=loaded.device)
+
+    def seconds(temperature: float, top_k: int | None) -> float:
+        how = decoding(model, 0, new_tokens, temperature, range(rows), top_k)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return seconds_of(
+            lambda: model.generate(**inputs, **how, min_new_tokens=new_tokens), loaded.device
+        )
+
+    ways = {"greedy": (0.0, None), "sample": (1.0, None), "sample_top_k": (1.0, 50)}
+    taken = {name: [seconds(*way)] for name, way in ways.items()}  # the first is not counted
+    for _ in range(repeats):
+        for name, way in ways.items():
+            taken[name].append(seconds(*way))
+    greedy, *sampled = (statistics.median(found[1:]) for found in taken.values())
+    return {
+        f"{name}_vs_greedy": found / greedy
+        for name, found in zip(list(ways)[1:], sampled, strict=True)
+    }
 
 
 def _inputs(batch: Batch) -> dict[str, Tensor]:

@@ -84,28 +84,36 @@ class RowSampler(LogitsProcessor):
     def __call__(
         self, input_ids: Tensor, scores: Float[Tensor, "rows vocab"]
     ) -> Float[Tensor, "rows vocab"]:
-        """Scores that are -inf but for one token of each row, its sample.
-
-        The next call writes into the same memory.
-        """
+        """The same scores, changed in place: infinite in each row at one token, its sample."""
         self.seeds = self.seeds.to(scores.device)
         # Every row draws at every step, also when it has ended.
         streams = _mixed(self.seeds + _wrapped(_GOLDEN * self.step))
         self.step += 1
-        # New memory for a whole batch would take longer than all the arithmetic.
+        # On a CPU memory takes longer than arithmetic: a megabyte at once stays in its cache.
+        rows, vocabulary = scores.shape
+        at_once = max(1, 2**18 // vocabulary) if scores.device.type == "cpu" else rows
         if self._memory is None:
-            rows, vocabulary = scores.shape
-            self._memory = scores.new_empty(rows, -(-vocabulary // _RUN), _RUN, dtype=torch.float32)
-        whole, vocabulary = self._memory.flatten(1), scores.shape[1]
+            runs = -(-vocabulary // _RUN)
+            self._memory = torch.empty(min(at_once, rows), runs, _RUN, device=scores.device)
+        parts = zip(scores.split(at_once), streams.split(at_once), strict=True)
+        chosen = torch.cat([self._sample(*part) for part in parts])
+        return scores.scatter_(1, chosen.unsqueeze(1), torch.inf)
+
+    def _sample(
+        self, scores: Float[Tensor, "rows vocab"], streams: Int[Tensor, "rows"]
+    ) -> Int[Tensor, "rows"]:
+        assert self._memory is not None
+        runs = self._memory[: len(scores)]
+        whole, vocabulary = runs.flatten(1), scores.shape[1]
         whole[:, vocabulary:] = -torch.inf
-        relative, scores = whole[:, :vocabulary], scores.float()
-        torch.sub(scores, scores.amax(dim=-1, keepdim=True), out=relative).div_(self.divisor)
+        scores = scores.float()
+        relative = torch.sub(scores, scores.amax(-1, keepdim=True), out=whole[:, :vocabulary])
+        relative.div_(self.divisor)
         if self.top_k is not None or self.top_p is not None:
-            floor = _floor(self._memory, self.top_k, self.top_p).clamp(min=_NEVER)
+            floor = _floor(runs, self.top_k, self.top_p).clamp(min=_NEVER)
             torch.threshold_(whole.sub_(floor), -1e-38, -torch.inf).add_(floor)
         whole.clamp_(min=_NEVER).exp2_()
-        chosen = _draw(self._memory, streams)
-        return relative.fill_(-torch.inf).scatter_(1, chosen.unsqueeze(1), 0.0)
+        return _draw(runs, streams)
 
 
 def _floor(

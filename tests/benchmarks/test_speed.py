@@ -8,7 +8,7 @@ import torch
 
 import benchmarks.speed.growth as growth_module
 from benchmarks.speed.__main__ import ratios
-from benchmarks.speed.generation import generation_cost
+from benchmarks.speed.generation import generation_cost, sampling_cost
 from benchmarks.speed.growth import AXES, growth, plot_growth
 from benchmarks.speed.rows import axbench_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
@@ -39,6 +39,15 @@ def test_steered_generation_is_the_same_text_in_all_ways() -> None:
     cost = generation_cost(loaded, vector, prompts, new_tokens=6, repeats=1)
     assert cost.same_tokens
     assert min(cost.unsteered, cost.steered, cost.uncached) > 0
+
+
+def test_sampling_is_timed_at_a_vocabulary_of_its_own() -> None:
+    loaded = tiny_loaded()
+    before = loaded.model.config.vocab_size
+    cost = sampling_cost(loaded, vocabulary=700, rows=2, new_tokens=3, repeats=1)
+    assert set(cost) == {"sample_vs_greedy", "sample_top_k_vs_greedy"}
+    assert min(cost.values()) > 0
+    assert loaded.model.config.vocab_size == before
 
 
 def test_the_peak_is_what_was_held_at_once() -> None:

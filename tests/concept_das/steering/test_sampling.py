@@ -20,7 +20,7 @@ def sampled(logits: Tensor, steps: int = 1, **options: Any) -> Tensor:
     """Tokens of every row at every step, `[rows, steps]`."""
     seeds = [row_seed(7, i) for i in range(len(logits))]
     sampler = RowSampler(options.pop("temperature", 1.0), seeds, **options)
-    return torch.stack([sampler(NOTHING, logits).argmax(-1) for _ in range(steps)], 1)
+    return torch.stack([sampler(NOTHING, logits.clone()).argmax(-1) for _ in range(steps)], 1)
 
 
 def test_seeds_of_rows_are_the_same_everywhere() -> None:
