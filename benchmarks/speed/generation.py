@@ -1,4 +1,4 @@
-"""Steered generation against unsteered and against the release's way without a KV cache; sampling."""
+"""Steered generation against unsteered, and the release's way without a KV cache; sampling."""
 
 import copy
 import statistics
