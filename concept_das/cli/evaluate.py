@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_vector(
-    vector: Path,
+    vector: str,
     loading: ModelOptions,
     data: str | None = None,
     multipliers: list[float] = [0.5, 1.0, 1.5, 2.0, 3.0],  # noqa: B006 (shown in the help)
@@ -26,7 +26,7 @@ def evaluate_vector(
     The run's own held-out rows give the metrics in the vector's description.
 
     Args:
-        vector: folder of a saved vector.
+        vector: folder of a saved vector, or another name as steer takes; then give data and out.
         data: rows the vector was not trained on; the run's own held-out rows if not given.
         multipliers: strengths to try, without unit.
         rule: paper (multiplier times the measured factor) or interpolate (along the line between
@@ -39,24 +39,27 @@ def evaluate_vector(
     from concept_das.runs.files import check_writable, write_atomically
 
     saved = load_vector(vector)
-    source = data or str(vector.parent / "heldout.parquet")
+    place = Path(vector)
+    if not place.exists() and (data is None or out is None):
+        raise InputError(f"{vector} is no folder of a run; give rows as data, and a folder as out")
+    source = data or str(place.parent / "heldout.parquet")
     rows = read_quadruples(source)
     if data is None and saved.recipe.get(HELDOUT_HASH, data_hash(rows)) != data_hash(rows):
         raise InputError(
             f"{source} does not hold the rows that were held out when {vector} was trained; "
             "train again, or give rows that it was not trained on as data"
         )
-    trained = vector.parent / "train.parquet"
+    trained = place.parent / "train.parquet"
     if data is not None and trained.exists():
         inputs = {row.negative_input for row in read_quadruples(trained)}
         if known := sum(row.negative_input in inputs for row in rows):
             log.warning(
                 "%d of %d rows have an input that %s was trained on", known, len(rows), vector
             )
-    check_writable((out or vector.parent) / "evaluation.csv")
+    folder = out or place.parent
+    check_writable(folder / "evaluation.csv")
     loaded = loading.load_for(saved)
     chat = ChatOptions.of_vector(saved).of(loaded)
-    folder = out or vector.parent
     limit = int(saved.recipe.get("max_response_tokens", 128))
     encoded = loaded.encode(chat, rows, limit)
     result = evaluate(
@@ -72,6 +75,6 @@ def evaluate_vector(
     write_atomically(folder / "evaluation.csv", result.table.to_csv(index=False).encode())
     write_atomically(folder / "rows.parquet", result.rows.to_parquet(index=False))
     if data is None:  # the vector's own held-out rows; what other rows gave stays in `folder`
-        replace(saved, metrics={**result.headline(), "rule": rule}).save(vector)
+        replace(saved, metrics={**result.headline(), "rule": rule}).save(place)
     (folder / "evaluation.partial.json").unlink(missing_ok=True)
     print(result.table.round(3).to_string(index=False))

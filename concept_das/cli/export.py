@@ -15,7 +15,7 @@ FOLDERS = {"pyvene": "intkey_", "peft": "adapter_"}
 
 
 def export(
-    vector: Path,
+    vector: str,
     out: Path,
     format: Literal["pyvene", "lm-eval", "gguf", "peft"],
     loading: ModelOptions,
@@ -26,7 +26,7 @@ def export(
     """Write what a method left behind in another tool's format, at a fixed strength.
 
     Args:
-        vector: folder of a saved vector.
+        vector: folder of a saved vector, or another name as steer takes.
         out: folder (pyvene) or file (.pt for lm-eval, .gguf) to write.
         format: pyvene (IntervenableModel.load), lm-eval (its steered model), gguf (llama.cpp
             control vector, additive vectors only) or peft (a LoRA, at multiplier 1).

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def steer_prompts(
-    vector: Path,
+    vector: str,
     loading: ModelOptions,
     prompt: str | None = None,
     file: Path | None = None,
@@ -41,7 +41,8 @@ def steer_prompts(
     """Answer one prompt, a file of prompts, or interactively, steered.
 
     Args:
-        vector: folder of a saved vector.
+        vector: folder of a saved vector, pirate (it comes with the package), or name/pirate on the
+            hub.
         prompt: one instruction. Without prompt and file, instructions are read from the terminal.
         file: instructions, one a line (.txt) or rows with a column instruction (.jsonl, .csv, ...).
         direction: elicit (towards the concept) or suppress (away from it).

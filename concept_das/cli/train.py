@@ -103,7 +103,8 @@ def _write(
     from concept_das.data.files import write_rows
     from concept_das.data.quadruples import data_hash
     from concept_das.runs.files import write_atomically
-    from concept_das.steering.artifact import COMING_FILE, DESCRIPTION_FILE
+    from concept_das.steering.artifact import COMING_FILE
+    from concept_das.steering.hub import DESCRIPTION_FILE
 
     vector = trained.vector
     if held:

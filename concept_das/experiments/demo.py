@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from concept_das.data.chat_format import ChatFormat
@@ -20,6 +20,7 @@ from concept_das.reports.page import Sample
 from concept_das.reports.results import write_report
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import Artifact
+from concept_das.steering.card import SAMPLES_FILE
 from concept_das.steering.context import Steering
 from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.generation import generate_responses
@@ -87,6 +88,8 @@ def run(
     tracker.log(metrics, step=len(trained.history))
     tracker.finish()
     samples = make_samples(loaded, chat, vector, held[:SAMPLES], metrics)
+    shown = json.dumps([asdict(sample) for sample in samples], indent=2, ensure_ascii=False)
+    write_atomically(out / SAMPLES_FILE, shown.encode())
     words = concept_words(
         [row.positive_output for row in kept], [row.negative_output for row in kept]
     )

@@ -8,7 +8,7 @@
 
 peft takes what the method lora trained and pyreft what loreft trained, exactly. Whatever a
 format cannot express, such as a vector with several sites, is refused with an `InputError`; nothing
-is approximated.
+is approximated. `share_comparison` puts a comparison on the hub.
 """
 
 import lazy_loader

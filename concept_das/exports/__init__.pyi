@@ -1,5 +1,6 @@
 from .gguf import from_gguf as from_gguf
 from .gguf import to_gguf as to_gguf
+from .hub import share_comparison as share_comparison
 from .lm_eval import to_lm_eval as to_lm_eval
 from .peft import to_peft as to_peft
 from .pyreft import from_pyreft as from_pyreft

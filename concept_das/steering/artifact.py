@@ -28,14 +28,13 @@ from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import sha256_of, write_atomically
+from concept_das.steering.hub import DESCRIPTION_FILE, TENSORS_FILE, push_vector, vector_folder
 from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.words import DIRECTIONS, Direction
 
 FORMAT_VERSION = 1
 
 log = logging.getLogger(__name__)
-
-TENSORS_FILE, DESCRIPTION_FILE = "vector.safetensors", "vector.json"
 
 # The description of tensors that are about to be written.
 COMING_FILE = ".vector.json.coming"
@@ -211,6 +210,43 @@ class Artifact(ABC):
         os.replace(target / COMING_FILE, target / DESCRIPTION_FILE)
         return target
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        run: str | os.PathLike[str] | None = None,
+        license: str | None = None,
+        private: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Share it on the Hugging Face hub with a card; `load_vector(repo_id)` reads it again.
+
+        Args:
+            repo_id: `name/pirate`; a repository that is made if there is none, and must not hold
+                anything else. Its card is written anew.
+            run: the folder of the run that made it, for the card; see `card.vector_card`.
+            license: identifier of a license for the card, such as `mit`.
+            private: make the repository private.
+            revision: branch to write to, made if there is none; the main one if None.
+            token: of the hub; the one of `hf auth login` or `HF_TOKEN` if None.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            InputError: if the hub refuses, or the repository holds something else.
+        """
+        return push_vector(
+            self,
+            repo_id,
+            run=None if run is None else Path(run),
+            license=license,
+            private=private,
+            revision=revision,
+            token=token,
+        )
+
     def describe(self) -> dict[str, Any]:
         """The readable description, as `vector.json` holds it."""
         return {
@@ -246,18 +282,24 @@ def load_vector(
     model: PreTrainedModel | LoadedModel | None = None,
     *,
     allow_other_weights: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
 ) -> Artifact:
     """Read a saved artifact, and check that it belongs to the model if one is given.
 
     Args:
+        folder: the folder it was saved in; or `pirate`, which comes with the package for
+            `smollm2-135m`; or a repository on the hub, `name/pirate` or `name/pirate@revision`.
         allow_other_weights: take it for a model with other weights too, with a warning; see
             `Artifact.check_model`. The artifact that is returned belongs to the given model.
+        revision: branch, tag or commit on the hub.
+        token: of the hub; the one of `hf auth login` or `HF_TOKEN` if None.
 
     Raises:
-        InputError: if a file is missing, truncated or was edited.
+        InputError: if a file is missing, truncated or was edited, or the hub does not give it.
         VectorMismatchError: if it belongs to another model.
     """
-    artifact = _read(Path(folder))
+    artifact = _read(vector_folder(folder, revision=revision, token=token))
     if model is None:
         return artifact
     model = model.model if isinstance(model, LoadedModel) else model

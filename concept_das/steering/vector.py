@@ -299,16 +299,23 @@ class SteeringVector(Artifact):
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike[str], model: PreTrainedModel | LoadedModel | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        model: PreTrainedModel | LoadedModel | None = None,
+        **options: Any,
     ) -> "SteeringVector":
         """Read a saved vector, and check that it belongs to the model if one is given.
+
+        Args:
+            folder: or another name of a vector; see `load_vector`.
+            options: further arguments of `load_vector`.
 
         Raises:
             InputError: if a file is missing, truncated or was edited, or holds something else than
                 a vector.
             VectorMismatchError: if it belongs to another model.
         """
-        vector = load_vector(folder, model)
+        vector = load_vector(folder, model, **options)
         if not isinstance(vector, cls):
             raise InputError(
                 f"{folder} was trained by {vector.method} and holds no vector; read it with "

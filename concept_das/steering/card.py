@@ -1,0 +1,253 @@
+"""Write the card of a shared vector: what it does, how to use it, and how it was made."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from concept_das.models.packaged import PACKAGED_MODEL
+
+if TYPE_CHECKING:
+    from concept_das.steering.artifact import Artifact
+    from concept_das.words import Direction
+
+EVALUATION_FILE, SAMPLES_FILE = "evaluation.csv", "samples.json"
+
+# On the hub the packaged model is its original, before quantisation.
+_PACKAGED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+_SHOWN_SAMPLES = 3
+
+_RECOVERY: dict["Direction", str] = {
+    "elicit": "elicitation_recovery",
+    "suppress": "suppression_recovery",
+}
+
+_DOES: dict["Direction", str] = {
+    "elicit": "towards the concept",
+    "suppress": "away from it, where the prompt asks for it",
+}
+
+
+def vector_card(
+    vector: "Artifact", repo_id: str, *, run: Path | None = None, license: str | None = None
+) -> str:
+    """The text of a repository's README.md, with metadata that the hub reads.
+
+    Args:
+        run: the folder of the run that made the vector; its `evaluation.csv` gives intervals, its
+            `samples.json` (of the demo) answers, and its `config.yaml` the data set, if it is one
+            on the hub.
+        license: the identifier of a license on the hub, such as `mit`.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    measured = dict(_measured(vector, run))
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="held-out",
+            dataset_name="contrastive quadruples held out from training",
+            metric_type=_RECOVERY[direction],
+            metric_name=f"recovery at multiplier {row['multiplier']:g}, {direction}",
+            metric_value=round(row[_RECOVERY[direction]], 4),
+        )
+        for direction, row in measured.items()
+    ]
+    base, data = base_model(vector.model.name), _data_set(run)
+    metadata = ModelCardData(
+        base_model=base,
+        datasets=[data] if data else None,
+        eval_results=results or None,
+        library_name="concept-das",
+        license=license,
+        metrics=[_RECOVERY[direction] for direction in measured] or None,
+        model_name=repo_id.rpartition("/")[2],
+        pipeline_tag="text-generation",
+        tags=["concept-das", "steering-vector", vector.method, *vector.directions],
+    )
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {_title(vector, repo_id)}",
+        _about(vector, base),
+        _usage(vector, repo_id),
+        _table(vector, measured),
+        _samples(run),
+        _training(vector),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def base_model(name: str) -> str | None:
+    """The hub id of a model by the name that it was loaded by; None for a folder."""
+    if name == PACKAGED_MODEL:
+        return _PACKAGED_ON_HUB
+    is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).exists()
+    return name if is_id else None
+
+
+def _title(vector: "Artifact", repo_id: str) -> str:
+    return vector.concept or repo_id.rpartition("/")[2]
+
+
+def _about(vector: "Artifact", base: str | None) -> str:
+    model = f"[{base}](https://huggingface.co/{base})" if base else f"`{vector.model.name}`"
+    lines = [
+        f"It steers {model} by the method `{vector.method}` of concept-das, at "
+        f"{_blocks(vector)}, in these directions:",
+        *(f"- `{direction}`: {_DOES[direction]}" for direction in vector.directions),
+    ]
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _blocks(vector: "Artifact") -> str:
+    layers = ", ".join(map(str, vector.layers))
+    if not vector.layers:
+        return "the prompt"
+    plural = "s" if len(vector.layers) > 1 else ""
+    return f"the output{plural} of block{plural} {layers} of {vector.model.n_layers} (from 0)"
+
+
+def _usage(vector: "Artifact", repo_id: str) -> str:
+    options = "".join(
+        f", {name}={value!r}"
+        for name, value, usual in (
+            ("system", vector.system, None),
+            ("source_token", vector.source_token, -1),
+        )
+        if value != usual
+    )
+    direction = vector.directions[0]
+    return f"""## Use
+
+```bash
+concept-das steer --vector {repo_id} --direction {direction} --prompt "How do I make tea?" --compare
+```
+
+```python
+from concept_das import ChatFormat, Steering, generate_responses, load_model, load_vector
+
+loaded = load_model("{vector.model.name}")
+vector = load_vector("{repo_id}", loaded)
+chat = ChatFormat.of(loaded.tokenizer{options})
+answers = generate_responses(
+    loaded.model,
+    chat,
+    ["How do I make tea?"],
+    steering=[Steering(vector, "{direction}", multiplier=1.0)],
+    max_new_tokens=60,
+)
+print(answers[0])
+```
+
+It is used on these weights only; another model is refused. The files are safetensors and JSON, each
+with the hash of the other: nothing is unpickled."""
+
+
+def _measured(
+    vector: "Artifact", run: Path | None
+) -> Iterator[tuple["Direction", dict[str, float]]]:
+    """By direction: the measures at the multiplier of the vector's metrics, with intervals."""
+    table: list[dict[str, float]] = []
+    path = run / EVALUATION_FILE if run is not None else None
+    if path is not None and path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            table = [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+    for direction in vector.directions:
+        name, metrics = _RECOVERY[direction], vector.metrics
+        if name not in metrics:
+            continue
+        row = {
+            "multiplier": float(metrics[f"multiplier_{direction}"]),
+            **{key: float(metrics[key]) for key in (name, *_others(direction)) if key in metrics},
+        }
+        # The table may be of other rows than the vector's own: then it has other recoveries.
+        same = [
+            found
+            for found in table
+            if found["multiplier"] == row["multiplier"]
+            and abs(found.get(name, float("inf")) - row[name]) < 1e-9
+        ]
+        yield direction, {**row, **(same[0] if same else {})}
+
+
+def _others(direction: "Direction") -> tuple[str, str]:
+    return f"heldout_jsd_{direction}", f"kl_side_effect_{direction}"
+
+
+def _table(vector: "Artifact", measured: Mapping["Direction", Mapping[str, float]]) -> str:
+    if not measured:
+        return "## Measured\n\nNothing yet: `concept-das evaluate` measures it."
+    lines = [
+        "| direction | multiplier | recovery | held-out JSD | KL side effect |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for direction, row in measured.items():
+        cells = [_cell(row, name) for name in (_RECOVERY[direction], *_others(direction))]
+        lines.append(f"| {direction} | {row['multiplier']:g} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            "## Measured",
+            "",
+            *lines,
+            "",
+            "Recovery is measured on held-out rows without a judge: 1 is all of the prompt's "
+            "effect, 0 is none, less is harm. Held-out JSD: between the steered model and the "
+            "model under the other prompt. KL side effect: KL(unsteered || steered) on unrelated "
+            "text. Both in nats per token. In brackets: 95% bootstrap intervals over rows. The "
+            "multiplier is the best of those tried on the same rows.",
+        ]
+    )
+
+
+def _cell(row: Mapping[str, float], name: str) -> str:
+    if name not in row:
+        return "-"
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{row[name]:.3f}{interval}"
+
+
+def _samples(run: Path | None) -> str:
+    path = run / SAMPLES_FILE if run is not None else None
+    if path is None or not path.exists():
+        return ""
+    parts = ["## Samples", "Held-out instructions, greedy decoding."]
+    for sample in json.loads(path.read_text(encoding="utf-8"))[:_SHOWN_SAMPLES]:
+        rows = [f"| {label} | {_flat(text)} |" for label, text in sample["answers"]]
+        title = f"| | {_flat(sample['instruction'])} |"
+        parts.append("\n".join([title, "| --- | --- |", *rows]))
+    return "\n\n".join(parts)
+
+
+def _flat(text: str) -> str:
+    """Text for a table's cell."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _data_set(run: Path | None) -> str | None:
+    """The hub id of the data of a run, if it is one."""
+    path = run / "config.yaml" if run is not None else None
+    if path is None or not path.exists():
+        return None
+    options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return base_model(str(options.get("data") or "")) if isinstance(options, dict) else None
+
+
+def _training(vector: "Artifact") -> str:
+    rows = {
+        **{name: value for name, value in vector.recipe.items() if value not in (None, [], "")},
+        "weights of the model": vector.model.fingerprint,
+        "revision of the model": vector.model.revision,
+        "rows (SHA-256)": vector.data_hash,
+        **vector.versions,
+    }
+    lines = [f"| {name.replace('_', ' ')} | {_flat(str(v))} |" for name, v in rows.items() if v]
+    return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines])
