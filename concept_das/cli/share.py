@@ -13,7 +13,9 @@ def share(
     private: bool = False,
     branch: str | None = None,
 ) -> None:
-    """Put a vector or a comparison on the Hugging Face hub, with a card. Log in by `hf auth login`.
+    """Put a vector or a comparison on the Hugging Face hub, with a card.
+
+    Log in before, by `hf auth login` or with the environment's HF_TOKEN.
 
     Args:
         to: name/pirate, a repository that is made if there is none. Its card is written anew.
