@@ -89,7 +89,8 @@ def summary_of(case: Case, table: pd.DataFrame) -> pd.DataFrame:
             for other in (f"{name}_low", f"{name}_high", f"{name}_stderr")
             if other in table
         ]
-    return pd.concat(columns, axis=1).reset_index()
+    # A copy is in one piece, as pandas warns of more than a hundred.
+    return pd.concat(columns, axis=1).copy().reset_index()
 
 
 def shown_tables(case: Case, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
