@@ -34,7 +34,7 @@ def multiplier_figure(answers: pd.DataFrame, fixed: Iterable[str], score: str) -
     The baseline is a horizontal line.
 
     Args:
-        answers: scored ones, of every multiplier, to the inputs that are reported.
+        answers: scored ones, of every multiplier.
         fixed: methods without a multiplier; they stand at the side, as points with intervals.
         score: what the score is called, which says so where the judge is a proxy.
     """
@@ -85,7 +85,7 @@ def concepts_figure(tuned: pd.DataFrame, score: str) -> Figure:
     Methods stand in the order of their means over both directions, the baseline below all, in grey.
 
     Args:
-        tuned: scored answers that are reported, at one multiplier for each concept.
+        tuned: scored answers that are reported, one for each instruction.
         score: as in `multiplier_figure`.
     """
     means = tuned.groupby(["method", "direction", "concept_id"])["score"].mean().dropna()

@@ -1,19 +1,25 @@
 """From ratings of single answers to a table of methods.
 
-AxBench's rule: an answer's score is the harmonic mean of its three ratings; per method and concept
-the multiplier is chosen on one half of the instructions and the score reported on the other; and
-methods are compared by the mean over concepts. Intervals resample concepts, which is the population
-that a claim about a method is about; the few answers of one concept are not independent of each
-other.
+An answer's score is the harmonic mean of its three ratings, and methods are compared by the mean
+over concepts (AxBench). Concepts are also the units of intervals and tests: they are the population
+that a claim about a method is about, and the few answers of one concept are not independent.
+
+A method's multiplier is one of three, by name:
+
+- fixed: 1, which nothing was tuned for;
+- fair: chosen on one half of a concept's instructions and reported on the other, both ways, so that
+  every instruction is reported once. AxBench goes one way only, which depends on the split;
+- oracle: chosen on the reported half itself, which no user can do. It says what choosing costs.
 
 A table of answers has one row per generation, with the columns `method`, `concept_id`, `direction`
 (elicit or suppress), `multiplier`, `input_id` (number of the instruction, from 0), and the ratings
 `concept`, `instruction`, `fluency`, from 0 to 2, NaN where the judge gave none. Nothing here
-depends on the order of rows. Draws are made with a fixed seed.
+depends on the order of rows.
 """
 
 import logging
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -23,10 +29,10 @@ from benchmarks.judges.ratings import HIGHEST
 from concept_das.errors import InputError
 from concept_das.evaluation.intervals import (
     Numbers,
-    bootstrap,
     harmonic_mean,
-    mean_of_rows,
+    holm,
     mean_with_interval,
+    sign_flip_p,
 )
 from concept_das.words import DIRECTIONS
 
@@ -37,7 +43,11 @@ _CASE = ["method", "concept_id", "direction"]
 _ANSWER = [*_CASE, "multiplier", "input_id"]
 _WAY = ["method", "direction"]
 
-_DRAWS = 2000
+_MOST = float(HIGHEST)
+
+# The multiplier that is chosen, and the half of the instructions that it is reported on.
+Choice = Literal["fair", "oracle"]
+HALVES = ("first", "second")
 
 # Equal scores added up in another order differ by rounding; beyond this many digits they are ties.
 _DIGITS = 12
@@ -46,7 +56,7 @@ log = logging.getLogger(__name__)
 
 
 def halves(count: int) -> tuple[range, range]:
-    """The input ids that multipliers are chosen on, and those that are reported; floor first.
+    """The input ids of the first half of a concept's instructions (floor) and of the second.
 
     Raises:
         InputError: if there are fewer than two instructions.
@@ -85,85 +95,108 @@ def with_scores(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**ratings, score=score)
 
 
-def select_multipliers(scored: pd.DataFrame, chosen_on: Iterable[int]) -> pd.DataFrame:
-    """Per method, concept and direction, the multiplier with the highest mean score.
+def select_multipliers(scored: pd.DataFrame, instructions: int) -> pd.DataFrame:
+    """The multipliers of each method, concept and direction, for either half of the instructions.
 
-    Ties go to the smallest. Missing ratings are left out of the mean, and a multiplier without any
-    rated answer cannot be chosen; where that is all of them, the multiplier is NaN, and a warning
-    says so.
+    The highest mean score decides, and ties go to the smallest. Missing ratings are left out of the
+    mean, and a multiplier without any rated answer cannot be chosen; where that is all of them, the
+    multiplier is NaN, and a warning says so.
 
     Args:
         scored: from `with_scores`.
-        chosen_on: input ids of the answers that count.
+        instructions: of each concept.
 
     Returns:
-        The columns method, concept_id, direction, multiplier and `chosen_score`, the mean.
+        Two rows for each: method, concept_id, direction, the `half` that is reported, and the
+        multipliers `fair`, chosen on the other half, and `oracle`, chosen on this one.
 
     Raises:
-        InputError: if there are no answers to these inputs.
+        InputError: if a half has no rated answers at all.
     """
+    first, second = halves(instructions)
+    best = {"first": _best(scored, first), "second": _best(scored, second)}
+    parts = [
+        best[other]
+        .rename(columns={"multiplier": "fair"})
+        .assign(half=half, oracle=best[half]["multiplier"])
+        for half, other in zip(HALVES, reversed(HALVES), strict=True)
+    ]
+    selected = pd.concat(parts, ignore_index=True)[[*_CASE, "half", "fair", "oracle"]]
+    return selected.sort_values([*_CASE, "half"], ignore_index=True)
+
+
+def _best(scored: pd.DataFrame, chosen_on: Iterable[int]) -> pd.DataFrame:
+    """Per method, concept and direction, the `multiplier` that is best on some inputs."""
     rows = scored[scored["input_id"].isin(list(chosen_on))].dropna(subset=["score"])
     if rows.empty:
         raise InputError("no answer to the inputs that choose multipliers is rated; judge them")
     means = rows.groupby([*_CASE, "multiplier"], observed=True)[["score"]].mean().round(_DIGITS)
-    means = means.reset_index().rename(columns={"score": "chosen_score"})
-    best = means.sort_values(["chosen_score", "multiplier"], ascending=[False, True])
+    best = means.reset_index().sort_values(["score", "multiplier"], ascending=[False, True])
     cases = scored[_CASE].drop_duplicates().sort_values(_CASE, ignore_index=True)
-    selected = cases.merge(best.drop_duplicates(_CASE), on=_CASE, how="left")
+    chosen = best.drop_duplicates(_CASE).drop(columns="score")
+    selected = cases.merge(chosen, on=_CASE, how="left")
     for case in selected.loc[selected["multiplier"].isna(), _CASE].itertuples(index=False):
         log.warning("%s, concept %s, %s: no rated answer to choose a multiplier by", *case)
     return selected
 
 
-def reported(scored: pd.DataFrame, selected: pd.DataFrame, on: Iterable[int]) -> pd.DataFrame:
-    """The held-out answers at the chosen multipliers (`tuned` in the paper's tables).
+def reported(
+    scored: pd.DataFrame, selected: pd.DataFrame, instructions: int, choice: Choice = "fair"
+) -> pd.DataFrame:
+    """The answers at the chosen multipliers, one for each instruction.
 
     Args:
         scored: from `with_scores`.
         selected: from `select_multipliers`.
-        on: input ids that were not used to choose.
+        instructions: of each concept.
+        choice: which of its multipliers.
 
     Raises:
-        InputError: if a chosen multiplier has no held-out answers.
+        InputError: if a chosen multiplier has no answers in the half that it is reported on.
     """
-    chosen = selected.dropna(subset=["multiplier"])[[*_CASE, "multiplier"]]
-    held_out = scored[scored["input_id"].isin(list(on))]
-    rows = held_out.merge(chosen, on=[*_CASE, "multiplier"], validate="many_to_one")
-    there = set(rows[_CASE].itertuples(index=False, name=None))
+    chosen = selected.dropna(subset=[choice])[[*_CASE, "half", choice]]
+    chosen = chosen.rename(columns={choice: "multiplier"})
+    keys = [*_CASE, "half", "multiplier"]
+    rows = with_halves(scored, instructions).merge(chosen, on=keys, validate="many_to_one")
+    there = set(rows[[*_CASE, "half"]].itertuples(index=False, name=None))
     for *case, multiplier in chosen.itertuples(index=False, name=None):
         if tuple(case) not in there:
-            method, concept, direction = case
+            method, concept, direction, half = case
             raise InputError(
-                f"{method}, concept {concept}, {direction}, has no held-out answers at its "
-                f"multiplier {multiplier:g}; generate them"
+                f"{method}, concept {concept}, {direction}, has no answers to the {half} half of "
+                f"the instructions at its multiplier {multiplier:g}; generate them"
             )
-    return rows
+    return rows.drop(columns="half")
 
 
-def unit(scored: pd.DataFrame, on: Iterable[int]) -> pd.DataFrame:
-    """The held-out answers at multiplier 1; a method that was not run at 1 has none."""
-    return scored[scored["input_id"].isin(list(on)) & (scored["multiplier"] == 1)].reset_index(
-        drop=True
-    )
+def with_halves(scored: pd.DataFrame, instructions: int) -> pd.DataFrame:
+    """The answers with the column `half`, to which half of the instructions each belongs."""
+    first = scored["input_id"].isin(halves(instructions)[0])
+    return scored.assign(half=np.where(first, *HALVES))
+
+
+def fixed(scored: pd.DataFrame) -> pd.DataFrame:
+    """The answers at multiplier 1; a method that was not run at 1 has none."""
+    return scored[scored["multiplier"] == 1].reset_index(drop=True)
 
 
 def summarise(reported: pd.DataFrame) -> pd.DataFrame:
     """One row per method and direction.
 
     Args:
-        reported: scored answers, one multiplier for each concept (`reported` or `unit`).
+        reported: scored answers, one for each input of a concept (`reported` or `fixed`).
 
     Returns:
         The columns method, direction, `score` (mean over concepts of the concept's mean),
-        `score_low` and `score_high` (95% bootstrap interval over concepts, percentile, 2000 draws;
-        NaN with fewer than two), `concepts` (those with a rated answer) and `missing` (share of
-        answers that lack a rating).
+        `score_low` and `score_high` (Student's 95% interval over concepts; NaN with fewer than
+        two), `concepts` (those with a rated answer) and `missing` (share of answers that lack a
+        rating).
 
     Raises:
         InputError: if an input of a concept is there twice, as with several multipliers.
     """
     missing = reported["score"].isna().groupby([reported[name] for name in _WAY]).mean()
-    means = _means_over_concepts(_concept_means(reported), "score", _WAY)
+    means = _means_over_concepts(concept_means(reported), "score", _WAY, _MOST)
     every = missing.rename("missing").reset_index().merge(means, on=_WAY, how="left")
     every["concepts"] = every["concepts"].fillna(0).astype(int)
     return every[[*_WAY, "score", "score_low", "score_high", "concepts", "missing"]]
@@ -174,17 +207,16 @@ def winners(reported: pd.DataFrame, reference: str) -> pd.DataFrame:
 
     Returns:
         The columns method, reference and direction, and over the concepts that both have:
-        `difference`, mean of the method's mean score less the reference's, with a 95% bootstrap
-        interval (`difference_low`, `difference_high`; NaN with fewer than two concepts); `p`,
-        two-sided, from the same draws: twice the share of mean differences on the rarer side of 0,
-        each side counted once more (so never 0), not corrected for several comparisons; `winrate`,
-        mean of 1 for a win, 0.5 for a tie, 0 for a loss (AxBench), with its interval; and
-        `concepts`, how many there are.
+        `difference`, mean of the method's mean score less the reference's, with Student's 95%
+        interval (`difference_low`, `difference_high`; NaN with fewer than two concepts); `p` of the
+        exact two-sided sign-flip test over concepts (NaN with fewer than six); `p_holm`, the same
+        corrected for the number of tests in this table; `winrate`, mean of 1 for a win, 0.5 for a
+        tie, 0 for a loss (AxBench), with its interval; and `concepts`, how many there are.
 
     Raises:
         InputError: if the reference has no answers.
     """
-    means = _concept_means(reported)
+    means = concept_means(reported)
     if reference not in set(means["method"]):
         known = ", ".join(sorted(means["method"].unique()))
         raise InputError(f"the reference {reference!r} has no rated answers; there are {known}")
@@ -198,6 +230,7 @@ def winners(reported: pd.DataFrame, reference: str) -> pd.DataFrame:
     parts = ("difference", "difference_low", "difference_high", "p", "winrate", "winrate_low")
     columns = ["method", "reference", "direction", *parts, "winrate_high", "concepts"]
     table = pd.DataFrame(records, columns=columns)
+    table.insert(columns.index("p") + 1, "p_holm", holm(table["p"].to_numpy(dtype=float)))
     keys = ["direction", "difference", "method"]
     return table.sort_values(keys, ascending=[True, False, True], ignore_index=True)
 
@@ -205,15 +238,11 @@ def winners(reported: pd.DataFrame, reference: str) -> pd.DataFrame:
 def _lead(first: "pd.Series[float]", second: "pd.Series[float]") -> dict[str, float]:
     """One method's lead over another, by concept; NaN if they share none."""
     gaps: Numbers = np.asarray((first - second).dropna().round(_DIGITS), dtype=np.float64)
-    p = float("nan")
-    if len(gaps) > 1:
-        draws = bootstrap(mean_of_rows, gaps, draws=_DRAWS)
-        sides = [int((draws <= 0).sum()), int((draws >= 0).sum())]
-        p = min(1.0, 2 * (min(sides) + 1) / (len(draws) + 1))
+    wins = (np.sign(gaps) + 1) / 2
     return {
-        **mean_with_interval("difference", gaps, _DRAWS),
-        "p": p,
-        **mean_with_interval("winrate", (np.sign(gaps) + 1) / 2, _DRAWS),
+        **mean_with_interval("difference", gaps, within=(-_MOST, _MOST)),
+        "p": sign_flip_p(gaps),
+        **mean_with_interval("winrate", wins, within=(0.0, 1.0)),
         "concepts": len(gaps),
     }
 
@@ -250,15 +279,17 @@ def detection_auroc(latents: pd.DataFrame) -> pd.DataFrame:
 
 def mean_auroc(per_concept: pd.DataFrame) -> pd.DataFrame:
     """AxBench's concept detection: per method the mean `auroc`, `auroc_low`, `auroc_high`."""
-    return _means_over_concepts(per_concept, "auroc", ["method"]).drop(columns="concepts")
+    return _means_over_concepts(per_concept, "auroc", ["method"], 1.0).drop(columns="concepts")
 
 
-def _means_over_concepts(table: pd.DataFrame, name: str, keys: list[str]) -> pd.DataFrame:
-    """Mean and 95% bootstrap interval of a column with a row per concept, and the `concepts`."""
+def _means_over_concepts(
+    table: pd.DataFrame, name: str, keys: list[str], highest: float
+) -> pd.DataFrame:
+    """Mean and 95% interval of a column with a row per concept, and the number of `concepts`."""
     records = [
         {
             **dict(zip(keys, values, strict=True)),
-            **mean_with_interval(name, rows[name].to_numpy(dtype=float), _DRAWS),
+            **mean_with_interval(name, rows[name].to_numpy(dtype=float), within=(0.0, highest)),
             "concepts": len(rows),
         }
         for values, rows in table.groupby(keys, observed=True)
@@ -266,8 +297,8 @@ def _means_over_concepts(table: pd.DataFrame, name: str, keys: list[str]) -> pd.
     return pd.DataFrame(records, columns=[*keys, name, f"{name}_low", f"{name}_high", "concepts"])
 
 
-def _concept_means(reported: pd.DataFrame) -> pd.DataFrame:
-    """Mean score of each method, concept and direction that has one."""
+def concept_means(reported: pd.DataFrame) -> pd.DataFrame:
+    """Mean `score` of each method, concept and direction that has one."""
     _require(reported, [*_CASE, "input_id"], gaps=["score"])
     _refuse_copies(reported, [*_CASE, "input_id"])
     known = reported.dropna(subset=["score"]).sort_values([*_CASE, "input_id"])

@@ -31,7 +31,6 @@ from benchmarks.axbench.report import write_report
 from benchmarks.axbench.scores import (
     RATINGS,
     detection_auroc,
-    halves,
     reported,
     select_multipliers,
     with_scores,
@@ -306,7 +305,7 @@ class AxBench:
             write_atomically(job.folder / "judge.json", described.encode())
 
     def _select(self, job: Job) -> None:
-        """Scores, and the multiplier of each method and concept by one half of the answers."""
+        """Scores, and the multipliers of each method and concept by either half of the answers."""
         tables = [
             pd.read_parquet(folder / _RATINGS)
             for folders in job.sources.values()
@@ -318,9 +317,9 @@ class AxBench:
             multiplier in grids.get(method, (1.0,))
             for method, multiplier in zip(scored["method"], scored["multiplier"], strict=True)
         ]
-        chosen_on, reported_on = halves(self.preset.instructions_per_concept)
-        selected = select_multipliers(scored[published], chosen_on)
-        reported(scored, selected, reported_on)  # complains here already, if answers are missing
+        instructions = self.preset.instructions_per_concept
+        selected = select_multipliers(scored[published], instructions)
+        reported(scored, selected, instructions)  # complains here already, if answers are missing
         write_table(job.folder / _SCORED, scored)
         write_table(job.folder / _SELECTED, selected)
 
@@ -333,7 +332,7 @@ class AxBench:
             job.folder,
             scored,
             selected,
-            halves(self.preset.instructions_per_concept)[1],
+            self.preset.instructions_per_concept,
             detection=detection_auroc(pd.concat(latents)) if latents else None,
             cell=self.preset.cell,
             title=f"AxBench, {self.subject.name}, layer {self.preset.layer}",

@@ -5,9 +5,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from benchmarks.axbench.scores import halves
-
-FIRST, LAST = halves(10)
+INSTRUCTIONS = 10
 GRIDS = {
     "cdas": (1.0, 2.0, 4.0),
     "reps": (0.5, 1.5),

@@ -10,18 +10,19 @@ import pytest
 
 import benchmarks.axbench.report as module
 from benchmarks.axbench.figures import concepts_figure, multiplier_figure
-from benchmarks.axbench.report import fixed_methods, reported_answers, write_report
+from benchmarks.axbench.report import write_report
 from benchmarks.axbench.scores import (
     detection_auroc,
     select_multipliers,
     with_scores,
 )
+from benchmarks.axbench.tables import answers_by_factor, fixed_methods
 from concept_das.errors import InputError
-from tests.benchmarks.axbench.made import FIRST, LAST, latents, made_answers
+from tests.benchmarks.axbench.made import INSTRUCTIONS, latents, made_answers
 
 ALWAYS = {
-    "table.csv", "selected.csv", "summary.md", "score_by_multiplier.png", "concepts.png",
-    "report.html",
+    "table.csv", "concepts.csv", "selected.csv", "summary.md", "score_by_multiplier.png",
+    "concepts.png", "report.html",
 }  # fmt: skip
 
 
@@ -31,8 +32,10 @@ def scored() -> pd.DataFrame:
 
 
 def write(folder: Path, scored: pd.DataFrame, **given: Any) -> dict[str, bytes]:
-    selected = given.pop("selected") if "selected" in given else select_multipliers(scored, FIRST)
-    page = write_report(folder, scored, selected, LAST, **given)
+    selected = (
+        given.pop("selected") if "selected" in given else select_multipliers(scored, INSTRUCTIONS)
+    )
+    page = write_report(folder, scored, selected, INSTRUCTIONS, **given)
     assert page == folder / "report.html"
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -54,7 +57,7 @@ def test_equal_answers_make_equal_files_in_any_order(tmp_path: Path, scored: pd.
     again = write(
         tmp_path / "b",
         scored.sample(frac=1, random_state=2),
-        selected=select_multipliers(scored, FIRST).iloc[::-1],
+        selected=select_multipliers(scored, INSTRUCTIONS).iloc[::-1],
         **given,
     )
     assert again == first
@@ -80,16 +83,25 @@ def test_what_has_nothing_to_say_is_not_left_from_another_run(
     assert {"winners.csv", "detection.csv"} <= set(
         write(tmp_path, scored, detection=detection_auroc(latents()))
     )
-    without = scored[scored["method"] != "cdas"]
-    assert set(write(tmp_path, without)) == ALWAYS
+    alone = scored[scored["method"] == "reps"]  # there is nothing to compare it with
+    assert set(write(tmp_path, alone)) == ALWAYS
 
 
-def test_the_baseline_competes_with_nobody(tmp_path: Path, scored: pd.DataFrame) -> None:
+def test_the_baseline_is_a_reference_and_competes_with_nobody(
+    tmp_path: Path, scored: pd.DataFrame
+) -> None:
     write(tmp_path, scored)
-    assert set(pd.read_csv(tmp_path / "winners.csv")["method"]) == {"reps", "prompt", "lora"}
+    winners = pd.read_csv(tmp_path / "winners.csv").groupby("reference")["method"].agg(set)
+    assert winners["cdas"] == {"reps", "prompt", "lora"}
+    assert winners["unsteered"] == {"cdas", "reps", "prompt", "lora"}
+    concepts = pd.read_csv(tmp_path / "concepts.csv", keep_default_na=False)
+    means = concepts.groupby(["method", "direction", "factor"])["score"].mean()
     table = pd.read_csv(tmp_path / "table.csv", keep_default_na=False)
     assert (table["method"] == "unsteered").sum() == 2
-    assert set(table["factor"]) == {"tuned", "unit", "NA"}
+    assert set(table["factor"]) == {"fair", "fixed", "oracle", "NA"}
+    for row in table.to_dict("records"):
+        key = (row["method"], row["direction"], row["factor"])
+        assert means[key] == pytest.approx(float(row["score"]))
 
 
 def test_the_page_has_every_answer_and_where_it_counts(
@@ -99,17 +111,12 @@ def test_the_page_has_every_answer_and_where_it_counts(
     assert len(page) == len(scored)
     assert set(page["answer"]) == set(scored["text"])
     assert set(page["concept"]) >= {"1 Costs of $5 & <b>bold</b> prices"}
-    best = reported_answers(scored, select_multipliers(scored, FIRST), LAST)
-    counts = page.groupby("method")["reported as"].value_counts()
-    for method in ("lora", "prompt", "unsteered"):
-        assert counts[method]["NA"] == (best["method"] == method).sum()
-    tuned = page[page["reported as"].isin(["tuned", "tuned and unit"])]
-    ours = best[~best["method"].isin(fixed_methods(scored))]
-    assert tuned["score (proxy)"].sum() == pytest.approx(ours["score"].sum())
-    assert len(tuned) == len(ours)
-    at_one = page[page["reported as"].isin(["unit", "tuned and unit"])]
-    assert set(at_one["method"]) == {"cdas"}
-    assert len(at_one) == 2 * 5 * 5
+    by_factor = answers_by_factor(scored, select_multipliers(scored, INSTRUCTIONS), INSTRUCTIONS)
+    for factor, rows in by_factor.items():
+        shown = page[page["reported as"].str.contains(factor)]
+        assert len(shown) == len(rows)
+        assert shown["score (proxy)"].sum() == pytest.approx(rows["score"].sum())
+    assert set(page[page["reported as"].str.contains("fixed")]["method"]) == {"cdas"}
 
 
 def test_a_page_that_would_be_too_large_says_what_it_leaves_out(
@@ -149,7 +156,9 @@ def test_the_curves_show_every_multiplier_and_the_baseline_as_a_line(scored: pd.
 
 
 def test_the_spread_has_a_dot_for_every_concept(scored: pd.DataFrame) -> None:
-    best = reported_answers(scored, select_multipliers(scored, FIRST), LAST)
+    selected = select_multipliers(scored, INSTRUCTIONS)
+    by_factor = answers_by_factor(scored, selected, INSTRUCTIONS)
+    best = pd.concat([by_factor["NA"], by_factor["fair"]])
     figure = concepts_figure(best, "score (proxy)")
     elicit, suppress = figure.axes
     names = [label.get_text() for label in elicit.get_yticklabels()]
@@ -166,7 +175,7 @@ def test_one_concept_one_direction_one_method_without_strength(
     lora = scored[(scored["method"] == "lora") & (scored["concept_id"] == 0)]
     assert set(write(tmp_path / "lora", lora)) == ALWAYS
     cdas = scored[(scored["method"] == "cdas") & (scored["concept_id"] == 0)]
-    assert set(write(tmp_path / "cdas", cdas)) == ALWAYS | {"winners.csv"}
+    assert set(write(tmp_path / "cdas", cdas)) == ALWAYS
     unrated = with_scores(lora.assign(fluency=float("nan")))
-    choice = select_multipliers(lora, FIRST)
+    choice = select_multipliers(lora, INSTRUCTIONS)
     assert set(write(tmp_path / "unrated", unrated, selected=choice)) == ALWAYS

@@ -11,13 +11,13 @@ from pandas.testing import assert_frame_equal
 
 from benchmarks.axbench.scores import (
     detection_auroc,
+    fixed,
     halves,
     harmonic_mean,
     mean_auroc,
     reported,
     select_multipliers,
     summarise,
-    unit,
     winners,
     with_scores,
 )
@@ -99,58 +99,77 @@ def test_a_bad_table_is_refused(change: dict[str, Any], message: str) -> None:
         with_scores(answers().drop(columns="fluency"))
 
 
-def test_the_multiplier_is_chosen_on_one_half_and_reported_on_the_other() -> None:
-    # 2 is best on the first half, 1 on the second, which must not count.
+def test_fair_and_oracle_multipliers_by_hand() -> None:
+    # 2 is best on the first half, 1 on the second.
     low, high = [0.5] * 5, [2.0] * 5
     scored = with_scores(answers(by_multiplier={1.0: low + high, 2.0: [1.5] * 5 + low}))
-    selected = select_multipliers(scored, FIRST)
-    assert selected[["multiplier", "chosen_score"]].to_numpy().tolist() == [[2.0, 1.5]]
-    held_out = reported(scored, selected, LAST)
-    assert list(held_out["score"]) == pytest.approx(low)
-    assert list(held_out["input_id"]) == list(LAST)
-    assert list(unit(scored, LAST)["score"]) == pytest.approx(high)
-    swapped = select_multipliers(scored, LAST)
-    assert reported(scored, swapped, FIRST)["score"].tolist() == pytest.approx(low)
+    selected = select_multipliers(scored, 10)
+    assert selected[["half", "fair", "oracle"]].to_numpy().tolist() == [
+        ["first", 1.0, 2.0],
+        ["second", 2.0, 1.0],
+    ]
+    fair = reported(scored, selected, 10)
+    assert list(fair.sort_values("input_id")["score"]) == pytest.approx(low + low)
+    assert sorted(fair["input_id"]) == list(range(10))
+    oracle = reported(scored, selected, 10, "oracle").sort_values("input_id")
+    assert list(oracle["score"]) == pytest.approx([1.5] * 5 + high)
+    assert list(fixed(scored)["score"]) == pytest.approx(low + high)
+
+
+def test_the_oracle_is_never_below_fair_and_fair_needs_no_luck() -> None:
+    # Every multiplier is equally good: choosing the best of the reported half gains from noise.
+    rng = np.random.default_rng(0)
+    parts = [
+        answers(concept_id=c, by_multiplier={m: list(rng.uniform(0, 2, 10)) for m in (0.5, 1, 2)})
+        for c in range(200)
+    ]
+    scored = with_scores(pd.concat(parts, ignore_index=True))
+    selected = select_multipliers(scored, 10)
+    score = {
+        choice: float(summarise(reported(scored, selected, 10, choice))["score"].iloc[0])
+        for choice in ("fair", "oracle")
+    }
+    assert score["fair"] == pytest.approx(1.0, abs=0.05)
+    assert score["oracle"] > 1.15
 
 
 def test_ties_go_to_the_smallest_in_any_order_of_rows() -> None:
-    by_multiplier = {3.0: [0.1, 0.2, 0.3, 0.7, 1.1], 1.5: [1.1, 0.7, 0.3, 0.2, 0.1], 0.5: [0.1] * 5}
-    scored = with_scores(answers(by_multiplier=by_multiplier))
+    tied = {3.0: [0.1, 0.2, 0.3, 0.7, 1.1], 1.5: [1.1, 0.7, 0.3, 0.2, 0.1], 0.5: [0.1] * 5}
+    scored = with_scores(answers(by_multiplier={m: scores * 2 for m, scores in tied.items()}))
     for frame in (scored, scored.iloc[::-1]):
-        assert list(select_multipliers(frame, FIRST)["multiplier"]) == [1.5]
+        assert list(select_multipliers(frame, 10)["fair"]) == [1.5, 1.5]
 
 
 def test_means_that_differ_by_rounding_alone_are_ties() -> None:
     # Both means are 0.9; in floating point the first comes out one step lower.
     few, fewer = [0.0, 1.2, 1.2, 1.2, NAN], [0.0, 1.2, 1.5, NAN, NAN]
     assert pd.Series(few).mean() < pd.Series(fewer).mean()
-    scored = with_scores(answers(by_multiplier={1.0: few, 2.0: fewer}))
-    assert list(select_multipliers(scored, FIRST)["multiplier"]) == [1.0]
+    scored = with_scores(answers(by_multiplier={1.0: few * 2, 2.0: fewer * 2}))
+    assert list(select_multipliers(scored, 10)["oracle"]) == [1.0, 1.0]
 
 
 def test_missing_ratings_do_not_count_in_the_choice() -> None:
-    by_multiplier = {1.0: [1.2] * 5, 2.0: [1.5] + [NAN] * 4, 3.0: [NAN] * 5}
-    assert list(
-        select_multipliers(with_scores(answers(by_multiplier=by_multiplier)), FIRST)["multiplier"]
-    ) == [2.0]
+    gaps = {1.0: [1.2] * 5, 2.0: [1.5] + [NAN] * 4, 3.0: [NAN] * 5}
+    scored = with_scores(answers(by_multiplier={m: scores * 2 for m, scores in gaps.items()}))
+    assert list(select_multipliers(scored, 10)["fair"]) == [2.0, 2.0]
 
 
 def test_a_concept_without_any_rating_has_no_multiplier(caplog: pytest.LogCaptureFixture) -> None:
     unrated = answers("reps", 7, by_multiplier={1.0: [NAN] * 10})
     scored = with_scores(pd.concat([answers(), unrated], ignore_index=True))
-    selected = select_multipliers(scored, FIRST)
-    assert selected["multiplier"].isna().tolist() == [False, True]
+    selected = select_multipliers(scored, 10)
+    assert selected["fair"].isna().tolist() == [False, False, True, True]
     assert "reps, concept 7, elicit" in caplog.text
-    assert set(reported(scored, selected, LAST)["method"]) == {"cdas"}
+    assert set(reported(scored, selected, 10)["method"]) == {"cdas"}
     with pytest.raises(InputError, match="rated"):
-        select_multipliers(scored[scored["method"] == "reps"], FIRST)
+        select_multipliers(scored[scored["method"] == "reps"], 10)
 
 
 def test_held_out_answers_must_be_there() -> None:
     by_multiplier = {1.0: [1.0] * 10, 2.0: [2.0] * 5}
     scored = with_scores(answers(by_multiplier=by_multiplier))
-    with pytest.raises(InputError, match="cdas, concept 0, elicit, has no held-out.*2;"):
-        reported(scored, select_multipliers(scored, FIRST), LAST)
+    with pytest.raises(InputError, match="cdas, concept 0, elicit, has no answers to the second"):
+        reported(scored, select_multipliers(scored, 10), 10)
 
 
 def test_halves_take_odd_counts() -> None:
@@ -173,7 +192,8 @@ def test_the_summary_is_a_mean_of_concept_means() -> None:
     assert row["score"] == pytest.approx(1.5)
     assert row["concepts"] == 2
     assert row["missing"] == pytest.approx(2 / 6)
-    assert row["score_low"] < 1.0 < 2.0 < row["score_high"]  # of two concepts
+    # Of two concepts, and cut at the ends of the scale.
+    assert (row["score_low"], row["score_high"]) == (0.0, 2.0)
 
 
 def test_one_concept_has_no_interval_and_no_answers_no_rows() -> None:
@@ -203,15 +223,28 @@ def lead(scored: pd.DataFrame, method: str, reference: str) -> "pd.Series[Any]":
     return row
 
 
-def test_a_constant_advantage_is_certain() -> None:
-    scored = table({"cdas": [0.5, 1.0, 1.5, 2.0], "reps": [0.25, 0.75, 1.25, 1.75]})
-    found = lead(scored, "cdas", "reps")
+def test_a_constant_advantage_is_certain_of_six_concepts_and_untested_of_five() -> None:
+    six = table(
+        {"cdas": [0.5, 1.0, 1.5, 2.0, 0.7, 0.9], "reps": [0.25, 0.75, 1.25, 1.75, 0.45, 0.65]}
+    )
+    found = lead(six, "cdas", "reps")
     interval = found[["difference", "difference_low", "difference_high"]].tolist()
     assert interval == pytest.approx([0.25] * 3)
-    assert found["p"] == pytest.approx(2 / 2001)
-    assert (found["winrate"], found["concepts"]) == (1.0, 4)
-    same = table({"cdas": [0.5, 1.0], "reps": [0.5, 1.0]})
+    assert found["p"] == pytest.approx(2 / 2**6)
+    assert (found["winrate"], found["concepts"]) == (1.0, 6)
+    five = lead(six[six["concept_id"] < 5], "cdas", "reps")
+    assert five["difference"] == pytest.approx(0.25)
+    assert np.isnan(five[["p", "p_holm"]].to_numpy(float)).all()
+    same = table({"cdas": [0.5] * 6, "reps": [0.5] * 6})
     assert lead(same, "cdas", "reps")["p"] == 1.0
+
+
+def test_holms_rule_counts_the_tests_of_the_table() -> None:
+    base = [1.0] * 8
+    scores = {"b": base, **{f"m{i}": [1.1] * 8 for i in range(4)}}
+    found = winners(table(scores), "b")
+    assert found["p"].tolist() == pytest.approx([2 / 2**8] * 4)
+    assert found["p_holm"].tolist() == pytest.approx([4 * 2 / 2**8] * 4)
 
 
 def test_wins_ties_and_losses_by_hand() -> None:
@@ -225,7 +258,6 @@ def test_wins_ties_and_losses_by_hand() -> None:
     assert other["winrate"] == 1 - found["winrate"]
     turned = [-found["difference_high"], -found["difference_low"]]
     assert other[["difference_low", "difference_high"]].tolist() == pytest.approx(turned)
-    assert other["p"] == pytest.approx(found["p"])
 
 
 def test_p_is_small_exactly_when_the_interval_leaves_out_zero() -> None:
@@ -264,14 +296,9 @@ def test_winners_are_all_methods_against_the_reference() -> None:
 def test_the_order_of_rows_changes_nothing() -> None:
     def tables(frame: pd.DataFrame) -> list[pd.DataFrame]:
         scored = with_scores(frame)
-        selected = select_multipliers(scored, FIRST)
-        held_out = reported(scored, selected, LAST)
-        return [
-            selected,
-            summarise(held_out),
-            summarise(unit(scored, LAST)),
-            winners(held_out, "reps"),
-        ]
+        selected = select_multipliers(scored, 10)
+        fair = reported(scored, selected, 10)
+        return [selected, summarise(fair), summarise(fixed(scored)), winners(fair, "reps")]
 
     frame = noisy()
     shuffled = frame.sample(frac=1, random_state=1)

@@ -4,24 +4,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.axbench.report import (
-    COLUMNS,
-    fixed_methods,
-    method_table,
-    reported_answers,
-    shown_tables,
-)
 from benchmarks.axbench.scores import (
     detection_auroc,
+    fixed,
     mean_auroc,
     select_multipliers,
     summarise,
-    unit,
-    winners,
     with_scores,
 )
+from benchmarks.axbench.tables import (
+    COLUMNS,
+    answers_by_factor,
+    comparisons,
+    fixed_methods,
+    method_table,
+    shown_tables,
+)
 from concept_das.errors import InputError
-from tests.benchmarks.axbench.made import FIRST, GRIDS, LAST, latents, made_answers
+from tests.benchmarks.axbench.made import GRIDS, INSTRUCTIONS, latents, made_answers
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +31,20 @@ def scored() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def selected(scored: pd.DataFrame) -> pd.DataFrame:
-    return select_multipliers(scored, FIRST)
+    return select_multipliers(scored, INSTRUCTIONS)
 
 
 def test_one_row_for_each_method_direction_and_factor(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, LAST)
+    table = method_table(scored, selected, INSTRUCTIONS)
     assert list(table) == list(COLUMNS)
     rows = set(table[["method", "direction", "factor"]].itertuples(index=False, name=None))
     assert len(rows) == len(table)
     both = ("elicit", "suppress")
     assert rows == {
-        *(("cdas", d, f) for d in both for f in ("tuned", "unit")),
-        *(("reps", d, "tuned") for d in both),  # it was not run at 1
+        *(("cdas", d, f) for d in both for f in ("fair", "fixed", "oracle")),
+        *(("reps", d, f) for d in both for f in ("fair", "oracle")),  # it was not run at 1
         *((m, d, "NA") for m in ("prompt", "unsteered") for d in both),
         ("lora", "elicit", "NA"),
     }
@@ -54,31 +54,35 @@ def test_one_row_for_each_method_direction_and_factor(
     assert table["caution"].str.contains("proxy ratings").all()
 
 
-def test_the_best_comes_first_then_unit_then_the_baseline(
+def test_the_best_comes_first_then_fixed_then_oracle_then_the_baseline(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, LAST)
+    table = method_table(scored, selected, INSTRUCTIONS)
     assert list(table["direction"]) == sorted(table["direction"])
     for _, rows in table.groupby("direction"):
-        competing = rows[(rows["factor"] != "unit") & (rows["method"] != "unsteered")]
+        competing = rows[rows["factor"].isin(["fair", "NA"]) & (rows["method"] != "unsteered")]
         assert competing["score"].is_monotonic_decreasing
-        assert list(rows["factor"])[len(competing) :] == ["unit", "NA"]
+        assert list(rows["factor"])[len(competing) :] == ["fixed", "oracle", "oracle", "NA"]
         assert rows["method"].iloc[-1] == "unsteered"
 
 
 def test_the_numbers_are_those_of_the_scores(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
-    table = method_table(scored, selected, LAST).set_index(["method", "direction", "factor"])
-    expected = summarise(unit(scored, LAST)).set_index(["method", "direction"])
+    table = method_table(scored, selected, INSTRUCTIONS).set_index(
+        ["method", "direction", "factor"]
+    )
+    expected = summarise(fixed(scored)).set_index(["method", "direction"])
     names = ["score", "score_low", "score_high", "concepts", "missing"]
-    for method, direction, factor in [("cdas", "suppress", "unit"), ("lora", "elicit", "NA")]:
+    for method, direction, factor in [("cdas", "suppress", "fixed"), ("lora", "elicit", "NA")]:
         found = table.loc[(method, direction, factor), names]
         np.testing.assert_allclose(
             found.to_numpy(dtype=float), expected.loc[(method, direction), names].to_numpy(float)
         )
-    held_out = scored[
-        (scored["method"] == "lora") & scored["input_id"].isin(LAST)
-    ]  # fmt: skip
-    means = held_out.groupby("concept_id")[["concept", "instruction", "fluency"]].mean().mean()
+    means = (
+        scored[scored["method"] == "lora"]
+        .groupby("concept_id")[["concept", "instruction", "fluency"]]
+        .mean()
+        .mean()
+    )
     row = table.loc[("lora", "elicit", "NA")]
     for name, value in means.items():
         assert row[f"{name}_rating"] == pytest.approx(value)
@@ -87,10 +91,11 @@ def test_the_numbers_are_those_of_the_scores(scored: pd.DataFrame, selected: pd.
 def test_published_scores_stand_beside_those_of_the_same_factor(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, LAST, cell="2b-l10")
+    table = method_table(scored, selected, INSTRUCTIONS, cell="2b-l10")
     rows = table.set_index(["method", "direction", "factor"])
-    assert rows.loc[("cdas", "elicit", "tuned"), "published"] == 0.631
-    assert rows.loc[("cdas", "elicit", "unit"), "published"] == 0.121
+    assert rows.loc[("cdas", "elicit", "fair"), "published"] == 0.631
+    assert rows.loc[("cdas", "elicit", "fixed"), "published"] == 0.121
+    assert rows.loc[("cdas", "elicit", "oracle"), "published"] == 0.662
     assert "AxBench leaderboard" in rows.loc[("prompt", "elicit", "NA"), "published_source"]
     assert rows.xs("suppress", level="direction")["published"].isna().all()
     assert rows.xs("unsteered")["published"].isna().all()
@@ -98,18 +103,20 @@ def test_published_scores_stand_beside_those_of_the_same_factor(
     np.testing.assert_allclose(known["difference"], known["score"] - known["published"])
     assert known["caution"].str.contains("not comparable").all()
     by_model = scored.assign(judge="local tiny", judge_kind="local")
-    local = method_table(by_model, selected, LAST, cell="2b-l10")
+    local = method_table(by_model, selected, INSTRUCTIONS, cell="2b-l10")
     assert "not comparable" in local.loc[local["published"].notna(), "caution"].iloc[0]
     assert set(local.loc[local["published"].isna(), "caution"]) == {""}
 
 
-def test_a_method_run_at_one_alone_is_not_put_beside_tuned_scores(scored: pd.DataFrame) -> None:
-    at_one = unit(scored, range(10))
-    table = method_table(at_one, select_multipliers(at_one, FIRST), LAST, cell="2b-l10")
+def test_a_method_run_at_one_alone_is_not_put_beside_chosen_scores(scored: pd.DataFrame) -> None:
+    at_one = fixed(scored)
+    table = method_table(
+        at_one, select_multipliers(at_one, INSTRUCTIONS), INSTRUCTIONS, cell="2b-l10"
+    )
     assert set(table["factor"]) == {"NA"}
     row = table[(table["method"] == "cdas") & (table["direction"] == "elicit")].iloc[0]
     assert np.isnan(row["published"])
-    shown = shown_tables(table, select_multipliers(at_one, FIRST), None, "2b-l10")
+    shown = shown_tables(table, select_multipliers(at_one, INSTRUCTIONS), None, "2b-l10")
     rest = shown["Published for 2b-l10, not measured here"]
     assert {"cdas", "reps"} <= set(rest["method"])
     assert "prompt" not in set(rest["method"])
@@ -117,10 +124,10 @@ def test_a_method_run_at_one_alone_is_not_put_beside_tuned_scores(scored: pd.Dat
 
 def test_detection_is_the_methods(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
     detection = detection_auroc(latents())
-    table = method_table(scored, selected, LAST, detection=detection)
+    table = method_table(scored, selected, INSTRUCTIONS, detection=detection)
     summary = mean_auroc(detection).set_index("method")
     cdas = table[table["method"] == "cdas"]
-    assert len(cdas) == 4
+    assert len(cdas) == 6
     assert (cdas["auroc"] == summary.loc["cdas", "auroc"]).all()
     assert (cdas["auroc_low"] == summary.loc["cdas", "auroc_low"]).all()
     assert table.loc[table["method"] == "prompt", "auroc"].isna().all()
@@ -131,9 +138,9 @@ def test_detection_is_the_methods(scored: pd.DataFrame, selected: pd.DataFrame) 
 def test_a_method_that_nobody_rated_is_not_lost(scored: pd.DataFrame) -> None:
     unrated = scored["method"] == "reps"
     gaps = with_scores(scored.assign(fluency=scored["fluency"].where(~unrated)))
-    table = method_table(gaps, select_multipliers(gaps, FIRST), LAST)
+    table = method_table(gaps, select_multipliers(gaps, INSTRUCTIONS), INSTRUCTIONS)
     rows = table[table["method"] == "reps"]
-    assert list(rows["factor"]) == ["tuned", "tuned"]
+    assert list(rows["factor"]) == ["fair", "fair"]
     assert list(rows["concepts"]) == [0, 0]
     assert rows["score"].isna().all()
 
@@ -141,31 +148,58 @@ def test_a_method_that_nobody_rated_is_not_lost(scored: pd.DataFrame) -> None:
 def test_the_order_of_rows_does_not_matter(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
     shuffled = scored.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(
-        method_table(shuffled, selected.iloc[::-1], LAST),
-        method_table(scored, selected, LAST),
+        method_table(shuffled, selected.iloc[::-1], INSTRUCTIONS),
+        method_table(scored, selected, INSTRUCTIONS),
         check_exact=True,
     )
 
 
-def test_reported_answers_are_held_out_and_one_per_input(
+def test_every_factor_has_one_answer_for_each_instruction(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    best = reported_answers(scored, selected, LAST)
-    assert set(best["input_id"]) == set(LAST)
-    assert not best.duplicated(["method", "concept_id", "direction", "input_id"]).any()
-    assert set(best["method"]) == set(GRIDS)
+    by_factor = answers_by_factor(scored, selected, INSTRUCTIONS)
+    for rows in by_factor.values():
+        assert set(rows["input_id"]) == set(range(INSTRUCTIONS))
+        assert not rows.duplicated(["method", "concept_id", "direction", "input_id"]).any()
+    assert set(by_factor["fair"]["method"]) == {"cdas", "reps"}
+    assert set(by_factor["NA"]["method"]) == set(GRIDS) - {"cdas", "reps"}
+
+
+def test_every_method_meets_the_untouched_model_and_cdas(
+    scored: pd.DataFrame, selected: pd.DataFrame
+) -> None:
+    by_factor = answers_by_factor(scored, selected, INSTRUCTIONS)
+    found = comparisons(by_factor)
+    assert found is not None
+    methods = found.groupby(["factor", "reference"])["method"].agg(set).to_dict()
+    others = {"reps", "prompt", "lora"}
+    assert methods == {
+        ("fair", "unsteered"): others | {"cdas"},
+        ("fair", "cdas"): others,
+        ("fixed", "unsteered"): others - {"reps"} | {"cdas"},  # it was not run at 1
+        ("fixed", "cdas"): others - {"reps"},
+    }
+    assert found["p"].isna().all()  # of five concepts
+    shown = shown_tables(method_table(scored, selected, INSTRUCTIONS), selected, found, None)
+    assert set(shown["Against unsteered, fair (proxy ratings)"]["p"]) == {"too few"}
+    alone = {name: rows[rows["method"] == "lora"] for name, rows in by_factor.items()}
+    assert comparisons(alone) is None
 
 
 def test_a_proxy_is_called_one_wherever_it_is_shown(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, LAST, cell="2b-l10")
-    against = winners(reported_answers(scored, selected, LAST), "cdas")
+    table = method_table(scored, selected, INSTRUCTIONS, cell="2b-l10")
+    against = comparisons(answers_by_factor(scored, selected, INSTRUCTIONS))
     shown = shown_tables(table, selected, against, "2b-l10")
     assert list(shown) == [
         "Elicit (proxy ratings)",
         "Suppress (proxy ratings)",
-        "Against cdas, tuned (proxy ratings)",
+        *(
+            f"Against {reference}, {factor} (proxy ratings)"
+            for factor in ("fair", "fixed")
+            for reference in ("unsteered", "cdas")
+        ),
         "Chosen multipliers",
         "Published for 2b-l10, not measured here",
     ]
@@ -175,7 +209,7 @@ def test_a_proxy_is_called_one_wherever_it_is_shown(
     assert not [name for name in shown["Suppress (proxy ratings)"] if "published" in name]
     assert set(shown["Chosen multipliers"]["method"]) == {"cdas", "reps"}
     rated = scored.assign(judge="gpt", judge_kind="api")
-    plain = shown_tables(method_table(rated, selected, LAST), selected, None, None)
+    plain = shown_tables(method_table(rated, selected, INSTRUCTIONS), selected, None, None)
     assert not [text for text in [*plain, *plain["Elicit"]] if "proxy" in text]
 
 
@@ -191,4 +225,4 @@ def test_what_is_no_table_of_answers(
     change: object, message: str, scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
     with pytest.raises(InputError, match=message):
-        method_table(change(scored), selected, LAST)  # type: ignore[operator]
+        method_table(change(scored), selected, INSTRUCTIONS)  # type: ignore[operator]
