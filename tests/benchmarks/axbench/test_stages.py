@@ -121,7 +121,9 @@ def test_an_endpoint_judges_and_is_not_asked_twice(
     tiny.run(root, tmp_path / "out", judging=judging)
     found = table(tmp_path / "out")
     assert set(found["judge"]) == {"api a-judge"}
-    assert (found.loc[found["direction"] == "elicit", "score"] == 2).all()
+    elicited = pd.read_parquet(tmp_path / "out" / "select" / "scored.parquet")
+    elicited = elicited[elicited["direction"] == "elicit"]
+    assert (elicited.loc[elicited["text"].str.strip() != "", "score"] == 2).all()
     assert (found["missing"] == 0).all()
     assert (found.loc[found["direction"] == "suppress", "score"] == 0).all()
     asked = len(served.requests)
