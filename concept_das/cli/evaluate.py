@@ -1,13 +1,14 @@
 """`concept-das evaluate`."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.train import HELDOUT_HASH
 from concept_das.errors import InputError
-from concept_das.words import Rule
+from concept_das.words import Direction, Rule
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,9 @@ def evaluate_vector(
 ) -> None:
     """Measure a vector: recovery in both directions, held-out JSD, side effect.
 
-    The run's own held-out rows give the metrics in the vector's description.
+    The run's own held-out rows give the metrics in the vector's description. Recovery is printed
+    at multiplier 1 (fixed), with each half of the rows at the multiplier that is best on the other
+    half (fair), and at the best multiplier, chosen on the rows it is reported on (oracle).
 
     Args:
         vector: folder of a saved vector, or another name as steer takes; then give data and out.
@@ -74,7 +77,24 @@ def evaluate_vector(
     )
     write_atomically(folder / "evaluation.csv", result.table.to_csv(index=False).encode())
     write_atomically(folder / "rows.parquet", result.rows.to_parquet(index=False))
+    metrics = result.headline()
     if data is None:  # the vector's own held-out rows; what other rows gave stays in `folder`
-        replace(saved, metrics={**result.headline(), "rule": rule}).save(place)
+        replace(saved, metrics={**metrics, "rule": rule}).save(place)
     (folder / "evaluation.partial.json").unlink(missing_ok=True)
     print(result.table.round(3).to_string(index=False))
+    for direction in saved.directions:
+        print(_headline(direction, metrics))
+
+
+def _headline(direction: Direction, metrics: Mapping[str, float]) -> str:
+    """A sentence with the recoveries and the gap of a direction."""
+    from concept_das.evaluation.recovery import RECOVERY
+
+    name, gap = RECOVERY[direction], f"gap_{direction}"
+    fixed = f"{metrics[f'{name}_at_1']:.2f} at 1 (fixed), " if f"{name}_at_1" in metrics else ""
+    return (
+        f"{direction}: recovery {fixed}{metrics[name]:.2f} (fair), {metrics[f'{name}_oracle']:.2f} "
+        f"at {metrics[f'multiplier_{direction}_oracle']:g} (oracle: chosen on the rows it is "
+        f"reported on); gap {metrics[gap]:.3g} [{metrics[f'{gap}_low']:.3g}, "
+        f"{metrics[f'{gap}_high']:.3g}] nats per token"
+    )

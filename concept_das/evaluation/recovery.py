@@ -6,11 +6,15 @@ With ll the mean log-probability per response token (teacher-forced), averaged o
     suppression recovery = (ll(y- | x+, steered) - ll(y- | x+)) / (ll(y- | x-) - ll(y- | x+))
 
 1 means that the vector does all that the prompt does, 0 that it does nothing, below 0 that it does
-harm. Two more measures: the Jensen-Shannon divergence between the steered model and the model under
+harm. The denominator, the gap, is the effect of the prompt itself. Where it is not clear there is
+nothing to recover, and recovery is NaN: Student's 95% interval of the gap over rows has to be above
+0. One row has no interval and no recovery; of two rows the gaps may differ by a sixth of their
+mean. Two more measures: the Jensen-Shannon divergence between the steered model and the model under
 the other prompt, and the side effect, KL(unsteered || steered) on unrelated text. If a method
 cannot steer in a direction, its measures there are NaN.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +34,7 @@ from concept_das.data.quadruples import Quadruple
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError
 from concept_das.evaluation.by_strength import SteeredLogits, steered_logits
-from concept_das.evaluation.intervals import bootstrap_interval, mean_with_interval
+from concept_das.evaluation.intervals import mean_interval, mean_with_interval, ratio_interval
 from concept_das.models.blocks import evaluating
 from concept_das.models.logits import mean_log_likelihood
 from concept_das.runs.files import fingerprint_of
@@ -39,6 +43,10 @@ from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
 from concept_das.words import DIRECTIONS, Direction, Rule
 from objectives import jensen_shannon, kl_teacher_student
+
+log = logging.getLogger(__name__)
+
+_POSITIVE = (0.0, np.inf)
 
 RECOVERY: dict[Direction, str] = {
     "elicit": "elicitation_recovery",
@@ -51,8 +59,10 @@ class Evaluation:
     """Measurements of one vector.
 
     Attributes:
-        table: one row per multiplier: recoveries, `heldout_jsd_*` and `kl_side_effect*`, each with
-            a 95% bootstrap interval (`..._low`, `..._high`, rows resampled).
+        table: one row per multiplier: recoveries, `gap_*`, `heldout_jsd_*` and `kl_side_effect*`,
+            each with a 95% interval over rows (`..._low`, `..._high`; Fieller's of recoveries,
+            Student's of means), and `gain_*`. The gap is ll(prompted) - ll(unprompted) and the gain
+            ll(steered) - ll(unprompted), in nats per token; recovery is gain / gap.
         rows: one row per held-out row, direction and multiplier: log-likelihoods and divergences,
             in nats per token.
     """
@@ -61,8 +71,11 @@ class Evaluation:
     rows: pd.DataFrame
 
     def best(self, direction: Direction) -> dict[str, float]:
-        """The table's row at the multiplier with the highest recovery in a direction."""
-        values = self.table[RECOVERY[direction]].fillna(-np.inf)
+        """The table's row at the multiplier with the highest gain in a direction (oracle).
+
+        It is chosen on the rows that it is reported on; `fair` is not.
+        """
+        values = self.table[f"gain_{direction}"].fillna(-np.inf)
         row = self.table.iloc[int(values.to_numpy().argmax())]
         return {str(name): float(value) for name, value in row.items()}
 
@@ -75,50 +88,56 @@ class Evaluation:
         """The measures at multipliers that were chosen on other rows than those they are of.
 
         Held-out rows of even and of odd number choose for each other: the multiplier with the
-        highest recovery on one half is applied to the other half.
+        highest gain on one half is applied to the other half.
 
         Returns:
             The recovery, `heldout_jsd_*`, `kl_side_effect_*` and the mean of both `multiplier_*`;
-            NaN for a direction that the method cannot steer in.
+            NaN for fewer than two rows, or a direction that the method cannot steer in.
         """
         own = self.rows[self.rows["direction"] == direction]
         held, unrelated = (own[own["kind"] == kind] for kind in ("heldout", "unrelated"))
+        if held["row"].nunique() < 2:
+            names = (f"{name}_{direction}" for name in ("heldout_jsd", "kl_side_effect"))
+            return dict.fromkeys([RECOVERY[direction], *names, f"multiplier_{direction}"], np.nan)
         halves, effects, chosen = [], [], []
         for half in (0, 1):
-            others = held[held["row"] % 2 != half]
-            if others.empty:
-                break
-            values = {float(str(m)): _recovery_of(at) for m, at in others.groupby("multiplier")}
-            chosen.append(max(values, key=values.__getitem__))
+            gains = held[held["row"] % 2 != half].groupby("multiplier")["ll_steered"].mean()
+            chosen.append(float(gains.fillna(-np.inf).idxmax()))
             halves.append(held[(held["row"] % 2 == half) & (held["multiplier"] == chosen[-1])])
             if not unrelated.empty:
                 effects.append(unrelated[unrelated["multiplier"] == chosen[-1]]["kl"].mean())
-        rows = pd.concat(halves) if halves else held
+        rows = pd.concat(halves)
         return {
-            RECOVERY[direction]: _recovery_of(rows) if len(rows) else np.nan,
-            f"heldout_jsd_{direction}": float(rows["jsd"].mean()) if len(rows) else np.nan,
+            RECOVERY[direction]: recovery(*_likelihoods(rows))[0],
+            f"heldout_jsd_{direction}": float(rows["jsd"].mean()),
             f"kl_side_effect_{direction}": float(np.mean(effects)) if effects else np.nan,
-            f"multiplier_{direction}": float(np.mean(chosen)) if chosen else np.nan,
+            f"multiplier_{direction}": float(np.mean(chosen)),
         }
 
     def headline(self) -> dict[str, float]:
-        """Each direction at its best multiplier, and its recovery at 1 if that was tried."""
+        """The measures of each direction that the method can steer in.
+
+        Recovery, divergence, side effect and multiplier are fair (see `fair`), and so chosen on
+        other rows than they are reported on. Beside them stand the recovery at the fixed multiplier
+        1 (`..._at_1`, if it was tried), the one of the best multiplier, chosen on the same rows
+        (`..._oracle`), and the gap with its interval.
+        """
         metrics: dict[str, float] = {}
         for direction, name in RECOVERY.items():
-            if not self.table[name].notna().any():  # the method cannot steer that way
+            if not self.table[f"gap_{direction}"].notna().any():  # the method cannot steer that way
                 continue
-            best = self.best(direction)
-            metrics[name] = best[name]
+            metrics |= self.fair(direction)
             if (self.table["multiplier"] == 1.0).any():
                 metrics[f"{name}_at_1"] = self.at(1.0)[name]
-            metrics[f"multiplier_{direction}"] = best["multiplier"]
-            for measure in (f"heldout_jsd_{direction}", f"kl_side_effect_{direction}"):
-                if measure in best:
-                    metrics[measure] = best[measure]
+            best = self.best(direction)
+            metrics[f"{name}_oracle"] = best[name]
+            metrics[f"multiplier_{direction}_oracle"] = best["multiplier"]
+            for ending in ("", "_low", "_high"):
+                metrics[f"gap_{direction}{ending}"] = best[f"gap_{direction}{ending}"]
+        if "kl_side_effect" not in self.table:  # no unrelated text
+            return {n: v for n, v in metrics.items() if not n.startswith("kl_side_effect")}
         effects = [metrics[name] for name in metrics if name.startswith("kl_side_effect_")]
-        if effects:
-            metrics["kl_side_effect"] = sum(effects) / len(effects)
-        return metrics
+        return {**metrics, "kl_side_effect": float(np.mean(effects))}
 
 
 def unrelated_turns(chat: ChatFormat, limit: int) -> list[Turn]:
@@ -176,7 +195,9 @@ def evaluate(
                 finished.append(key, {"records": list(step(chunk))})
         batches_done = finished.frame(keys)["records"]
     measured = pd.DataFrame([record for batch in batches_done for record in batch])
-    return Evaluation(_summarise(measured), measured)
+    table = _summarise(measured)
+    _warn_of_gaps(table, len(rows))
+    return Evaluation(table, measured)
 
 
 def _encoded(
@@ -244,22 +265,34 @@ def recovery(
     steered: Float[np.ndarray, "rows"],
     teacher: Float[np.ndarray, "rows"],
 ) -> tuple[float, float, float]:
-    """Recovery with a 95% percentile bootstrap interval over rows (1,000 resamples, fixed seed).
+    """Recovery with Fieller's 95% interval over rows; NaN if the gap is not clearly above 0.
 
     Args:
         base, steered, teacher: mean log-likelihoods per response token, one per row.
     """
-    if len(base) == 0:
+    gap, gain = teacher - base, steered - base
+    if not mean_interval(gap)[0] > 0:
         return float("nan"), float("nan"), float("nan")
-
-    value = float(_ratio(base, steered, teacher))
-    return value, *bootstrap_interval(_ratio, base, steered, teacher)
+    return float(gain.mean() / gap.mean()), *ratio_interval(gain, gap)
 
 
-def _ratio(base: Any, steered: Any, teacher: Any) -> Any:
-    """The recovery of rows along the last axis."""
-    start = base.mean(axis=-1)
-    return (steered.mean(axis=-1) - start) / (teacher.mean(axis=-1) - start)
+def _warn_of_gaps(table: pd.DataFrame, rows: int) -> None:
+    """Say where the prompt's own effect is not clear, so that recovery is NaN."""
+    first = table.iloc[0]
+    unclear = [
+        f"{direction} {first[f'gap_{direction}']:.3g} ({first[f'gap_{direction}_low']:.3g} to "
+        f"{first[f'gap_{direction}_high']:.3g})"
+        for direction in DIRECTIONS
+        if not np.isnan(first[f"gap_{direction}"]) and not first[f"gap_{direction}_low"] > 0
+    ]
+    if unclear:
+        log.warning(
+            "recovery is NaN where the prompt's own effect is not clear: the 95%% interval of the "
+            "gap, in nats per token, is not above 0 over %d rows: %s; hold out more rows, or check "
+            "that the outputs have the concept",
+            rows,
+            ", ".join(unclear),
+        )
 
 
 def _likelihoods(held: pd.DataFrame) -> list[Float[np.ndarray, "rows"]]:
@@ -267,30 +300,28 @@ def _likelihoods(held: pd.DataFrame) -> list[Float[np.ndarray, "rows"]]:
     return [held[f"ll_{name}"].to_numpy() for name in ("base", "steered", "teacher")]
 
 
-def _recovery_of(held: pd.DataFrame) -> float:
-    """The recovery over held-out rows, without an interval."""
-    return float(_ratio(*_likelihoods(held)))
-
-
 def _summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per multiplier."""
     records = []
-    rows = rows.sort_values(["direction", "row"])  # the same draws whatever the batches were
     for multiplier, group in rows.groupby("multiplier"):
         record: dict[str, Any] = {"multiplier": multiplier}
         for direction in DIRECTIONS:
             of_direction = group[group["direction"] == direction]
             held = of_direction[of_direction["kind"] == "heldout"]
             name = RECOVERY[direction]
-            measured = recovery(*_likelihoods(held))
+            base, steered, teacher = _likelihoods(held)
+            measured = recovery(base, steered, teacher)
             record |= dict(zip((name, f"{name}_low", f"{name}_high"), measured, strict=True))
-            record |= mean_with_interval(f"heldout_jsd_{direction}", held["jsd"])
+            record |= mean_with_interval(f"gap_{direction}", teacher - base)
+            record[f"gain_{direction}"] = float((steered - base).mean()) if len(held) else np.nan
+            record |= mean_with_interval(f"heldout_jsd_{direction}", held["jsd"], within=_POSITIVE)
             if "kl" in of_direction:
-                record |= mean_with_interval(f"kl_side_effect_{direction}", of_direction["kl"])
+                name, values = f"kl_side_effect_{direction}", of_direction["kl"]
+                record |= mean_with_interval(name, values, within=_POSITIVE)
         if "kl" in group:
             # Both directions of a text are one unit: they are not independent.
             texts = group[group["kind"] == "unrelated"].groupby("row")["kl"].mean()
-            record |= mean_with_interval("kl_side_effect", texts)
+            record |= mean_with_interval("kl_side_effect", texts, within=_POSITIVE)
         records.append(record)
     return pd.DataFrame(records)
 

@@ -1,12 +1,12 @@
 """Compare methods on the same rows, in the same engine, with the same measurements."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from concept_das.data.chat_format import ChatFormat
@@ -54,6 +54,9 @@ def compare(
 ) -> pd.DataFrame:
     """Train and measure every method on every concept, with every seed.
 
+    All methods are scored on the same text: held-out responses are cut to the longest
+    `max_response_tokens` among the methods.
+
     Finished work stays in `out` and is not done again: a folder for each concept, method and seed
     holds the vector, the measurements (`table.csv`), and the answers (`answers.parquet`).
 
@@ -77,6 +80,7 @@ def compare(
         if isinstance(method, TrainedMethod):
             method.sites(loaded.model, plan.layer, config)
             method.span(config.positions)  # the method's own conditions
+    longest = max(config.max_response_tokens for config in named.values())
     cells = [
         Cell(
             name=f"{label}, concept {number}",
@@ -87,8 +91,9 @@ def compare(
             layer=plan.layer,
             rows=kept,
             heldout=held,
+            response_tokens=longest,
             plan=plan,
-            signature=_signature(loaded, chat, config, plan, kept, held),
+            signature=_signature(loaded, chat, config, plan, kept, held, longest),
         )
         for number, (kept, held) in splits.items()
         for label, config in named.items()
@@ -114,8 +119,10 @@ def _signature(
     plan: ComparisonPlan,
     kept: Sequence[Quadruple],
     held: Sequence[Quadruple],
+    response_tokens: int,
 ) -> str:
     """A fingerprint of all that finished work depends on."""
+    own = response_tokens == config.max_response_tokens  # as in earlier releases
     # The order is part of the fingerprint.
     names = "layer heldout rows multipliers unrelated generations new_tokens split_seed"
     measured = {name: getattr(plan, name) for name in names.split()}
@@ -127,6 +134,7 @@ def _signature(
             data_hash(held),
             ModelIdentity.of(loaded.model).fingerprint,
             [chat.system, chat.source_token, list(chat.prefix), *chat.template.given.items()],
+            *([] if own else [response_tokens]),
         ]
     )
 
@@ -198,7 +206,7 @@ def _answers(
 
 
 def _fluency(answers: pd.DataFrame) -> pd.DataFrame:
-    """Repetition and perplexity by multiplier and direction, with 95% bootstrap intervals.
+    """Repetition and perplexity by multiplier and direction, with Student's 95% intervals.
 
     Repetition is the share of pairs of neighbouring tokens that occurred before. Perplexity is that
     of the unsteered model for an answer to its instruction: exp of the mean negative log-likelihood
@@ -209,8 +217,10 @@ def _fluency(answers: pd.DataFrame) -> pd.DataFrame:
         record: dict[str, Any] = {"multiplier": multiplier}
         for direction in DIRECTIONS:
             own = group[group["direction"] == direction]
-            losses = mean_with_interval(f"perplexity_{direction}", -own["log_likelihood"])
-            record |= mean_with_interval(f"repetition_{direction}", own["repetition"])
-            record |= {name: math.exp(value) for name, value in losses.items()}
+            losses = -own["log_likelihood"]
+            loss = mean_with_interval(f"perplexity_{direction}", losses, within=(0.0, np.inf))
+            name, values = f"repetition_{direction}", own["repetition"]
+            record |= mean_with_interval(name, values, within=(0.0, 1.0))
+            record |= {name: float(np.exp(value)) for name, value in loss.items()}
         records.append(record)
     return pd.DataFrame(records)

@@ -18,7 +18,7 @@ from concept_das.models.blocks import find_site
 from concept_das.models.loading import LoadedModel
 from concept_das.reports.page import Sample
 from concept_das.reports.results import write_report
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import without_nan, write_atomically
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.card import SAMPLES_FILE
 from concept_das.steering.context import Steering
@@ -27,6 +27,7 @@ from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import SteeringVector
 from concept_das.training.tracking import TrackingMode, open_tracker
 from concept_das.training.vectors import train_vector, versions
+from concept_das.words import DIRECTIONS
 
 INSTRUCTIONS, HELDOUT, SAMPLES, NEW_TOKENS = 128, 24, 8, 48
 
@@ -58,6 +59,7 @@ def run(
         The path of the report.
     """
     start = time.monotonic()
+    whole = not (out / "data.parquet").exists() and not (out / "data.partial.json").exists()
     chat = ChatFormat.of(loaded.tokenizer)
     rows = _data(loaded, chat, concept, out)
     kept, held = split_quadruples(rows, HELDOUT, RECIPE.seed)
@@ -87,7 +89,7 @@ def run(
     write_atomically(out / "evaluation.csv", evaluation.table.to_csv(index=False).encode())
     tracker.log(metrics, step=len(trained.history))
     tracker.finish()
-    samples = make_samples(loaded, chat, vector, held[:SAMPLES], metrics)
+    samples = make_samples(loaded, chat, vector, held[:SAMPLES])
     shown = json.dumps([asdict(sample) for sample in samples], indent=2, ensure_ascii=False)
     write_atomically(out / SAMPLES_FILE, shown.encode())
     words = concept_words(
@@ -95,8 +97,10 @@ def run(
     )
     shares = recognised_shares(samples, words)
     metrics |= {f"recognised: {name}": share for name, share in shares.items()}
-    metrics["seconds"] = round(time.monotonic() - start, 1)
-    content = json.dumps({**metrics, "versions": versions()}, indent=2)
+    metrics["training_seconds"] = round(trained.seconds, 1)
+    if whole:  # else a part of the work was done earlier
+        metrics["seconds"] = round(time.monotonic() - start, 1)
+    content = json.dumps({**without_nan(metrics), "versions": versions()}, indent=2)
     write_atomically(out / "metrics.json", content.encode())
     latents = _latents(loaded, chat, vector, kept)
     report = write_report(
@@ -147,16 +151,15 @@ def make_samples(
     chat: ChatFormat,
     vector: Artifact,
     rows: Sequence[Quadruple],
-    metrics: dict[str, float],
 ) -> list[Sample]:
     """Answers to the same held-out instructions, unsteered and steered in both directions.
 
-    The unsteered answers come from the data: the same model wrote them, greedily and as long.
+    The multiplier is 1, so that nothing is chosen. The unsteered answers come from the data: the
+    same model wrote them, greedily and as long.
     """
     neutral = [chat.prompt(row.negative_input) for row in rows]
     concept = [chat.prompt(row.positive_input) for row in rows]
-    elicit = Steering(vector, "elicit", metrics["multiplier_elicit"])
-    suppress = Steering(vector, "suppress", metrics["multiplier_suppress"])
+    elicit, suppress = (Steering(vector, direction) for direction in DIRECTIONS)
     steered = generate_responses(
         loaded.model,
         chat,

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +84,7 @@ class Cell:
         label: the method's name in the tables; another where a method is there in several forms.
         layer: block of a method that acts at one, 0-based.
         rows, heldout: quadruples to train on, and to measure on.
+        response_tokens: held-out responses are cut to this many tokens when they are scored.
         signature: fingerprint of all that finished work depends on.
     """
 
@@ -96,6 +96,7 @@ class Cell:
     layer: int
     rows: Sequence[Quadruple]
     heldout: Sequence[Quadruple]
+    response_tokens: int
     plan: GridPlan
     signature: str
 
@@ -176,7 +177,6 @@ def _run(
     measurement: Measurement | None,
 ) -> None:
     """Train the seeds of a cell together, then measure each."""
-    start = time.monotonic()
     trained = train_vectors(
         loaded,
         chat,
@@ -185,7 +185,6 @@ def _run(
         cell.config,
         engine=engine,
     )
-    seconds = (time.monotonic() - start) / len(seeds)
     for seed, one in zip(seeds, trained, strict=True):
         folder = cell.folder(seed)
         table = _measure(loaded, chat, one.vector, cell, seed, measurement)
@@ -200,7 +199,7 @@ def _run(
         }
         for position, (name, value) in enumerate(first.items()):
             table.insert(position, name, value)
-        table["seconds"] = round(seconds, 2)
+        table["seconds"] = round(one.seconds, 2)
         at_1 = table[table["multiplier"] == 1.0]
         measured = {} if at_1.empty else at_1.iloc[0, len(first) :].to_dict()
         metrics = {str(name): float(value) for name, value in measured.items()}
@@ -225,7 +224,7 @@ def _measure(
         loaded.model,
         chat,
         vector,
-        loaded.encode(chat, cell.heldout, cell.config.max_response_tokens),
+        loaded.encode(chat, cell.heldout, cell.response_tokens),
         multipliers=multipliers,
         unrelated=unrelated_turns(chat, cell.plan.unrelated),
         partial=cell.folder(seed) / "evaluation.partial.json",

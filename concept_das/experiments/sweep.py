@@ -86,6 +86,7 @@ def sweep(
             layer=layer,
             rows=kept,
             heldout=held,
+            response_tokens=one.max_response_tokens,
             plan=plan,
             signature=fingerprint_of([{**one.record(), "seed": None}, layer, *identity]),
         )

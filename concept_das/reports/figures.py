@@ -85,7 +85,7 @@ def tradeoff_figure(averages: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(12.5, 5.2), layout="constrained", dpi=120)
     grid = figure.subplots(1, len(DIRECTIONS), squeeze=False, sharex=True, sharey=True)[0]
-    strength: Strength = "fair" if "elicitation_recovery_fair" in averages else "tuned"
+    strength: Strength = "fair" if "elicitation_recovery_fair" in averages else "oracle"
     names = [f"{name}_{strength}" for name in RECOVERY.values()]
     limits, cut = _y_limits(averages[names].to_numpy())
     grid[0].set_ylim(*limits)
@@ -194,7 +194,7 @@ def demo_figures(
     yield (
         "Recovery",
         "Share of the prompt's effect on the held-out responses that the vector has, with 95% "
-        "bootstrap intervals. 1 is all of it.",
+        "intervals over rows. 1 is all of it.",
         _drawn(_recovery, table),
     )
     yield (
@@ -221,7 +221,7 @@ def _lines(
     name = RECOVERY[direction]
     known = summary[summary[name].notna()]
     if known.empty:
-        _say(axes, "no method steers this way")
+        _say(axes, "no recovery to show")
     for method, style in styles.items():
         rows = known[known["method"] == method].sort_values("multiplier")
         mean, spread = rows[name], rows[f"{name}_sd"].fillna(0)
@@ -356,8 +356,10 @@ def _recovery(axes: Axes, table: pd.DataFrame) -> None:
             linewidth=0,
         )
     axes.axhline(0, color="grey", linewidth=0.8)
-    low = float(np.nanmin(table[[*RECOVERY.values()]].to_numpy()))
-    axes.set_ylim(max(low, -1.0) - 0.1, 1.05)
+    low = table[[*RECOVERY.values()]].min(axis=None)
+    if np.isnan(low):
+        _say(axes, "the prompt has no clear effect to recover")
+    axes.set_ylim(max(np.nan_to_num(low), -1.0) - 0.1, 1.05)
     axes.set_ylabel("recovery")
 
 

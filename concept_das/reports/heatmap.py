@@ -22,7 +22,7 @@ BRIGHTNESS = (0.299, 0.587, 0.114)
 
 
 def heatmap(averages: pd.DataFrame) -> Figure:
-    """Best recovery and its side effect over layer and rank: a column of panels per direction.
+    """Oracle recovery and its side effect over layer and rank: a column of panels per direction.
 
     The cell with the highest recovery of a direction has a frame.
 
@@ -43,7 +43,7 @@ def heatmap(averages: pd.DataFrame) -> Figure:
         notes = [f"\nat {multiplier:g}" for multiplier in multipliers]
         _draw(above, recoveries[column], blues, notes, ".2f")
         _draw(below, effects[column], reds, [""] * len(notes), ".2g")
-        above.set_title(f"{direction}: best recovery, at its multiplier")
+        above.set_title(f"{direction}: oracle recovery, at its multiplier")
         below.set_title(f"{direction}: KL side effect there")
         for axes in (above, below):
             axes.set(xlabel="layer", ylabel="rank")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from concept_das.data.files import write_table
@@ -14,6 +15,7 @@ from concept_das.reports.figures import demo_figures, figure_png, recovery_figur
 from concept_das.reports.heatmap import best_cell, heatmap
 from concept_das.reports.page import Card, Picture, Sample, write_page
 from concept_das.reports.tables import (
+    DASH,
     STRENGTHS,
     Strength,
     average,
@@ -22,6 +24,7 @@ from concept_das.reports.tables import (
     shown_cells,
     summarise,
     to_markdown,
+    units,
     write_markdown,
 )
 from concept_das.runs.files import write_atomically
@@ -30,34 +33,48 @@ from concept_das.steering.vector import SteeringVector
 from concept_das.training.vectors import TrainedVector
 from concept_das.words import DIRECTIONS, Direction
 
-READING = (
+_RECOVERY_READING = (
     "Recovery is measured on held-out rows without a judge: 1 is all of the prompt's effect, 0 is "
     "none, less is harm. A dash: the method cannot do it, or it was not measured.",
-    "Tuned: for each method and direction, the one multiplier with the highest mean recovery. It "
-    "is chosen on the same rows that it is reported on, so tuned figures are optimistic, and more "
-    "so where recovery depends on the multiplier. At multiplier 1 nothing is chosen.",
+    "Gap: that effect, the mean log-likelihood of the held-out responses with the prompt less that "
+    "without, in nats per token. Where its 95% interval over rows is not above 0 there is nothing "
+    "to recover, and recovery is a dash.",
+)
+
+READING = (
+    *_RECOVERY_READING,
+    "Oracle: for each method and direction, the one multiplier with the highest mean recovery. It "
+    "is chosen on the same rows that it is reported on, so oracle figures are optimistic, and more "
+    "so where recovery depends on the multiplier. At multiplier 1, the fixed one, nothing is "
+    "chosen.",
     "Fair: each half of the held-out rows is measured at the multiplier that was best on the other "
     "half, for each vector by itself; the multiplier shown is the mean.",
     "Side effect: KL(unsteered || steered) per token on unrelated text, in nats, at the same "
     "multiplier and in the same direction as the recovery beside it.",
-    "Means are over concepts and seeds. In brackets: 95% bootstrap interval over pairs of concept "
-    "and seed. Seeds of a concept share its rows, so with few concepts it is too narrow.",
 )
 
+INTERVALS = {
+    "concept_id": "Means are over concepts, each the mean over its seeds. In brackets: Student's "
+    "95% interval over concepts.",
+    "seed": "Means are over seeds of one concept. In brackets: Student's 95% interval over seeds; "
+    "it says nothing about other concepts.",
+}
+
 HEADINGS: dict[Strength, str] = {
-    "tuned": "At the tuned multiplier",
+    "oracle": "At the oracle multiplier",
     "fair": "At the fair multiplier",
     "unit": "At multiplier 1",
 }
 
 SWEEP_READING = (
-    "Recovery is measured on held-out rows without a judge: 1 is all of the prompt's effect, 0 is "
-    "none, less is harm. A dash: the method cannot do it, or it was not measured.",
-    "Each figure is the mean over seeds at the multiplier with the highest mean recovery in that "
-    "direction. Side effect: KL(unsteered || steered) per token on unrelated text, in nats, at the "
-    "same multiplier.",
-    "Layer, rank and multiplier are chosen on the same rows that they are reported on, so the best "
-    "is optimistic. Measure what you choose on other rows before you report it.",
+    *_RECOVERY_READING,
+    "Each figure is a mean over seeds. Oracle: at the multiplier with the highest mean recovery in "
+    "that direction, which the table shows; divergence and side effect are measured there. At 1: "
+    "at multiplier 1, so nothing is chosen. Fair: each half of the held-out rows at the multiplier "
+    "that was best on the other half. Side effect: KL(unsteered || steered) per token on unrelated "
+    "text, in nats.",
+    "Layer, rank and oracle multiplier are chosen on the same rows that they are reported on, so "
+    "the best is optimistic. Measure what you choose on other rows before you report it.",
 )
 
 
@@ -92,7 +109,9 @@ def write_comparison(
     tradeoff = figure_png(tradeoff_figure(averages))
     write_table(folder / "table.csv", table)
     write_table(folder / "summary.csv", summary)
-    write_markdown(folder / "summary.md", title, notes, tables, READING)
+    reading = [*READING, INTERVALS[units(table)]]
+    unclear = list(_unclear(table))
+    write_markdown(folder / "summary.md", title, [*notes, *unclear], tables, reading)
     write_atomically(folder / "recovery.png", recovery)
     write_atomically(folder / "tradeoff.png", tradeoff)
     return write_page(
@@ -104,7 +123,7 @@ def write_comparison(
             "Recovery and side effect": Picture(
                 tradeoff,
                 "Each method at its fair multiplier, means over concepts and seeds. Vertical "
-                "lines: 95% bootstrap intervals of recovery. Up and to the left is better.",
+                "lines: the 95% intervals of the table. Up and to the left is better.",
             ),
             "Recovery by strength": Picture(
                 recovery,
@@ -114,13 +133,28 @@ def write_comparison(
         },
         subtitle=f"Methods: {len(averages)}. Concepts: {summary['concept_id'].nunique()}. "
         f"Seeds: {table['seed'].nunique()}.",
-        reading=[*READING, "A click on a column's name sorts the table."],
+        warnings=unclear,
+        reading=[*reading, "A click on a column's name sorts the table."],
         folded={"All concepts and multipliers, with standard deviations (sd) over seeds": summary},
         samples=groups,
         samples_note="Held-out instructions, greedy decoding, multiplier 1, first seed. Elicit: "
         "the bare instruction, steered towards the concept. Suppress: the prompt that asks for the "
         "concept, steered away from it.",
     )
+
+
+def _unclear(table: pd.DataFrame) -> Iterator[str]:
+    """A sentence for each direction in which some concept has no recovery for want of a gap."""
+    for direction, name in RECOVERY.items():
+        gap = f"gap_{direction}"
+        if gap in table:
+            found = table.loc[table[gap].notna() & table[name].isna(), "concept_id"].unique()
+            if len(found):
+                yield (
+                    f"The prompt itself has no clear effect on the held-out rows of concept "
+                    f"{', '.join(map(str, found))} ({direction}): their recovery is a dash and in "
+                    "no mean."
+                )
 
 
 def _group_samples(samples: pd.DataFrame | None, methods: list[str]) -> dict[str, list[Sample]]:
@@ -163,6 +197,7 @@ def write_sweep(folder: Path, table: pd.DataFrame, title: str) -> Path:
     """
     averages = average_cells(table)
     notes = [
+        *_unclear(table),
         "\n".join(f"- {line}" for line in _choices(table, averages)),
         "![recovery and side effect by layer and rank](heatmap.png)",
         to_markdown(shown_cells(averages)),
@@ -188,11 +223,17 @@ def _best(table: pd.DataFrame, averages: pd.DataFrame, direction: Direction) -> 
     """A sentence about the highest recovery in a direction and its interval."""
     name = RECOVERY[direction]
     best = best_cell(averages[name])
+    gap = f"gap_{direction}"
+    if best is None and gap in table and table[gap].notna().any():
+        return f"**{direction}**: there is no recovery to choose by."
     if best is None:
         return f"**{direction}**: the method does not steer this way."
     cell = averages.iloc[best]
     multiplier = cell[f"multiplier_{direction}"]
     text = f"**{direction}**: {_place(cell)}, multiplier {multiplier:g}: recovery {cell[name]:.3f}"
+    text += " (oracle)"
+    if gap in cell:
+        text += f", gap {cell[gap]:.3g}"
     text += f", held-out JSD {cell[f'heldout_jsd_{direction}']:.3f}"
     effect = f"kl_side_effect_{direction}"
     if effect in cell:
@@ -239,7 +280,9 @@ def write_report(
         [
             "Recovery is measured on held-out prompts without a judge: 1 means that the vector "
             "changes the likelihood of the other class's response as much as the prompt does, 0 "
-            "that it does nothing."
+            "that it does nothing. Fair: each half of the rows is measured at the multiplier that "
+            "was best on the other half. Oracle: the multiplier was chosen on the rows it is "
+            "reported on."
         ],
         figures={
             name: Picture(figure_png(figure), caption, wide=False)
@@ -247,12 +290,18 @@ def write_report(
         },
         subtitle=f"{vector.model.name}, {_blocks(vector)} of {vector.model.n_layers}, rank "
         f"{vector.rank}, method {vector.method}, {vector.recipe['rows']} training quadruples.",
+        warnings=[
+            f"The prompt itself has no clear effect on the held-out rows ({direction}): the 95% "
+            "interval of the gap is not above 0, so that there is no recovery."
+            for direction, name in RECOVERY.items()
+            if np.isnan(metrics[name])
+        ],
         cards=_cards(metrics),
         folded={"All multipliers": evaluation.table},
         samples={"Answers to held-out instructions": samples} if samples else {},
-        samples_note="Held-out instructions, greedy decoding. Elicited: the bare instruction, "
-        "steered towards the concept. Suppressed: the prompt that asks for the concept, steered "
-        f"away from it. {_recognised(metrics, words)}",
+        samples_note="Held-out instructions, greedy decoding, multiplier 1. Elicited: the bare "
+        "instruction, steered towards the concept. Suppressed: the prompt that asks for the "
+        f"concept, steered away from it. {_recognised(metrics, words)}",
         preformatted={"The vector": json.dumps(vector.describe(), indent=2)},
     )
 
@@ -274,21 +323,28 @@ def _blocks(vector: SteeringVector) -> str:
 
 
 def _cards(metrics: dict[str, float]) -> list[Card]:
-    """The recoveries, divergences and side effects, in large type."""
+    """The recoveries, gaps, divergences and side effects, in large type."""
+
+    def number(name: str) -> str:
+        return DASH if np.isnan(metrics[name]) else f"{metrics[name]:.2f}"
 
     def recovery(direction: Direction) -> Card:
         name = RECOVERY[direction]
-        at_1 = (
-            f"multiplier {metrics[f'multiplier_{direction}']}; at 1: {metrics[f'{name}_at_1']:.2f}"
-        )
-        return Card(f"{metrics[name]:.2f}", name.replace("_", " "), at_1)
+        note = f"fair; at multiplier 1: {number(f'{name}_at_1')}; oracle: "
+        note += f"{number(f'{name}_oracle')} at {metrics[f'multiplier_{direction}_oracle']:g}"
+        return Card(number(name), name.replace("_", " "), note)
 
-    jsd, effect = (
+    gap, jsd, effect = (
         [metrics[f"{measure}_{direction}"] for direction in DIRECTIONS]
-        for measure in ("heldout_jsd", "kl_side_effect")
+        for measure in ("gap", "heldout_jsd", "kl_side_effect")
     )
     return [
         *map(recovery, DIRECTIONS),
+        Card(
+            f"{gap[0]:.2f} / {gap[1]:.2f}",
+            "gap",
+            "elicit / suppress, the prompt's own effect, nats per token",
+        ),
         Card(f"{jsd[0]:.3f} / {jsd[1]:.3f}", "held-out JSD", "elicit / suppress, nats per token"),
         Card(
             f"{effect[0]:.2f} / {effect[1]:.3f}",

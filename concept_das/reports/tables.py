@@ -14,11 +14,13 @@ from concept_das.evaluation.recovery import RECOVERY
 from concept_das.runs.files import write_atomically
 from concept_das.words import DIRECTIONS
 
-# The multiplier that is reported: the one with the best mean recovery, those that other held-out
-# rows chose (`Evaluation.fair`), or 1.
-Strength = Literal["tuned", "fair", "unit"]
+# The multiplier that is reported: the one with the best mean recovery on the very rows that it is
+# reported on, those that other held-out rows chose (`Evaluation.fair`), or 1.
+Strength = Literal["oracle", "fair", "unit"]
 
 STRENGTHS: tuple[Strength, ...] = get_args(Strength)
+
+DASH = "\N{EN DASH}"
 
 CELL = ["method", "concept_id", "seed", "multiplier"]
 
@@ -48,25 +50,27 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def average(table: pd.DataFrame) -> pd.DataFrame:
-    """Averages of each method over concepts and seeds, at its tuned multiplier and at 1.
+    """Averages of each method over concepts and seeds, at its oracle multiplier, fair ones and 1.
 
-    The tuned multiplier has the highest mean recovery in a direction, among those at which every
-    concept and seed was measured. It is chosen on the rows that are reported.
+    The oracle multiplier has the highest mean recovery in a direction, among those at which every
+    concept and seed was measured. It is chosen on the rows that are reported. Where the gap is not
+    clear there is no recovery (see `evaluate`), and means are over the rest.
 
     Args:
         table: as in `summarise`.
 
     Returns:
         One row per method: the numbers of `concepts` and `seeds`, mean `parameters` and `seconds`,
-        and for each direction's measures, with the suffixes `_tuned`, `_unit` and, if the table has
-        such columns, `_fair`, the mean over
-        pairs of concept and seed, beside the multiplier (`multiplier_elicit_tuned`). Recoveries
-        have a 95% percentile bootstrap interval over these pairs (`..._tuned_low`).
+        and for each direction's measures, with the suffixes `_oracle`, `_unit` and, if the table
+        has such columns, `_fair`, the mean, beside the multiplier (`multiplier_elicit_oracle`).
+        Means are over the `units` of the table, and recoveries have Student's 95% interval over
+        them (`..._oracle_low`).
 
     Raises:
         InputError: as in `summarise`.
     """
     _check(table)
+    over = units(table)
     records = []
     for method, rows in table.groupby("method", sort=False):
         record: dict[str, Any] = {
@@ -76,26 +80,42 @@ def average(table: pd.DataFrame) -> pd.DataFrame:
             "parameters": rows["parameters"].mean(),
             "seconds": rows["seconds"].mean(),
         }
+        counts = rows.groupby("multiplier").size()
+        everywhere = counts.index[counts == rows.groupby(["concept_id", "seed"]).ngroups]
         for direction, recovery in RECOVERY.items():
             cells = rows.pivot(index="multiplier", columns=["concept_id", "seed"], values=recovery)
-            means = cells.mean(axis=1, skipna=False).dropna().sort_index()
+            # Pairs without any recovery have no clear gap, or the method cannot steer this way.
+            known = cells.loc[everywhere].dropna(axis=1, how="all")
+            means = known.mean(axis=1, skipna=False).dropna().sort_index()
             chosen: dict[Strength, float] = {
-                "tuned": float(means.index[int(means.argmax())]) if len(means) else np.nan,
-                "unit": 1.0 if 1.0 in means.index else np.nan,
+                "oracle": float(means.index[int(means.argmax())]) if len(means) else np.nan,
+                "unit": 1.0 if 1.0 in everywhere else np.nan,
             }
             if f"{recovery}_fair" in rows:
                 each = rows.drop_duplicates(["concept_id", "seed"])
-                record |= mean_with_interval(f"{recovery}_fair", each[f"{recovery}_fair"])
-                of_cells = [n for n in rows if str(n).endswith(f"_{direction}_fair")]
-                record |= {str(name): each[name].mean() for name in of_cells}
+                fair = each.select_dtypes("number").groupby(each[over]).mean()
+                record |= mean_with_interval(f"{recovery}_fair", fair[f"{recovery}_fair"])
+                of_cells = [n for n in fair if str(n).endswith(f"_{direction}_fair")]
+                record |= {str(name): fair[name].mean() for name in of_cells}
+                if f"gap_{direction}" in fair:
+                    record[f"gap_{direction}_fair"] = fair[f"gap_{direction}"].mean()
             measures = [name for name in _measures(table) if name.endswith(f"_{direction}")]
             for strength, multiplier in chosen.items():
-                at = rows[rows["multiplier"] == multiplier]
-                record |= mean_with_interval(f"{recovery}_{strength}", at[recovery])
+                at = rows[rows["multiplier"] == multiplier].groupby(over)[[recovery, *measures]]
+                by_unit = at.mean()
+                record |= mean_with_interval(f"{recovery}_{strength}", by_unit[recovery])
                 record[f"multiplier_{direction}_{strength}"] = multiplier
-                record |= {f"{name}_{strength}": at[name].mean() for name in measures}
+                record |= {f"{name}_{strength}": by_unit[name].mean() for name in measures}
         records.append(record)
     return pd.DataFrame(records)
+
+
+def units(table: pd.DataFrame) -> Literal["concept_id", "seed"]:
+    """The column whose values count as independent: concepts, or the seeds of a single concept.
+
+    Seeds of a concept share its rows, so several concepts are averaged over seeds first.
+    """
+    return "concept_id" if table["concept_id"].nunique() > 1 else "seed"
 
 
 def average_cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -106,8 +126,9 @@ def average_cells(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per layer and rank: the number of `seeds`, mean `parameters` and `seconds`, and for
-        each direction the recovery, held-out divergence and side effect at the multiplier
-        (`multiplier_elicit`) where the mean recovery is highest.
+        each direction the recovery, gap, held-out divergence and side effect at the oracle
+        multiplier (`multiplier_elicit`), where the mean recovery is highest; beside it the recovery
+        at 1 (`..._unit`) and, if the table has it, at fair multipliers (`..._fair`).
 
     Raises:
         InputError: if the table is empty, lacks a column, or has a row twice.
@@ -118,8 +139,11 @@ def average_cells(table: pd.DataFrame) -> pd.DataFrame:
     found = pd.DataFrame(averages["method"].tolist(), columns=["layer", "rank"])
     found[["seeds", "parameters", "seconds"]] = averages[["seeds", "parameters", "seconds"]]
     for column in averages.columns:
-        if column.endswith("_tuned"):
-            found[column.removesuffix("_tuned")] = averages[column]
+        if column.endswith("_oracle"):
+            found[column.removesuffix("_oracle")] = averages[column]
+    for name in (f"{name}_{strength}" for name in RECOVERY.values() for strength in STRENGTHS[1:]):
+        if name in averages:
+            found[name] = averages[name]
     return found.sort_values(["layer", "rank"], ignore_index=True)
 
 
@@ -136,7 +160,7 @@ def shown_averages(averages: pd.DataFrame, strength: Strength) -> pd.DataFrame:
             shown[f"multiplier_{direction}"] = averages[f"multiplier_{direction}_{strength}"]
         ending = f"_{direction}_{strength}"
         for column in averages.columns:
-            if column.endswith(ending) and not column.startswith("multiplier"):
+            if column.endswith(ending) and not column.startswith(("multiplier", "gain")):
                 shown[column.removesuffix(f"_{strength}")] = averages[column]
     shown = shown.dropna(axis=1, how="all")
     for column in ("concepts", "seeds", "parameters", "seconds"):
@@ -148,10 +172,17 @@ def shown_cells(averages: pd.DataFrame) -> pd.DataFrame:
     """The averages of cells, as shown; measures without a value are left out."""
     shown = averages[["layer", "rank"]].copy()
     for direction in DIRECTIONS:
-        names = [f"{word}_{direction}" for word in ("multiplier", "heldout_jsd", "kl_side_effect")]
-        for name in (RECOVERY[direction], *names):
+        words = ("multiplier", "gap", "heldout_jsd", "kl_side_effect")
+        recoveries = (f"{RECOVERY[direction]}{end}" for end in ("_unit", "_fair", ""))
+        for name in (*recoveries, *(f"{word}_{direction}" for word in words)):
             if name in averages and averages[name].notna().any():
                 shown[name] = averages[name]
+    endings = {"": "_oracle", "_unit": "_at_1"}
+    shown = shown.rename(
+        columns={
+            f"{n}{end}": f"{n}{new}" for n in RECOVERY.values() for end, new in endings.items()
+        }
+    )
     for name in ("seeds", "parameters", "seconds"):
         shown[name] = averages[name]
     return _with_spaces(shown)
@@ -199,7 +230,7 @@ def text_cells(frame: pd.DataFrame) -> list[list[str]]:
 def _cell(value: Any) -> str:
     """A value as short text: about three digits of a number; text is unchanged."""
     if pd.isna(value):
-        return "–"  # noqa: RUF001
+        return DASH
     if isinstance(value, str):
         return value
     size = abs(value)

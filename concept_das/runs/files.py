@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,11 @@ def sha256_of(path: Path) -> str:
 def fingerprint_of(value: Any, *, sort_keys: bool = False) -> str:
     """SHA-256 of the JSON form of a value."""
     return hashlib.sha256(json.dumps(value, sort_keys=sort_keys).encode()).hexdigest()
+
+
+def without_nan(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with None for NaN, which JSON has not."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in numbers.items()
+    }

@@ -27,7 +27,7 @@ from concept_das.data.chat_format import ChatFormat, Prompt
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
-from concept_das.runs.files import sha256_of, write_atomically
+from concept_das.runs.files import sha256_of, without_nan, write_atomically
 from concept_das.steering.hub import DESCRIPTION_FILE, TENSORS_FILE, push_vector, vector_folder
 from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.words import DIRECTIONS, Direction
@@ -262,7 +262,7 @@ class Artifact(ABC):
             "model": asdict(self.model),
             "recipe": dict(self.recipe),
             "data_hash": self.data_hash,
-            "metrics": dict(self.metrics),
+            "metrics": without_nan(self.metrics),
             "versions": dict(self.versions),
         }
 

@@ -31,7 +31,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Everything that changes during training; saved after each epoch."""
+    """Everything that changes during training; saved after each epoch.
+
+    Attributes:
+        seconds: spent on this concept up to the latest epoch's end, over all parts of a training
+            that was interrupted.
+    """
 
     start: list[Tensor]
     best: list[Tensor]
@@ -40,6 +45,7 @@ class Progress:
     best_epoch: int = 0
     best_loss: float = math.inf
     history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def run_identity(
@@ -129,6 +135,7 @@ def save(
         "best_epoch": state.best_epoch,
         "best_loss": state.best_loss,
         "history": state.history,
+        "seconds": state.seconds,
     }
     blob = to_safetensors(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
@@ -174,6 +181,7 @@ def resume(
         state.start[i], state.best[i] = tensors[f"start.{i}"], tensors[f"best.{i}"]
     for name in ("epoch", "step", "best_epoch", "best_loss", "history"):
         setattr(state, name, numbers[name])
+    state.seconds = numbers.get("seconds", 0.0)  # which earlier releases did not keep
     log.info("going on after epoch %d from %s", state.epoch, path)
 
 

@@ -66,11 +66,13 @@ class TrainingResult:
         history: one record per step (`loss_elicit`, `loss_suppress`, `gradient_norm`, ...) and per
             epoch (`heldout_elicit`, `heldout_suppress`).
         best_epoch: the epoch the weights are from, counted from 1.
+        earlier_seconds: spent by earlier parts of the training, which were interrupted.
     """
 
     interventions: list[Mapping[EditName, nn.Module]]
     history: list[dict[str, float]]
     best_epoch: int
+    earlier_seconds: float = 0.0
 
     @property
     def weights(self) -> Float[Tensor, "sites rank dim"]:
@@ -146,6 +148,7 @@ class ConceptRun:
         self.state = Progress(start=self._weights(), best=self._weights())
         if task.checkpoint is not None:
             resume(task.checkpoint, self.state, self.parameters, self.optimizer, self.identity)
+        self.earlier_seconds = self.state.seconds
 
     @property
     def finished(self) -> bool:
@@ -250,7 +253,9 @@ class ConceptRun:
         with torch.no_grad():
             for parameter, best in zip(self.parameters, self.state.best, strict=True):
                 parameter.copy_(best)
-        return TrainingResult(self.interventions, self.state.history, self.state.best_epoch)
+        return TrainingResult(
+            self.interventions, self.state.history, self.state.best_epoch, self.earlier_seconds
+        )
 
     def where(self) -> str:
         """The current step, for messages."""

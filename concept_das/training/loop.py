@@ -1,7 +1,8 @@
 """The paper's training recipe: learn directions whose interchange carries a concept both ways."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def _train_together(
     engine: EngineOptions,
 ) -> list[TrainingResult]:
     """Train a group of concepts in lockstep: a step holds a batch of rows of each."""
+    since = time.monotonic()
     runs = [ConceptRun(task, config, model, sites) for task in tasks]
     active = {part: run for part, run in enumerate(runs) if not run.finished}
     with ExitStack() as stack:
@@ -128,14 +130,23 @@ def _train_together(
             bar.update(len(active))
             for part, run in active.items():
                 if run.at_epoch_end:
-                    run.end_epoch(
-                        heldout_loss(losses, run.heldout_terms(), engine.batch_tokens, part)
-                        if run.task.heldout
-                        else None
-                    )
+                    heldout = None
+                    if run.task.heldout:
+                        terms = run.heldout_terms()
+                        heldout = heldout_loss(losses, terms, engine.batch_tokens, part)
+                    since = _share_time(active.values(), since)
+                    run.end_epoch(heldout)
             bar.set_postfix_str(_summary([run.state.history[-1] for run in active.values()]))
             active = {part: run for part, run in active.items() if not run.finished}
     return [run.result() for run in runs]
+
+
+def _share_time(runs: Collection[ConceptRun], since: float) -> float:
+    """Count the time since then, an equal part for each concept, and return the time now."""
+    now = time.monotonic()
+    for run in runs:
+        run.state.seconds += (now - since) / len(runs)
+    return now
 
 
 def _step(losses: Losses, runs: Mapping[int, ConceptRun], batch_tokens: int) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,10 +35,13 @@ class TrainedVector:
 
     Attributes:
         history: see `TrainingResult`.
+        seconds: wall time from the rows to the vector, over all parts of a training that was
+            interrupted; of vectors made together an equal part each.
     """
 
     vector: Artifact
     history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def train_vector(
@@ -78,13 +82,16 @@ def train_vectors(
     engine: EngineOptions = DEFAULT_ENGINE,
 ) -> list[TrainedVector]:
     """The same for several concepts, trained `engine.together` at a time."""
+    start = time.monotonic()
     method = find_method(config.method)
     layer, config = _placed(loaded, layer, config)
     jobs = [_job(loaded, chat, concept, layer, config) for concept in concepts]
     if isinstance(method, FittedMethod):
         if config.layers:
             raise InputError(f"{config.method} acts at one layer; give --layer and no --layers")
-        return [TrainedVector(method.fit(job)) for job in jobs]
+        vectors = [method.fit(job) for job in jobs]
+        seconds = (time.monotonic() - start) / len(jobs)
+        return [TrainedVector(vector, seconds=seconds) for vector in vectors]
     assert isinstance(method, TrainedMethod)
     sites = method.sites(loaded.model, layer, config)
     tasks = [
@@ -101,11 +108,15 @@ def train_vectors(
         for concept, job in zip(concepts, jobs, strict=True)
     ]
     results = train_directions(loaded.model, sites, tasks, config, engine=engine)
-    trained = []
+    vectors = []
     for job, result in zip(jobs, results, strict=True):
         job.common["recipe"]["best_epoch"] = result.best_epoch
-        trained.append(TrainedVector(method.artifact(job, result.interventions), result.history))
-    return trained
+        vectors.append(method.artifact(job, result.interventions))
+    seconds = (time.monotonic() - start) / len(jobs)
+    return [
+        TrainedVector(vector, result.history, seconds + result.earlier_seconds)
+        for vector, result in zip(vectors, results, strict=True)
+    ]
 
 
 def _placed(

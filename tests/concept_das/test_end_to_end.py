@@ -57,7 +57,7 @@ def test_a_refusal_direction_is_learned_and_steers(tmp_path: Path) -> None:
         multipliers=(1.0,),
         unrelated=[],
     ).table
-    assert table[["elicitation_recovery", "suppression_recovery"]].notna().all(axis=None)
+    assert table[["gain_elicit", "gain_suppress"]].notna().all(axis=None)
 
     prompts = [chat.prompt(row.negative_input) for row in held] * 2
     plain = generate_responses(loaded.model, chat, prompts, max_new_tokens=12)

@@ -22,6 +22,7 @@ from concept_das.errors import TrainingError
 from concept_das.methods.registry import METHODS
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
+from concept_das.words import DIRECTIONS
 from tests.concept_das.helpers import ROWS, tiny_loaded
 from tests.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
@@ -203,20 +204,24 @@ def test_evaluation_stands_beside_the_vector(
     arguments = ["evaluate", "--vector", str(run / "vector"), "--multipliers", "[0.5, 1]"]
     arguments += ["--device", "cpu", "--batch-size", "2"]
     assert main(arguments) == 0
-    assert "elicitation_recovery" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "elicitation_recovery" in printed
+    assert "elicit: recovery nan at 1 (fixed), nan (fair), nan at " in printed
+    assert "(oracle: chosen on the rows it is reported on); gap " in printed
     table = pd.read_csv(run / "evaluation.csv")
     assert table["multiplier"].tolist() == [0.5, 1.0]
     rows = pd.read_parquet(run / "rows.parquet")
     assert (rows["kind"] == "heldout").sum() == 3 * 2 * 2
     assert not list(run.glob("*.partial.json"))
     vector = SteeringVector.load(run / "vector")
-    for name, direction in (
-        ("elicitation_recovery", "elicit"),
-        ("suppression_recovery", "suppress"),
-    ):
-        best = table.loc[table[name].idxmax()]
-        assert vector.metrics[name] == pytest.approx(best[name])
-        assert vector.metrics[f"multiplier_{direction}"] == best["multiplier"]
+    for direction in DIRECTIONS:
+        best = table.loc[table[f"gain_{direction}"].idxmax()]
+        assert vector.metrics[f"multiplier_{direction}_oracle"] == best["multiplier"]
+        assert vector.metrics[f"multiplier_{direction}"] in (0.5, 0.75, 1.0)
+        assert vector.metrics[f"gap_{direction}"] == pytest.approx(best[f"gap_{direction}"])
+    # No prompt has an effect on this random model.
+    assert vector.metrics["elicitation_recovery"] is None
+    assert "NaN" not in (run / "vector/vector.json").read_text()
     assert vector.metrics["rule"] == "paper"
     other = [*arguments, "--data", str(run / "train.parquet"), "--out", str(tmp_path / "else")]
     assert main(other) == 0
@@ -597,8 +602,8 @@ def test_layers_of_a_method_that_acts_at_several(model: Path, data: Path, tmp_pa
     evaluate = ["evaluate", "--vector", str(tmp_path / "run/vector"), "--multipliers", "[1]"]
     assert main([*evaluate, "--device", "cpu"]) == 0
     table = pd.read_csv(tmp_path / "run/evaluation.csv")
-    assert table["elicitation_recovery"].notna().all()
-    assert table["suppression_recovery"].isna().all()
+    assert table["gain_elicit"].notna().all()
+    assert table["gain_suppress"].isna().all()
     export = ["export", "--vector", str(tmp_path / "run/vector"), "--format", "peft"]
     assert main([*export, "--out", str(tmp_path / "peft")]) == 0
     assert (tmp_path / "peft/adapter_config.json").exists()

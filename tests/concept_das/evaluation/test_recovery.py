@@ -16,7 +16,13 @@ from concept_das.data.encoding import encode_quadruples
 from concept_das.data.shipped import read_resource
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation import recovery as evaluation
-from concept_das.evaluation.recovery import Evaluation, evaluate, recovery, unrelated_turns
+from concept_das.evaluation.recovery import (
+    RECOVERY,
+    Evaluation,
+    evaluate,
+    recovery,
+    unrelated_turns,
+)
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
@@ -122,7 +128,12 @@ def test_the_table_summarises_the_rows() -> None:
         own = held[(held["direction"] == direction) & (held["multiplier"] == 2.0)]
         row = result.at(2.0)
         base, steered, teacher = (own[f"ll_{n}"].mean() for n in ("base", "steered", "teacher"))
-        assert row[name] == pytest.approx((steered - base) / (teacher - base))
+        assert row[f"gap_{direction}"] == pytest.approx(teacher - base)
+        assert row[f"gain_{direction}"] == pytest.approx(steered - base)
+        if row[f"gap_{direction}_low"] > 0:
+            assert row[name] == pytest.approx((steered - base) / (teacher - base))
+        else:
+            assert math.isnan(row[name])
         assert row[f"heldout_jsd_{direction}"] == pytest.approx(own["jsd"].mean())
         text = result.rows[result.rows["kind"] == "unrelated"]
         own = text[(text["direction"] == direction) & (text["multiplier"] == 2.0)]
@@ -148,9 +159,10 @@ def test_a_vector_that_does_all_and_one_that_does_nothing() -> None:
     table = measured(
         model, vector, heldout=rows, rule="interpolate", multipliers=(0.0, 1.0)
     ).table.set_index("multiplier")
-    for name in ("elicitation_recovery", "suppression_recovery"):
-        assert table.loc[0.0, name] == pytest.approx(0.0, abs=0.15)
-        assert table.loc[1.0, name] == pytest.approx(1.0, abs=0.15)
+    for direction in DIRECTIONS:
+        gap = table.loc[0.0, f"gap_{direction}"]
+        assert table.loc[0.0, f"gain_{direction}"] / gap == pytest.approx(0.0, abs=0.15)
+        assert table.loc[1.0, f"gain_{direction}"] / gap == pytest.approx(1.0, abs=0.15)
     assert table.loc[1.0, "heldout_jsd_elicit"] < 0.1 * table.loc[0.0, "heldout_jsd_elicit"]
     wrong = replace(vector, weight=torch.eye(WIDTH)[3:4])
     other = measured(model, wrong, heldout=rows, rule="interpolate", multipliers=(1.0,)).at(1.0)
@@ -162,7 +174,7 @@ def test_no_side_effect_without_an_effect() -> None:
     vector = random_vector(model, operation="add")
     table = measured(model, vector, multipliers=(0.0, 1.0)).table
     assert table["kl_side_effect"][0] == pytest.approx(0.0, abs=1e-6)
-    assert table["elicitation_recovery"][0] == pytest.approx(0.0, abs=1e-6)
+    assert table["gain_elicit"][0] == pytest.approx(0.0, abs=1e-6)
     assert table["kl_side_effect"][1] > 0.01
 
 
@@ -176,13 +188,37 @@ def test_batches_change_nothing(batch_size: int) -> None:
 
 
 def test_recovery_by_hand() -> None:
-    base, steered, teacher = np.array([-3.0, -5.0]), np.array([-2.0, -3.0]), np.array([-1.0, -3.0])
+    base = np.array([-3.0, -5.0, -4.0])
+    steered, teacher = np.array([-2.0, -3.4, -3.2]), np.array([-1.0, -2.8, -2.2])
     value, low, high = recovery(base, steered, teacher)
-    assert value == pytest.approx(1.5 / 2)
-    assert (low, high) == (pytest.approx(0.5), pytest.approx(1.0))  # the two rows' own
+    assert value == pytest.approx((1.0 + 1.6 + 0.8) / (2.0 + 2.2 + 1.8))
+    assert 0 < low < value < high < 1
+    assert recovery(base, teacher, teacher) == pytest.approx((1.0, 1.0, 1.0))
+    assert recovery(base, base, teacher)[0] == 0.0
+    assert recovery(base, base - 1.0, teacher)[0] == pytest.approx(-0.5)
 
 
-def test_intervals_hold_the_value_and_repeat() -> None:
+@pytest.mark.parametrize(
+    "gap",
+    [
+        [-1.0, -1.1, -0.9, -1.0],  # the prompt makes the responses less likely
+        [1.0, -1.0, 2.0, 0.5],  # it may do nothing
+        [1.0, 0.7],  # two rows say little
+        [1.0],
+        [],
+    ],
+)
+def test_there_is_no_recovery_of_a_gap_that_is_not_clear(gap: list[float]) -> None:
+    base = np.full(len(gap), -3.0)
+    assert np.isnan(recovery(base, base + 0.5, base + np.array(gap))).all()
+
+
+def test_two_rows_that_agree_have_a_recovery() -> None:
+    base, teacher = np.array([-3.0, -3.0]), np.array([-2.0, -1.9])
+    assert recovery(base, base + 0.5, teacher)[0] == pytest.approx(0.5 / 1.05)
+
+
+def test_intervals_hold_the_value() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(-4, 0.3, 30)
     teacher = base + rng.normal(2, 0.3, 30)
@@ -191,64 +227,116 @@ def test_intervals_hold_the_value_and_repeat() -> None:
     assert low < value < high
     assert value == pytest.approx(0.5, abs=0.1)
     assert high - low < 0.3
-    assert recovery(base, steered, teacher) == (value, low, high)
 
 
-def test_recovery_of_one_row_has_no_interval() -> None:
-    value, low, high = recovery(np.array([-3.0]), np.array([-3.5]), np.array([-1.0]))
-    assert value == pytest.approx(-0.25)
-    assert math.isnan(low)
-    assert math.isnan(high)
-
-
-def test_the_best_multiplier_of_each_direction() -> None:
-    table = pd.DataFrame(
+def held_rows(
+    gains: dict[tuple[int, float], float], gap: float = 1.0, direction: str = "elicit"
+) -> list[dict[str, Any]]:
+    """Held-out rows by number and multiplier; the divergence is the gain."""
+    return [
         {
-            "multiplier": [0.5, 1.0, 2.0],
-            "elicitation_recovery": [0.1, 0.7, 0.3],
-            "suppression_recovery": [0.9, float("nan"), 0.2],
+            "kind": "heldout",
+            "row": row,
+            "direction": direction,
+            "multiplier": m,
+            "ll_base": -2.0,
+            "ll_teacher": -2.0 + gap,
+            "ll_steered": -2.0 + gain,
+            "jsd": gain,
         }
-    )
-    result = Evaluation(table, pd.DataFrame())
+        for (row, m), gain in gains.items()
+    ]
+
+
+def unrelated_rows(*multipliers: float, direction: str = "elicit") -> list[dict[str, Any]]:
+    """A text whose side effect is the multiplier."""
+    return [
+        {"kind": "unrelated", "row": 0, "direction": direction, "multiplier": m, "kl": m}
+        for m in multipliers
+    ]
+
+
+def evaluation_of(rows: list[dict[str, Any]]) -> Evaluation:
+    frame = pd.DataFrame(rows)
+    return Evaluation(evaluation._summarise(frame), frame)
+
+
+def test_an_unclear_gap_is_said_once_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """The prompts of this model change the likelihood of the responses in no clear direction."""
+    model = planted_model()
+    rows = encoded_rows(rows=PLANTED_ROWS)
+    result = measured(model, random_vector(model), heldout=rows, multipliers=(0.5, 1.0))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "recovery is NaN where the prompt's own effect is not clear" in message
+    table = result.table
+    for direction, name in RECOVERY.items():
+        gap, low, high = (
+            f"{table[f'gap_{direction}{end}'][0]:.3g}" for end in ("", "_low", "_high")
+        )
+        assert f"{direction} {gap} ({low} to {high})" in message
+        assert table[[name, f"{name}_low", f"{name}_high"]].isna().all(axis=None)
+        assert table[[f"gain_{direction}", f"heldout_jsd_{direction}"]].notna().all(axis=None)
+        headline = result.headline()
+        assert math.isnan(headline[name])
+        assert headline[f"gap_{direction}"] == table[f"gap_{direction}"][0]
+        assert headline[f"multiplier_{direction}_oracle"] in (0.5, 1.0)
+
+
+def test_a_clear_gap_is_no_matter_for_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    gains = {(row, 1.0): 0.5 for row in range(4)}
+    rows = held_rows(gains) + held_rows(gains, gap=-1.0, direction="suppress")
+    evaluation._warn_of_gaps(evaluation_of(rows).table, 4)
+    assert "over 4 rows: suppress -1 (-1 to -1);" in caplog.text
+    caplog.clear()
+    evaluation._warn_of_gaps(evaluation_of(rows[:4]).table, 4)  # it cannot suppress
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("gap", [1.0, -1.0])
+def test_the_best_multiplier_of_each_direction(gap: float) -> None:
+    """Also where the prompt has no effect to recover."""
+    gains = {(row, m): g for row in range(4) for m, g in ((0.5, 0.1), (1.0, 0.7), (2.0, 0.3))}
+    result = evaluation_of(held_rows(gains, gap))
     assert result.best("elicit")["multiplier"] == 1.0
-    assert result.best("suppress") == {
-        "multiplier": 0.5,
-        "elicitation_recovery": 0.1,
-        "suppression_recovery": 0.9,
-    }
-    assert result.at(2.0)["elicitation_recovery"] == 0.3
+    assert result.best("elicit")["gain_elicit"] == pytest.approx(0.7)
+    assert math.isnan(result.best("suppress")["suppression_recovery"])
+    expected = 0.3 if gap > 0 else math.nan
+    assert result.at(2.0)["elicitation_recovery"] == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(("unrelated", "tried"), [(True, True), (False, False)])
-def test_the_headline_takes_each_direction_at_its_best(unrelated: bool, tried: bool) -> None:
-    table = pd.DataFrame(
-        {
-            "multiplier": [0.5, 1.0 if tried else 1.25, 2.0],
-            "elicitation_recovery": [0.1, 0.6, 0.7],
-            "elicitation_recovery_low": [0.0, 0.5, 0.6],
-            "heldout_jsd_elicit": [0.3, 0.2, 0.15],
-            "suppression_recovery": [0.9, 0.8, 0.2],
-            "heldout_jsd_suppress": [0.05, 0.06, 0.07],
-        }
-    )
-    if unrelated:
-        table["kl_side_effect_elicit"] = [0.01, 0.02, 0.04]
-        table["kl_side_effect_suppress"] = [0.02, 0.03, 0.05]
-        table["kl_side_effect"] = [0.015, 0.025, 0.045]
+def test_the_headline_says_what_was_chosen_on_which_rows(unrelated: bool, tried: bool) -> None:
+    """Rows of even number gain most at 1, those of odd number at 2, where the best mean is."""
+    one = 1.0 if tried else 1.25
+    gains = {
+        (row, m): (0.5 if m == one else 0.3) if row % 2 == 0 else (0.1 if m == one else 0.6)
+        for row in range(4)
+        for m in (one, 2.0)
+    }
+    rows = held_rows(gains) + (unrelated_rows(one, 2.0) if unrelated else [])
     expected = {
-        "elicitation_recovery": 0.7,
-        "multiplier_elicit": 2.0,
-        "heldout_jsd_elicit": 0.15,
-        "suppression_recovery": 0.9,
-        "multiplier_suppress": 0.5,
-        "heldout_jsd_suppress": 0.05,
+        "elicitation_recovery": pytest.approx(0.2),  # (0.3 + 0.1) / 2
+        "heldout_jsd_elicit": pytest.approx(0.2),
+        "multiplier_elicit": (one + 2) / 2,
+        "elicitation_recovery_oracle": pytest.approx(0.45),  # (0.3 + 0.6) / 2
+        "multiplier_elicit_oracle": 2.0,
+        "gap_elicit": 1.0,
+        "gap_elicit_low": 1.0,
+        "gap_elicit_high": 1.0,
     }
     if tried:
-        expected |= {"elicitation_recovery_at_1": 0.6, "suppression_recovery_at_1": 0.8}
+        expected["elicitation_recovery_at_1"] = pytest.approx(0.3)
     if unrelated:
-        expected |= {"kl_side_effect_elicit": 0.04, "kl_side_effect_suppress": 0.02}
-        expected |= {"kl_side_effect": pytest.approx(0.03)}  # each direction at its own strength
-    assert Evaluation(table, pd.DataFrame()).headline() == expected
+        expected |= dict.fromkeys(("kl_side_effect_elicit", "kl_side_effect"), (one + 2) / 2)
+    assert evaluation_of(rows).headline() == expected
+
+
+def test_one_row_has_a_headline_without_fair_measures() -> None:
+    headline = evaluation_of(held_rows({(0, 1.0): 0.5, (0, 2.0): 0.6})).headline()
+    assert headline["multiplier_elicit_oracle"] == 2.0
+    assert headline["gap_elicit"] == 1.0
+    for name in ("elicitation_recovery", "multiplier_elicit", "heldout_jsd_elicit"):
+        assert math.isnan(headline[name])
 
 
 class _Stop(Exception):
@@ -336,7 +424,7 @@ def test_without_unrelated_text_there_is_no_side_effect_to_report() -> None:
     model = tiny_model()
     table = measured(model, random_vector(model), unrelated=[]).table
     assert not [name for name in table.columns if "side_effect" in name]
-    assert table["elicitation_recovery"].notna().all()
+    assert table["gain_elicit"].notna().all()
 
 
 def test_the_shipped_unrelated_text_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,31 +445,15 @@ def test_fair_measures_use_a_multiplier_that_other_rows_chose() -> None:
         for row in range(4)
         for m in (1.0, 2.0)
     }
-    held = [
-        {
-            "kind": "heldout",
-            "row": row,
-            "direction": "elicit",
-            "multiplier": m,
-            "ll_base": -2.0,
-            "ll_teacher": -1.0,
-            "ll_steered": -2.0 + gain,
-            "jsd": gain,
-        }
-        for (row, m), gain in gains.items()
-    ]
-    unrelated = [
-        {"kind": "unrelated", "row": 0, "direction": "elicit", "multiplier": m, "kl": m}
-        for m in (1.0, 2.0)
-    ]
-    evaluation = Evaluation(pd.DataFrame(), pd.DataFrame(held + unrelated))
-    assert evaluation.fair("elicit") == {
+    rows = held_rows(gains) + unrelated_rows(1.0, 2.0)
+    found = evaluation_of(rows)
+    assert found.fair("elicit") == {
         "elicitation_recovery": pytest.approx(0.1),
         "heldout_jsd_elicit": pytest.approx(0.1),
         "kl_side_effect_elicit": pytest.approx(1.5),
         "multiplier_elicit": pytest.approx(1.5),
     }
-    assert all(np.isnan(value) for value in evaluation.fair("suppress").values())
+    assert all(np.isnan(value) for value in found.fair("suppress").values())
 
 
 def test_both_directions_of_a_text_are_one_unit_of_the_side_effect() -> None:

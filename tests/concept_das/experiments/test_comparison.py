@@ -100,6 +100,22 @@ def test_a_cell_is_what_training_and_evaluating_alone_give(tmp_path: Path) -> No
         pd.testing.assert_series_equal(found[column], expected[column], rtol=1e-3, atol=1e-5)
 
 
+def test_every_method_is_scored_on_the_same_text(tmp_path: Path) -> None:
+    """A method that trains on shorter responses is not scored on shorter ones."""
+    configs = [config("diffmean"), replace(config("lang"), max_response_tokens=2)]
+    plan = replace(PLAN, generations=0)
+    table = compare(tiny_loaded(), tiny_chat(), CONCEPTS, configs, plan, tmp_path)
+    gaps = table.groupby(["concept_id", "method"])[["gap_elicit", "gap_suppress"]].mean()
+    for concept in CONCEPTS:
+        both = gaps.loc[concept]
+        assert both.loc["lang"].tolist() == pytest.approx(both.loc["diffmean"].tolist())
+    # A method alone is scored on what it trains on; the rest of the comparison is then another.
+    alone = compare(tiny_loaded(), tiny_chat(), CONCEPTS, configs[:1], plan, tmp_path)
+    assert len(alone) == 4
+    with pytest.raises(InputError, match="results of other data or options"):
+        compare(tiny_loaded(), tiny_chat(), CONCEPTS, configs[1:], plan, tmp_path)
+
+
 def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole", "cdas", "reps")
     with monkeypatch.context() as patch:

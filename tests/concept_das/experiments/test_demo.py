@@ -50,7 +50,7 @@ def latents_of(vector: SteeringVector) -> Latents:
 @pytest.mark.parametrize(("rank", "heldout"), [(1, True), (2, False)])
 def test_the_page_holds_everything_it_shows(tmp_path: Path, rank: int, heldout: bool) -> None:
     trained, evaluation = trained_and_measured(rank, heldout)
-    metrics = {**evaluation.headline(), "elicitation_recovery": 0.123}
+    metrics = {**evaluation.headline(), "elicitation_recovery": 0.123, "gap_elicit": 4.567}
     path = write_report(
         tmp_path / "report.html", trained, latents_of(trained.vector), evaluation, SAMPLES, metrics
     )
@@ -59,7 +59,11 @@ def test_the_page_holds_everything_it_shows(tmp_path: Path, rank: int, heldout: 
     assert "Arr &lt;b&gt;yes&lt;/b&gt;" in page
     assert "Yes &amp; no" in page
     assert "1 &lt; 2?" in page
-    assert "0.12" in page
+    assert ">0.12<" in page
+    assert "4.57 / " in page
+    assert "fair; at multiplier 1: " in page
+    assert "no clear effect on the held-out rows (suppress)" in page
+    assert "no clear effect on the held-out rows (elicit)" not in page
     assert trained.vector.model.fingerprint in page
     for column in evaluation.table.columns:
         assert column.replace("_", " ") in page
@@ -96,7 +100,10 @@ def test_the_demo_from_nothing_to_a_report(
         metrics
     )
     vector = SteeringVector.load(tmp_path / "demo/vector", loaded.model)
-    assert vector.metrics["elicitation_recovery"] == metrics["elicitation_recovery"]
+    assert vector.metrics["gap_elicit"] == metrics["gap_elicit"]
+    # The prompts do nothing clear to this random model.
+    assert vector.metrics["elicitation_recovery"] is metrics["elicitation_recovery"] is None
+    assert "NaN" not in (tmp_path / "demo/metrics.json").read_text()
     assert vector.recipe["rows"] == 6
     assert not list((tmp_path / "demo").glob("*.partial.json"))
 
@@ -107,20 +114,22 @@ def test_the_demo_from_nothing_to_a_report(
     monkeypatch.setattr("concept_das.training.loop.sum_losses", forbidden)
     demo.run(loaded, tmp_path / "demo", concept="Talk like a pirate", layer=1)
     again = json.loads((tmp_path / "demo/metrics.json").read_text())
-    assert {**again, "seconds": 0} == {**metrics, "seconds": 0}
+    assert metrics.pop("seconds") > 0
+    assert "seconds" not in again  # of the whole demo is not known any more
+    assert again.pop("training_seconds") >= metrics.pop("training_seconds") > 0
+    assert again == metrics
 
 
 def test_the_samples_of_the_demo(small_demo: None, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, chat = tiny_loaded(), tiny_chat()
     rows = make_quadruples(loaded, chat, "Shout", ["Hi", "Sing", "Why?"], max_new_tokens=6)
     vector = random_vector(loaded.model)
-    metrics = {"multiplier_elicit": 2.0, "multiplier_suppress": 0.5}
     calls = []
     original = loaded.model.generate
     monkeypatch.setattr(
         loaded.model, "generate", lambda **kwargs: calls.append(kwargs) or original(**kwargs)
     )
-    samples = demo.make_samples(loaded, chat, vector, rows, metrics)
+    samples = demo.make_samples(loaded, chat, vector, rows)
     assert len(calls) == 1  # both directions in one batch; the unsteered answers are there already
     assert len(samples) == len(rows) == 3
     for row, sample in zip(rows, samples, strict=True):
@@ -136,7 +145,7 @@ def test_the_samples_of_the_demo(small_demo: None, monkeypatch: pytest.MonkeyPat
 
         assert [text for _, text in sample.answers] == [
             answer(neutral),
-            answer(neutral, "elicit", 2.0),
+            answer(neutral, "elicit"),
             answer(concept),
-            answer(concept, "suppress", 0.5),
+            answer(concept, "suppress"),
         ]

@@ -96,7 +96,7 @@ def test_a_cell_is_what_training_and_evaluating_alone_give(
     ).table
     row = table.query("layer == 3 and `rank` == 2 and seed == 8 and multiplier == 0.5").iloc[0]
     for name in expected:
-        assert row[name] == pytest.approx(expected[name].iloc[0], rel=1e-6), name
+        assert row[name] == pytest.approx(expected[name].iloc[0], rel=1e-6, nan_ok=True), name
 
 
 def test_finished_work_is_not_done_again(
@@ -301,10 +301,10 @@ def test_the_summary_names_the_best(tmp_path: Path) -> None:
     table = table_of(CELLS)
     text = write_sweep(tmp_path, table, "cdas on x").read_text()
     elicit, suppress, both = (line for line in text.splitlines() if line.startswith("- "))
-    assert "layer 12, rank 4, multiplier 2: recovery 0.800" in elicit
+    assert "layer 12, rank 4, multiplier 2: recovery 0.800 (oracle)" in elicit
     assert "JSD 0.300, side effect 0.032" in elicit
     assert "0.600 to 1.000; of the other 1 pairs of layer and rank, 1 come" in elicit
-    assert "layer 8, rank 1, multiplier 2: recovery 0.800" in suppress
+    assert "layer 8, rank 1, multiplier 2: recovery 0.800 (oracle)" in suppress
     assert "0.600 to 1.000; of the other 1 pairs of layer and rank, 0 come" in suppress
     assert "layer 8, rank 1: 0.650 and 0.800" in both
     assert "same rows" in text
@@ -312,6 +312,27 @@ def test_the_summary_names_the_best(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "summary.md", "heatmap.png"}
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table.csv"), table)
     assert (tmp_path / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_shows_fixed_fair_and_oracle_recovery(tmp_path: Path) -> None:
+    table = table_of(CELLS).assign(elicitation_recovery_fair=0.25, gap_elicit=1.5)
+    text = write_sweep(tmp_path, table, "x").read_text()
+    assert "recovery 0.800 (oracle), gap 1.5, held-out JSD" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    shown = dict(zip(rows[0], rows[3], strict=True))  # layer 12, rank 4
+    found = [shown[f"elicitation recovery {kind}"] for kind in ("at 1", "fair", "oracle")]
+    assert found == ["0.5", "0.25", "0.8"]
+    assert (shown["multiplier elicit"], shown["gap elicit"]) == ("2", "1.5")
+    assert "suppression recovery fair" not in shown
+
+
+def test_without_a_clear_gap_there_is_nothing_to_choose_by(tmp_path: Path) -> None:
+    table = table_of(CELLS).assign(gap_elicit=-0.5, gap_suppress=1.0)
+    table = table.assign(elicitation_recovery=math.nan, elicitation_recovery_low=math.nan)
+    text = write_sweep(tmp_path, table, "x").read_text()
+    assert "no clear effect on the held-out rows of concept 3 (elicit)" in text
+    assert "- **elicit**: there is no recovery to choose by." in text
+    assert "**suppress**: layer 8, rank 1, multiplier 2: recovery 0.800" in text
 
 
 def test_a_method_that_steers_one_way_and_no_side_effect(tmp_path: Path) -> None:

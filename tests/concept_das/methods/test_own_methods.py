@@ -71,7 +71,7 @@ def test_a_registered_method_trains_saves_and_is_measured(tmp_path: Any) -> None
     vector.save(tmp_path)
     assert SteeringVector.load(tmp_path, loaded).method == "random"
     table = evaluate(loaded.model, chat, vector, encoded_rows(2), multipliers=(1.0,)).table
-    assert table["elicitation_recovery"].notna().all()
+    assert table["gain_elicit"].notna().all()
 
 
 def documented_method() -> str:

@@ -119,7 +119,7 @@ def test_mean_and_deviation_over_seeds() -> None:
     assert not [name for name in summary if name.endswith("_low") or name.startswith("param")]
 
 
-def test_one_multiplier_is_tuned_for_all_concepts_together() -> None:
+def test_one_multiplier_is_the_best_of_all_concepts_together() -> None:
     table = small(
         a={
             (1, 1, 1.0): 0.1, (1, 1, 2.0): 0.9,
@@ -130,43 +130,93 @@ def test_one_multiplier_is_tuned_for_all_concepts_together() -> None:
     )  # fmt: skip
     rows = average(table).set_index("method")
     a = rows.loc["a"]
-    assert a["multiplier_elicit_tuned"] == 2.0
-    assert a["elicitation_recovery_tuned"] == pytest.approx(0.6)
-    assert a["kl_side_effect_elicit_tuned"] == pytest.approx(21.5)
+    assert a["multiplier_elicit_oracle"] == 2.0
+    assert a["elicitation_recovery_oracle"] == pytest.approx(0.6)
+    assert a["kl_side_effect_elicit_oracle"] == pytest.approx(21.5)
     assert a["elicitation_recovery_unit"] == pytest.approx(0.4)
     assert a["kl_side_effect_elicit_unit"] == pytest.approx(11.5)
-    assert math.isnan(a["suppression_recovery_tuned"])
-    assert math.isnan(a["multiplier_suppress_tuned"])
+    assert math.isnan(a["suppression_recovery_oracle"])
+    assert math.isnan(a["multiplier_suppress_oracle"])
     assert (a["concepts"], a["seeds"], a["parameters"], a["seconds"]) == (2, 1, 8, 2.0)
     b = rows.loc["b"]
-    assert b["elicitation_recovery_tuned"] == -2.0
+    assert b["elicitation_recovery_oracle"] == -2.0
     assert math.isnan(b["elicitation_recovery_unit"])
     assert math.isnan(b["kl_side_effect_elicit_unit"])
 
 
-def test_the_interval_is_over_concepts_and_seeds() -> None:
-    spread = {(1, 1, 1.0): 0.0, (1, 2, 1.0): 0.2, (2, 1, 1.0): 0.4, (2, 2, 1.0): 0.6}
-    rows = average(small(a=spread, b={(1, 1, 1.0): 0.4})).set_index("method")
-    low, high = rows.loc["a", ["elicitation_recovery_unit_low", "elicitation_recovery_unit_high"]]
-    assert -0.15 < low < 0.0
-    assert 0.6 < high < 0.75
-    assert math.isnan(rows.loc["b", "elicitation_recovery_unit_low"])
+def interval_at_1(table: pd.DataFrame, method: str) -> list[float]:
+    row = average(table).set_index("method").loc[method]
+    return [row[f"elicitation_recovery_unit{end}"] for end in ("", "_low", "_high")]
+
+
+def test_the_interval_is_over_concepts_or_over_seeds_of_one(tmp_path: Path) -> None:
+    """Seeds of a concept are averaged first; a table holds one kind of interval and names it."""
+    spread = {(n, s, 1.0): 0.3 * n + 0.1 * s for n in (1, 2, 3) for s in (1, 2)}
+    one = {(1, 1, 1.0): 0.4}
+    several = small(a=spread, b=one)
+    half = 4.302653 * 0.3 / math.sqrt(3)
+    assert interval_at_1(several, "a") == pytest.approx([0.75, 0.75 - half, 0.75 + half], abs=1e-6)
+    assert interval_at_1(several, "b") == pytest.approx([0.4, math.nan, math.nan], nan_ok=True)
+    write_comparison(tmp_path, several, "x")
+    assert "Student's 95% interval over concepts." in (tmp_path / "summary.md").read_text()
+    seeds = small(a={(1, s, 1.0): 0.1 * s for s in (1, 2, 3)}, b=one)
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert interval_at_1(seeds, "a") == pytest.approx([0.2, 0.2 - half, 0.2 + half], abs=1e-6)
+    write_comparison(tmp_path, seeds, "x")
+    text = (tmp_path / "summary.md").read_text()
+    assert "Student's 95% interval over seeds" in text
+    assert "interval over concepts" not in text
     same = average(small(a=dict.fromkeys(spread, 0.3))).iloc[0]
-    assert same["elicitation_recovery_tuned_low"] == pytest.approx(0.3)
-    assert same["elicitation_recovery_tuned_high"] == pytest.approx(0.3)
+    assert same["elicitation_recovery_oracle_low"] == pytest.approx(0.3)
+    assert same["elicitation_recovery_oracle_high"] == pytest.approx(0.3)
+
+
+def with_gaps(table: pd.DataFrame, unclear: int) -> pd.DataFrame:
+    """The table with gaps, which is not clear for a concept, and with fair measures."""
+    lost = table["concept_id"] == unclear
+    table = table.assign(gap_elicit=np.where(lost, -0.25, 1.5), gain_elicit=0.5)
+    name = "elicitation_recovery"
+    table[f"{name}_fair"] = table[name] = table[name].where(~lost)
+    return table.assign(
+        suppression_recovery_fair=math.nan,
+        multiplier_elicit_fair=1.5,
+        multiplier_suppress_fair=math.nan,
+        kl_side_effect_elicit_fair=3.0,
+    )
+
+
+def test_a_concept_without_a_clear_gap_is_in_no_mean_and_is_named(tmp_path: Path) -> None:
+    cells = {(1, 1, 1.0): 0.1, (1, 1, 2.0): 0.9, (2, 1, 1.0): 0.7, (2, 1, 2.0): 0.3}
+    cells |= {(3, 1, 1.0): 0.2, (3, 1, 2.0): 0.8}
+    table = with_gaps(small(a=cells), unclear=2)
+    row = average(table).iloc[0]
+    assert (row["multiplier_elicit_oracle"], row["concepts"]) == (2.0, 3)
+    assert row["elicitation_recovery_oracle"] == pytest.approx(0.85)
+    assert row["elicitation_recovery_unit"] == pytest.approx(0.15)
+    assert row["elicitation_recovery_fair"] == pytest.approx(0.15)
+    gaps = [row[f"gap_elicit_{strength}"] for strength in ("oracle", "fair", "unit")]
+    assert gaps == pytest.approx([(1.5 - 0.25 + 1.5) / 3] * 3)
+    assert row["kl_side_effect_elicit_unit"] == pytest.approx(12.0)  # it is measured all the same
+    page = write_comparison(tmp_path, table, "x").read_text()
+    for text in (page, (tmp_path / "summary.md").read_text()):
+        assert "no clear effect on the held-out rows of concept 2 (elicit)" in text
+        assert "gap elicit" in text
+
+
+def test_a_comparison_without_any_clear_gap_is_written(tmp_path: Path) -> None:
+    table = with_gaps(small(a={(1, 1, 1.0): 0.1, (1, 1, 2.0): 0.9}), unclear=1)
+    row = average(table).iloc[0]
+    assert math.isnan(row["elicitation_recovery_oracle"])
+    assert math.isnan(row["multiplier_elicit_oracle"])
+    assert row["kl_side_effect_elicit_unit"] == pytest.approx(11.0)
+    assert write_comparison(tmp_path, table, "x").exists()
+    assert "no clear effect" in (tmp_path / "summary.md").read_text()
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     table = synthetic()
     shuffled = average(table.sample(frac=1, random_state=0)).set_index("method")
-    pd.testing.assert_frame_equal(
-        shuffled.loc[list(METHODS)].drop(columns=_intervals(shuffled)),
-        average(table).set_index("method").drop(columns=_intervals(shuffled)),
-    )
-
-
-def _intervals(frame: pd.DataFrame) -> list[str]:
-    return [name for name in frame if name.endswith(("_low", "_high"))]
+    pd.testing.assert_frame_equal(shuffled.loc[list(METHODS)], average(table).set_index("method"))
 
 
 @pytest.mark.parametrize(

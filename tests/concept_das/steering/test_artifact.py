@@ -193,12 +193,13 @@ def test_every_method_is_evaluated_in_the_same_way(name: str) -> None:
         multipliers=(1.0,),
         unrelated=[row.suppress.source for row in encoded_rows(2)],
     )
-    for direction, recovery in (
-        ("elicit", "elicitation_recovery"),
-        ("suppress", "suppression_recovery"),
-    ):
+    for direction in DIRECTIONS:
         measured = direction in artifact.directions
-        for column in (recovery, f"heldout_jsd_{direction}", f"kl_side_effect_{direction}"):
+        for column in (
+            f"gain_{direction}",
+            f"heldout_jsd_{direction}",
+            f"kl_side_effect_{direction}",
+        ):
             assert bool(result.table[column].notna().all()) == measured
 
 

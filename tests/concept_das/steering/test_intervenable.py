@@ -92,9 +92,9 @@ def test_a_reft_model_is_evaluated_and_generates(pyreft: Any) -> None:
     table = evaluate(
         theirs.model, chat, edit, rows, multipliers=(0.0, 1.0), unrelated=unrelated
     ).table
-    assert table["elicitation_recovery"][0] == pytest.approx(0.0, abs=1e-4)
-    assert abs(table["elicitation_recovery"][1]) > 0.01
-    assert table["suppression_recovery"].isna().all()
+    assert table["gain_elicit"][0] == pytest.approx(0.0, abs=1e-4)
+    assert abs(table["gain_elicit"][1]) > 0.01
+    assert table["gain_suppress"].isna().all()
     prompts = [row.elicit.base.prompt for row in rows]
     texts = generate_responses(
         theirs.model, chat, prompts, steering=Steering(edit), max_new_tokens=6

@@ -1,11 +1,16 @@
+import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -379,6 +384,45 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     assert result.best_epoch == expected.best_epoch
     steps = [(r["step"], "heldout_loss" in r) for r in result.history]
     assert len(set(steps)) == len(steps)
+
+
+def test_the_time_of_all_parts_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by a second whenever it is read: at the start and at each epoch."""
+    ticks = itertools.count()
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    config = TrainingConfig(epochs=4, batch_size=2)
+    with pytest.raises(_Stop):  # in the third epoch
+        tracker = InterruptingTracker(8)
+        train(tiny_model(), config, checkpoint=tmp_path, tracker=tracker)
+    assert train(tiny_model(), config, checkpoint=tmp_path).earlier_seconds == 2.0
+    assert train(tiny_model(), config, checkpoint=tmp_path).earlier_seconds == 4.0
+    assert train(tiny_model(), config).earlier_seconds == 0.0
+
+
+def test_progress_of_earlier_releases_has_no_time(tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=2, batch_size=2)
+    train(tiny_model(), config, checkpoint=tmp_path)
+    path = tmp_path / "progress.safetensors"
+    with safe_open(path, framework="pt") as file:
+        numbers = json.loads(file.metadata()["progress"])
+    assert numbers.pop("seconds") > 0
+    save_file(load_file(path), path, metadata={"progress": json.dumps(numbers)})
+    assert train(tiny_model(), config, checkpoint=tmp_path).earlier_seconds == 0.0
+
+
+def test_concepts_trained_together_share_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    tasks = [replace(task, checkpoint=tmp_path / task.name) for task in several_tasks()]
+    model = tiny_model()
+    for _ in range(2):
+        results = train_directions(
+            model, [find_site(model, LAYER)], tasks, TrainingConfig(epochs=1, batch_size=9)
+        )
+    found = [result.earlier_seconds for result in results]
+    assert found == pytest.approx([1 / 3, 2 / 3, 3 / 3])  # a tick as each of them ends its epoch
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

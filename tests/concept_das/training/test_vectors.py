@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -5,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from concept_das.data.encoding import encode_quadruples
 from concept_das.data.quadruples import data_hash
 from concept_das.errors import InputError
+from concept_das.methods.registry import find_method
 from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
 from concept_das.steering.vector import ModelIdentity
@@ -43,6 +46,18 @@ def test_a_trained_vector_says_where_it_comes_from(tmp_path: Path) -> None:
     assert vector.data_hash == data_hash(kept)
     assert vector.versions["torch"] == version("torch")
     assert (tmp_path / "progress.safetensors").exists()
+
+
+def test_the_seconds_of_a_vector_count_earlier_parts(tmp_path: Path) -> None:
+    loaded, chat = tiny_loaded(), tiny_chat()
+    first, again = (
+        train_vector(loaded, chat, ROWS, [], 1, CONFIG, checkpoint=tmp_path) for _ in range(2)
+    )
+    with safe_open(tmp_path / "progress.safetensors", framework="pt") as file:
+        kept = json.loads(file.metadata()["progress"])["seconds"]
+    assert 0 < kept < min(first.seconds, again.seconds)
+    config = find_method("diffmean").config()
+    assert train_vector(loaded, chat, ROWS, [], 1, config).seconds > 0
 
 
 def test_rows_longer_than_the_models_context() -> None:
