@@ -17,6 +17,7 @@ from concept_das.reports.page import Card, Picture, Sample, write_page
 from concept_das.reports.tables import (
     DASH,
     STRENGTHS,
+    UNMEASURED,
     Strength,
     average,
     average_cells,
@@ -100,11 +101,8 @@ def write_comparison(
     """
     summary, averages = summarise(table), average(table)
     groups = _group_samples(samples, list(averages["method"]))
-    tables = {
-        HEADINGS[strength]: shown_averages(averages, strength)
-        for strength in STRENGTHS
-        if any(str(column).endswith(f"recovery_{strength}") for column in averages)
-    }
+    shown = {HEADINGS[strength]: shown_averages(averages, strength) for strength in STRENGTHS}
+    tables = {heading: table for heading, table in shown.items() if set(table) - UNMEASURED}
     recovery = figure_png(recovery_figure(summary))
     tradeoff = figure_png(tradeoff_figure(averages))
     write_table(folder / "table.csv", table)
@@ -150,10 +148,11 @@ def _unclear(table: pd.DataFrame) -> Iterator[str]:
         if gap in table:
             found = table.loc[table[gap].notna() & table[name].isna(), "concept_id"].unique()
             if len(found):
+                plural = "s" if len(found) > 1 else ""
                 yield (
-                    f"The prompt itself has no clear effect on the held-out rows of concept "
-                    f"{', '.join(map(str, found))} ({direction}): their recovery is a dash and in "
-                    "no mean."
+                    f"The prompt itself has no clear effect on the held-out rows of "
+                    f"concept{plural} {', '.join(map(str, found))} ({direction}): recovery is a "
+                    "dash there and in no mean."
                 )
 
 

@@ -24,6 +24,9 @@ DASH = "\N{EN DASH}"
 
 CELL = ["method", "concept_id", "seed", "multiplier"]
 
+# The columns of `shown_averages` that are there without any measure.
+UNMEASURED = {"method", "concepts", "seeds", "parameters", "seconds"}
+
 DESCRIPTION = {*CELL, "concept", "rank", "layers", "parameters"}
 
 

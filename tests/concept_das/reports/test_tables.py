@@ -210,7 +210,10 @@ def test_a_comparison_without_any_clear_gap_is_written(tmp_path: Path) -> None:
     assert math.isnan(row["multiplier_elicit_oracle"])
     assert row["kl_side_effect_elicit_unit"] == pytest.approx(11.0)
     assert write_comparison(tmp_path, table, "x").exists()
-    assert "no clear effect" in (tmp_path / "summary.md").read_text()
+    text = (tmp_path / "summary.md").read_text()
+    assert "no clear effect" in text
+    assert "At the oracle" not in text  # there is nothing to choose by
+    assert "## At multiplier 1\n" in text
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
