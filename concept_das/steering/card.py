@@ -3,9 +3,9 @@
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -46,18 +46,24 @@ def vector_card(
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    measured = dict(_measured(vector, run))
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type="held-out",
-            dataset_name="contrastive quadruples held out from training",
-            metric_type=_RECOVERY[direction],
-            metric_name=f"recovery at multiplier {row['multiplier']:g}, {direction}",
-            metric_value=round(row[_RECOVERY[direction]], 4),
+    measured = list(_measured(vector, run))
+    results = []
+    for direction, name in _RECOVERY.items():
+        here = {r["chosen"]: r for r in measured if r["direction"] == direction and name in r}
+        row = here.get("fair") or here.get("fixed") or here.get("oracle")
+        if row is None:
+            continue
+        results.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type="held-out",
+                dataset_name="contrastive quadruples held out from training",
+                metric_type=name,
+                metric_name=f"recovery at the {row['chosen']} multiplier "
+                f"{row['multiplier']:g}, {direction}",
+                metric_value=round(row[name], 4),
+            )
         )
-        for direction, row in measured.items()
-    ]
     base, data = base_model(vector.model.name), _data_set(run)
     metadata = ModelCardData(
         base_model=base,
@@ -65,7 +71,7 @@ def vector_card(
         eval_results=results or None,
         library_name="concept-das",
         license=license,
-        metrics=[_RECOVERY[direction] for direction in measured] or None,
+        metrics=[result.metric_type for result in results] or None,
         model_name=repo_id.rpartition("/")[2],
         pipeline_tag="text-generation",
         tags=["concept-das", "steering-vector", vector.method, *vector.directions],
@@ -75,7 +81,7 @@ def vector_card(
         f"# {_title(vector, repo_id)}",
         _about(vector, base),
         _usage(vector, repo_id),
-        _table(vector, measured),
+        _table(measured),
         _samples(run),
         _training(vector),
     ]
@@ -148,10 +154,8 @@ It is used on these weights only; another model is refused. The files are safete
 with the hash of the other: nothing is unpickled."""
 
 
-def _measured(
-    vector: "Artifact", run: Path | None
-) -> Iterator[tuple["Direction", dict[str, float]]]:
-    """By direction: the measures at the multiplier of the vector's metrics, with intervals."""
+def _measured(vector: "Artifact", run: Path | None) -> Iterator[dict[str, Any]]:
+    """Measures with intervals: `direction`, `multiplier`, and on which rows it was `chosen`."""
     table: list[dict[str, float]] = []
     path = run / EVALUATION_FILE if run is not None else None
     if path is not None and path.exists():
@@ -161,37 +165,62 @@ def _measured(
                 for row in csv.DictReader(file)
             ]
     for direction in vector.directions:
-        name, metrics = _RECOVERY[direction], vector.metrics
-        if name not in metrics:
-            continue
-        row = {
-            "multiplier": float(metrics[f"multiplier_{direction}"]),
-            **{key: float(metrics[key]) for key in (name, *_others(direction)) if key in metrics},
-        }
-        # The table may be of other rows than the vector's own: then it has other recoveries.
-        same = [
-            found
-            for found in table
-            if found["multiplier"] == row["multiplier"]
-            and abs(found.get(name, float("inf")) - row[name]) < 1e-9
-        ]
-        yield direction, {**row, **(same[0] if same else {})}
+        name = _RECOVERY[direction]
+        for row in _metrics(direction, vector.metrics):
+            # The table may be of other rows than the vector's own: then it has other recoveries.
+            same = [
+                found
+                for found in table
+                if found["multiplier"] == row["multiplier"]
+                and name in row
+                and abs(found.get(name, float("inf")) - row[name]) < 1e-9
+            ]
+            yield {**row, **(same[0] if same else {}), "direction": direction}
+
+
+def _metrics(direction: "Direction", metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The vector's own metrics of a direction, without intervals; what has no value is left out."""
+    known = {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and value == value  # noqa: PLR0124 (it may be NaN)
+    }
+    name, multiplier = _RECOVERY[direction], f"multiplier_{direction}"
+    others = {key: known[key] for key in _others(direction) if key in known}
+    if f"{multiplier}_oracle" in known:
+        if f"{name}_at_1" in known:
+            yield {"chosen": "fixed", "multiplier": 1.0, name: known[f"{name}_at_1"]}
+        if multiplier in known:
+            value = {name: known[name]} if name in known else {}
+            yield {"chosen": "fair", "multiplier": known[multiplier], **value, **others}
+        name_oracle = f"{name}_oracle"
+        if name_oracle in known:
+            oracle = known[f"{multiplier}_oracle"]
+            yield {"chosen": "oracle", "multiplier": oracle, name: known[name_oracle]}
+    elif name in known and multiplier in known:  # of earlier releases
+        row = {"chosen": "oracle", "multiplier": known[multiplier], name: known[name]}
+        yield {**row, **others}
+    elif name in known:  # of a comparison or a sweep
+        row = {"chosen": "fixed", "multiplier": known.get("multiplier", 1.0), name: known[name]}
+        yield {**row, **others}
 
 
 def _others(direction: "Direction") -> tuple[str, str]:
     return f"heldout_jsd_{direction}", f"kl_side_effect_{direction}"
 
 
-def _table(vector: "Artifact", measured: Mapping["Direction", Mapping[str, float]]) -> str:
+def _table(measured: Sequence[Mapping[str, Any]]) -> str:
     if not measured:
         return "## Measured\n\nNothing yet: `concept-das evaluate` measures it."
     lines = [
-        "| direction | multiplier | recovery | held-out JSD | KL side effect |",
-        "| --- | --- | --- | --- | --- |",
+        "| direction | chosen | multiplier | recovery | held-out JSD | KL side effect |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for direction, row in measured.items():
+    for row in measured:
+        direction = row["direction"]
         cells = [_cell(row, name) for name in (_RECOVERY[direction], *_others(direction))]
-        lines.append(f"| {direction} | {row['multiplier']:g} | {' | '.join(cells)} |")
+        start = f"| {direction} | {row['chosen']} | {row['multiplier']:g}"
+        lines.append(f"{start} | {' | '.join(cells)} |")
     return "\n".join(
         [
             "## Measured",
@@ -199,15 +228,17 @@ def _table(vector: "Artifact", measured: Mapping["Direction", Mapping[str, float
             *lines,
             "",
             "Recovery is measured on held-out rows without a judge: 1 is all of the prompt's "
-            "effect, 0 is none, less is harm. Held-out JSD: between the steered model and the "
-            "model under the other prompt. KL side effect: KL(unsteered || steered) on unrelated "
-            "text. Both in nats per token. In brackets: 95% bootstrap intervals over rows. The "
-            "multiplier is the best of those tried on the same rows.",
+            "effect, 0 is none, less is harm; a dash where the prompt has no clear effect. "
+            "Held-out JSD: between the steered model and the model under the other prompt. KL side "
+            "effect: KL(unsteered || steered) on unrelated text. Both in nats per token. In "
+            "brackets: 95% intervals over rows. The multiplier is fixed at 1, fair (of each half "
+            "of the rows the one that is best on the other half; their mean is shown), or oracle "
+            "(the best of those tried, on the same rows that it is reported on).",
         ]
     )
 
 
-def _cell(row: Mapping[str, float], name: str) -> str:
+def _cell(row: Mapping[str, Any], name: str) -> str:
     if name not in row:
         return "-"
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")

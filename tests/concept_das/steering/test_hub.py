@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -188,8 +189,8 @@ def test_the_card_is_valid_and_tells_what_was_measured(hub: Hub, run: Path) -> N
         ("elicitation_recovery", 0.75),
         ("suppression_recovery", 0.9),
     ]
-    assert "| elicit | 1.5 | 0.750 [0.625, 0.875] | 0.020 | 0.100 |" in card.text
-    assert "| suppress | 1 | 0.900 | - | - |" in card.text  # the table has none of it
+    assert "| elicit | oracle | 1.5 | 0.750 [0.625, 0.875] | 0.020 | 0.100 |" in card.text
+    assert "| suppress | oracle | 1 | 0.900 | - | - |" in card.text  # the table has none of it
     assert "| unsteered | Tea \\| is &lt;b> hot. |" in card.text
     assert card.text.count("Question") == 3
     assert "learning rate | 0.02" in card.text
@@ -200,7 +201,45 @@ def test_the_card_is_valid_and_tells_what_was_measured(hub: Hub, run: Path) -> N
 def test_the_card_has_no_intervals_of_other_rows(hub: Hub, run: Path) -> None:
     vector = replace(pirate(), metrics={**METRICS, "elicitation_recovery": 0.8})
     vector.push_to_hub("name/pirate", run=run, token=TOKEN)
-    assert "| elicit | 1.5 | 0.800 | 0.020 | 0.100 |" in ModelCard.load("name/pirate").text
+    assert "| elicit | oracle | 1.5 | 0.800 | 0.020 | 0.100 |" in ModelCard.load("name/pirate").text
+
+
+FAIR = {
+    "elicitation_recovery": 0.625,
+    "heldout_jsd_elicit": 0.03,
+    "multiplier_elicit": 1.25,
+    "elicitation_recovery_at_1": 0.5,
+    "elicitation_recovery_oracle": 0.75,
+    "multiplier_elicit_oracle": 1.5,
+    "suppression_recovery": None,
+    "heldout_jsd_suppress": 0.04,
+    "multiplier_suppress": 1.0,
+    "suppression_recovery_oracle": None,
+    "multiplier_suppress_oracle": 1.0,
+}
+
+
+def test_the_card_says_what_was_chosen_on_which_rows(hub: Hub, run: Path) -> None:
+    """Fair recovery is the vector's result; without a clear effect of the prompt there is none."""
+    replace(pirate(), metrics=FAIR).push_to_hub("name/pirate", run=run, token=TOKEN)
+    card = ModelCard.load("name/pirate")
+    assert [r.metric_value for r in card.data.eval_results] == [0.625]
+    assert card.data.metrics == ["elicitation_recovery"]
+    rows = [line for line in card.text.splitlines() if re.match(r"\| (elicit|suppress) \|", line)]
+    assert rows == [
+        "| elicit | fixed | 1 | 0.500 [0.400, 0.600] | - | - |",
+        "| elicit | fair | 1.25 | 0.625 | 0.030 | - |",
+        "| elicit | oracle | 1.5 | 0.750 [0.625, 0.875] | - | - |",
+        "| suppress | fair | 1 | - | 0.040 | - |",
+    ]
+
+
+def test_the_card_of_a_vector_of_a_comparison(hub: Hub) -> None:
+    metrics = {"multiplier": 1.0, "elicitation_recovery": 0.5, "suppression_recovery": math.nan}
+    replace(pirate(), metrics=metrics).push_to_hub("name/pirate", token=TOKEN)
+    text = ModelCard.load("name/pirate").text
+    assert "| elicit | fixed | 1 | 0.500 | - | - |" in text
+    assert "| suppress |" not in text
 
 
 def test_the_card_of_a_vector_that_was_not_measured(hub: Hub) -> None:
