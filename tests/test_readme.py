@@ -77,17 +77,18 @@ def test_the_pyvene_script_trains_and_saves(tiny_folder, tmp_path, monkeypatch, 
     assert (tmp_path / "pirate-pyvene" / "config.json").exists()
 
 
-def test_the_steering_script_runs(tiny_folder, tmp_path, monkeypatch, capsys):
-    (script,) = [block for block in PYTHON if "load_model" in block]
+@pytest.mark.parametrize("script", [block for block in PYTHON if "load_model" in block])
+def test_the_steering_scripts_run(script, tiny_folder, tmp_path, monkeypatch, capsys):
     model = tiny_model("llama")
     weight = torch.nn.functional.normalize(torch.randn(1, model.config.hidden_size), dim=1)
     vector = SteeringVector(
         weight, -torch.ones(1), torch.ones(1), layer=1, model=ModelIdentity.of(model)
     )
     vector.save(tmp_path / "runs/demo/vector")
+    vector.save(tmp_path / "pirate")  # a folder comes before what is shipped
     monkeypatch.chdir(tmp_path)
     exec(script.replace("smollm2-135m", str(tiny_folder)), {})
-    assert "How do I make tea?" in capsys.readouterr().out
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.fixture(scope="module")
