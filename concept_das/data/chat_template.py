@@ -16,6 +16,14 @@ DATE = "2024-07-26"
 """The date in templates that write one, so that a vector's prompts are the same tomorrow; Llama's
 templates fall back on this day."""
 
+PLAIN = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{{ message['role'].capitalize() }}:\n{{ message['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:\n{% endif %}"
+)
+"""For a base model, which has no template: the roles, each on a line of its own. Its name is
+`plain`."""
+
 _NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
@@ -190,6 +198,6 @@ def _chosen(tokenizer: PreTrainedTokenizerBase, source: str | None) -> str:
     if source is None and own is None:
         raise InputError(
             f"the tokenizer of {name} has no chat template; use an instruction-tuned model or "
-            "pass chat_template"
+            "pass chat_template, plain for a base model"
         )
-    return source or str(own)
+    return PLAIN if source == "plain" else source or str(own)

@@ -26,17 +26,24 @@ from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
 from concept_das.models.packaged import _DTYPE_WORD, PACKAGED_MODEL, packaged_model
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode, its tokenizer, and what they were loaded from."""
+    """A model, its tokenizer, and what they were loaded from."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     revision: str | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "LoadedModel":
+        """A model and a tokenizer that are there already, such as transformers loads them."""
+        config = model.config
+        name = config.name_or_path or type(model).__name__
+        return cls(model, tokenizer, name, getattr(config, "_commit_hash", None))
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +82,7 @@ def load_model(
 
     Args:
         name: hub id, local folder, or `smollm2-135m`.
-        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on a GPU, float32 elsewhere.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on a GPU, float32 elsewhere.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; the best available by default. Not together with
             `device_map`.
         device_map: handed to transformers, to spread a large model over devices (`auto`).
@@ -90,7 +97,7 @@ def load_model(
             contradictory options.
     """
     if dtype != "auto" and dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; choose auto, {' or '.join(DTYPES)}")
+        raise InputError(f"unknown dtype {dtype!r}; choose auto, {', '.join(DTYPES)}")
     if device is not None and device_map is not None:
         raise InputError("give either device or device_map, not both")
     target = device or default_device()

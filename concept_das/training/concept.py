@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -44,6 +44,8 @@ class ConceptRows(Generic[Row]):
         tracker: receives the numbers of every step.
         seed: in place of the recipe's.
         name: of the concept, for messages where several are trained.
+        on_epoch: called after each epoch with the numbers of its last step and, if there are
+            held-out rows, their loss; if it returns true, the training ends there.
     """
 
     rows: Sequence[Row]
@@ -52,6 +54,7 @@ class ConceptRows(Generic[Row]):
     tracker: Tracker = field(default_factory=NoTracker)
     seed: int | None = None
     name: str = ""
+    on_epoch: Callable[[Mapping[str, float]], object] | None = None
 
 
 TrainingTask = ConceptRows[EncodedQuadruple]
@@ -145,6 +148,7 @@ class ConceptRun:
         self.method.begin(model, sites, task.rows, self.interventions)
         self.steps_per_epoch = math.ceil(len(task.rows) / config.batch_size)
         self.total = config.epochs * self.steps_per_epoch
+        self._stopped = False
         self.state = Progress(start=self._weights(), best=self._weights())
         if task.checkpoint is not None:
             resume(task.checkpoint, self.state, self.parameters, self.optimizer, self.identity)
@@ -152,8 +156,8 @@ class ConceptRun:
 
     @property
     def finished(self) -> bool:
-        """True once all epochs are done, or the held-out loss has stopped falling."""
-        return self.state.epoch >= self.config.epochs or self._is_stale()
+        """True once all epochs are done, the held-out loss has stopped falling, or it was told."""
+        return self._stopped or self.state.epoch >= self.config.epochs or self._is_stale()
 
     def terms(self) -> list[Term]:
         """The next step's loss; which rows it is made of depends on seed, epoch and step alone."""
@@ -234,6 +238,10 @@ class ConceptRun:
             self.state.best_loss = loss
         if self.task.checkpoint is not None:
             save(self.task.checkpoint, self.state, self.parameters, self.optimizer, self.identity)
+        if self.task.on_epoch is not None:
+            last = self.state.history[-2:] if heldout is not None else self.state.history[-1:]
+            numbers = {name: value for record in last for name, value in record.items()}
+            self._stopped = bool(self.task.on_epoch({**numbers, "epoch": float(self.state.epoch)}))
 
     def record(self, values: Mapping[str, float]) -> None:
         """Add to the history and the tracker."""

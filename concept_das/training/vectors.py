@@ -3,10 +3,12 @@
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, data_hash
@@ -45,31 +47,65 @@ class TrainedVector:
 
 
 def train_vector(
-    loaded: LoadedModel,
-    chat: ChatFormat,
-    rows: Sequence[Quadruple],
-    heldout: Sequence[Quadruple],
-    layer: Layers,
-    config: TrainingConfig,
+    loaded: LoadedModel | PreTrainedModel,
+    chat: ChatFormat | PreTrainedTokenizerBase,
+    rows: Any,
+    heldout: Any = (),
+    layer: Layers = None,
+    config: TrainingConfig | None = None,
     *,
     tracker: Tracker | None = None,
     checkpoint: Path | None = None,
     engine: EngineOptions = DEFAULT_ENGINE,
+    on_epoch: Callable[[Mapping[str, float]], object] | None = None,
 ) -> TrainedVector:
     """Train one concept by the recipe's method, measure the factors, and describe the result.
 
+    ::
+
+        vector = train_vector(model, tokenizer, "pirate.csv", layer="spread").vector
+
     Args:
+        loaded: a model of transformers, or one that `load_model` loaded.
+        chat: its tokenizer, or a chat format (with a system prompt, or `chat_template="plain"` for
+            a base model).
+        rows: quadruples to train on: any source that `read_quadruples` takes.
+        heldout: the same, for the held-out loss.
         layer: block index, 0-based; negative counts from the end. Several of them, or `spread`
             (see `TrainingConfig`), for a method that acts at several; None for the layers of
             the recipe.
+        config: the recipe; CDAS's with the paper's numbers if None.
+        on_epoch: see `ConceptRows`.
 
     Raises:
         InputError: if the method acts at one layer and several are given, or the data, the layer
             or the recipe cannot be used.
         TrainingError: if a loss or gradient is NaN or Inf.
     """
-    concept = ConceptRows(rows, heldout, checkpoint, tracker or NoTracker())
-    return train_vectors(loaded, chat, [concept], layer, config, engine=engine)[0]
+    if isinstance(chat, PreTrainedTokenizerBase):
+        chat = ChatFormat.of(chat)
+    if not isinstance(loaded, LoadedModel):
+        loaded = LoadedModel.of(loaded, chat.tokenizer)
+    train, held = _quadruples(rows), _quadruples(heldout)
+    if not train:
+        raise InputError("there are no training rows")
+    if len({row.concept_id for row in train}) > 1:
+        raise InputError(
+            "the rows are of several concepts; give those of one, or use train_vectors"
+        )
+    concept = ConceptRows(train, held, checkpoint, tracker or NoTracker(), on_epoch=on_epoch)
+    config = config or TrainingConfig()
+    (trained,) = train_vectors(loaded, chat, [concept], layer, config, engine=engine)
+    return trained
+
+
+def _quadruples(source: Any) -> Sequence[Quadruple]:
+    is_list = isinstance(source, Sequence) and not isinstance(source, str)
+    if is_list and all(isinstance(row, Quadruple) for row in source):
+        return source
+    from concept_das.data.reading import read_quadruples  # with it come datasets and pandas
+
+    return read_quadruples(source)
 
 
 def train_vectors(
@@ -104,6 +140,7 @@ def train_vectors(
             checkpoint=concept.checkpoint,
             tracker=concept.tracker,
             seed=concept.seed,
+            on_epoch=concept.on_epoch,
         )
         for concept, job in zip(concepts, jobs, strict=True)
     ]

@@ -59,7 +59,7 @@ def test_the_best_device_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "float8"}, "unknown dtype 'float8'; choose auto, float32 or bfloat16"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'; choose auto, float32, bfloat16, float16"),
         ({"device": "cpu", "device_map": "auto"}, "give either device or device_map"),
         ({"device": "toaster"}, "cannot use device 'toaster'"),
         ({"device": "cuda:99"}, "cannot use device 'cuda:99'"),

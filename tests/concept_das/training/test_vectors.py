@@ -1,19 +1,25 @@
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
 
+from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import encode_quadruples
 from concept_das.data.quadruples import data_hash
 from concept_das.errors import InputError
+from concept_das.evaluation.recovery import evaluate
 from concept_das.methods.registry import find_method
 from concept_das.models.blocks import find_site
 from concept_das.steering.factors import measure_latents
+from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import ModelIdentity
 from concept_das.training.loop import TrainingConfig, train_direction
 from concept_das.training.vectors import Layers, train_vector, versions
@@ -58,6 +64,90 @@ def test_the_seconds_of_a_vector_count_earlier_parts(tmp_path: Path) -> None:
     assert 0 < kept < min(first.seconds, again.seconds)
     config = find_method("diffmean").config()
     assert train_vector(loaded, chat, ROWS, [], 1, config).seconds > 0
+
+
+COLUMNS = [asdict(row) for row in ROWS]
+
+
+@pytest.mark.parametrize("kind", ["dicts", "frame", "data set", "file", "quadruples"])
+def test_objects_that_a_user_has(kind: str, tmp_path: Path) -> None:
+    loaded = tiny_loaded()
+    expected = train_vector(loaded, tiny_chat(), list(ROWS), [], 1, CONFIG).vector
+    frame = pd.DataFrame(COLUMNS)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    rows = {
+        "dicts": COLUMNS,
+        "frame": frame,
+        "data set": datasets.Dataset.from_list(COLUMNS),
+        "file": tmp_path / "rows.csv",
+        "quadruples": ROWS,
+    }[kind]
+    loaded.model.train()
+    found = train_vector(loaded.model, loaded.tokenizer, rows, layer=1, config=CONFIG).vector
+    assert torch.equal(found.weight, expected.weight)
+    assert found.data_hash == expected.data_hash
+    assert found.model.name == "LlamaForCausalLM"
+    assert loaded.model.training
+    chat = ChatFormat.of(loaded.tokenizer)
+    answers = generate_responses(loaded.model, chat, ["Hi"], steering=found, max_new_tokens=3)
+    assert len(answers) == 1
+    assert len(evaluate(loaded.model, chat, found, ROWS).table) > 0
+
+
+def test_data_that_cannot_be_trained_on() -> None:
+    loaded = tiny_loaded()
+    model, tokenizer = loaded.model, loaded.tokenizer
+    with pytest.raises(InputError, match="there are no training rows"):
+        train_vector(model, tokenizer, [], layer=1)
+    with pytest.raises(InputError, match="has no column 'negative_input'"):
+        train_vector(model, tokenizer, [{"text": "a"}], layer=1)
+    with pytest.raises(InputError, match="several concepts; give those of one"):
+        train_vector(model, tokenizer, [*ROWS, replace(ROWS[0], concept_id=4)], layer=1)
+    with pytest.raises(InputError, match="no block is named to act at"):
+        train_vector(model, tokenizer, ROWS)
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match="pass chat_template, plain for a base model"):
+        train_vector(model, tokenizer, ROWS, layer=1)
+
+
+def test_a_base_model_with_the_plain_template() -> None:
+    loaded = tiny_loaded("gpt2")
+    loaded.tokenizer.chat_template = None
+    chat = ChatFormat.of(loaded.tokenizer, chat_template="plain", system="Be brief.")
+    prompt = chat.prompt("Hi")
+    assert loaded.tokenizer.decode(prompt.ids) == (
+        "<|im_start|>System:\nBe brief.\n\nUser:\nHi\n\nAssistant:\n"
+    )
+    vector = train_vector(loaded.model, chat, ROWS, ROWS[:1], 1, CONFIG).vector
+    again = ChatFormat.of(
+        loaded.tokenizer, chat_template=vector.chat["template"], system="Be brief."
+    )
+    assert again.description == chat.description
+    assert generate_responses(loaded.model, again, ["Hi"], steering=vector, max_new_tokens=2)
+
+
+def test_training_stops_when_it_is_told() -> None:
+    loaded, told = tiny_loaded(), list[dict[str, float]]()
+
+    def stop(numbers: Mapping[str, float]) -> bool:
+        told.append(dict(numbers))
+        return len(told) == 2
+
+    config = replace(CONFIG, epochs=5)
+    trained = train_vector(loaded, tiny_chat(), ROWS[:4], ROWS[4:], 1, config, on_epoch=stop)
+    assert [numbers["epoch"] for numbers in told] == [1, 2]
+    assert {"loss", "heldout_loss", "step"} <= set(told[0])
+    assert trained.vector.recipe["best_epoch"] == 2
+    assert [record["epoch"] for record in trained.history][-1] == 2
+
+
+def test_a_model_in_float16() -> None:
+    loaded = tiny_loaded()
+    expected = train_vector(loaded, tiny_chat(), ROWS, (), 1, CONFIG).vector
+    loaded.model.half()
+    found = train_vector(loaded.model, loaded.tokenizer, ROWS, (), 1, CONFIG).vector
+    torch.testing.assert_close(found.weight, expected.weight, atol=0.02, rtol=0)
+    assert evaluate(loaded.model, tiny_chat(), found, ROWS).table.notna().any(axis=None)
 
 
 def test_rows_longer_than_the_models_context() -> None:
