@@ -1,29 +1,47 @@
-"""The commands that the READMEs give exist, with the flags that they give them."""
+"""The benchmarks' commands that the READMEs give run, with models and data from a hub on loopback.
+
+Those that make a table of the paper are run by `tests/benchmarks/paper`, those of the organisms and
+of the speed by the tests of these.
+"""
 
 import ast
 import importlib
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from benchmarks.axbench import presets as axbench_presets
 from benchmarks.axbench.__main__ import axbench
+from benchmarks.axbench.__main__ import main as run_axbench
 from benchmarks.backdoor import presets as backdoor_presets
 from benchmarks.backdoor.__main__ import backdoor
+from benchmarks.backdoor.__main__ import main as run_backdoor
+from benchmarks.paper.__main__ import main as run_paper
+from benchmarks.paper.entries import read_entries
 from benchmarks.refusal import presets as refusal_presets
+from benchmarks.refusal.__main__ import main as run_refusal
 from benchmarks.refusal.__main__ import refusal
 from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.configs import underscored
 from concept_das.cli.parser import COMMANDS, REPLACED, _parser_of
+from tests.benchmarks.axbench.files import write_tiny
+from tests.benchmarks.judges.server import Served
+from tests.benchmarks.release import World, fill, small_world
+from tests.hub import Hub
 
 ROOT = Path(__file__).parent.parent.parent
 FUNCTIONS: Mapping[str, tuple[Callable[..., None], Mapping[str, object]]] = {
     "benchmarks.axbench": (axbench, axbench_presets.PRESETS),
     "benchmarks.backdoor": (backdoor, backdoor_presets.PRESETS),
     "benchmarks.refusal": (refusal, refusal_presets.PRESETS),
+}
+MAINS = {
+    "benchmarks.axbench": run_axbench,
+    "benchmarks.backdoor": run_backdoor,
+    "benchmarks.refusal": run_refusal,
 }
 FILES = [
     ROOT / "README.md",
@@ -49,13 +67,82 @@ def commands() -> list[str]:
     return list(dict.fromkeys(line for line in lines if re.search(rf"(?:{named}) ", line)))
 
 
-@pytest.mark.parametrize("line", commands())
-def test_a_command_is_understood(line: str) -> None:
-    words = shlex.split(line)
-    place = next(i for i, word in enumerate(words) if word in FUNCTIONS)
-    function, presets = FUNCTIONS[words[place]]
-    flags = [underscored(word) for word in words[place + 1 :]]
-    assert _parser_of(function).parse_args(flags).preset in presets
+def runs() -> list[str]:
+    """The commands from the module's name on, each once, whatever launches it, wherever to."""
+    found = []
+    for line in commands():
+        words = shlex.split(line)
+        place = next(i for i, word in enumerate(words) if word in FUNCTIONS)
+        given = ["FOLDER" if word == "DATA" else word for word in words[place:]]
+        if "--out" in given:
+            del given[given.index("--out") : given.index("--out") + 2]
+        found.append(shlex.join(given))
+    return list(dict.fromkeys(found))
+
+
+@pytest.fixture(scope="module")
+def full_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    folder = tmp_path_factory.mktemp("hub")
+    with Hub(folder / "hub") as hub, pytest.MonkeyPatch.context() as patch:
+        hub.use_in_process(patch)
+        yield fill(hub, folder / "content")
+
+
+@pytest.fixture
+def world(
+    full_hub: Hub, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path
+) -> World:
+    """A folder with the files and the models that the pages name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("concept_das.models.loading.packaged_model", lambda _cache: model)
+    for name in ("MODEL", "runs/organisms/refusal", "runs/organisms/backdoor"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).symlink_to(model)
+    world = small_world(tmp_path / "DATA", served, monkeypatch)
+    write_tiny(tmp_path / "texts")
+    return world
+
+
+@pytest.mark.parametrize("line", runs())
+def test_a_command_runs(line: str, world: World, tmp_path: Path) -> None:
+    """As it stands, but for one method, few rows, and layers that a tiny model has."""
+    module, *words = shlex.split(line)
+    # FOLDER is in each place what the text around it says.
+    folder = "texts" if module == "benchmarks.axbench" else "DATA"
+    words = [folder if word == "FOLDER" else word for word in words]
+    dry = "--dry-run" in words
+    small = [] if dry else ["--wandb=off", "--device=cpu", "--methods=cdas"]
+    if module != "benchmarks.axbench":
+        small += ["--rows=6", "--tests=3"]
+    if "--layers" in words:
+        small.append("--layers=[1, 2]")
+    if "--seeds" in words:
+        small.append("--seeds=[42, 43]")
+    if "--changes" in words:  # of a method that is not run here, or at its own rank
+        small.append('--changes={"cdas": {"rank": 2}}')
+    if "--concepts" in words and not dry:
+        small.append("--concepts=0:2")
+    assert MAINS[module]([*words, *small, f"--out={tmp_path / 'out'}"]) == 0
+    reports = list((tmp_path / "out").rglob("report.html"))
+    assert len(reports) == (0 if dry else 1)
+
+
+def paper_commands() -> list[list[str]]:
+    texts = [file.read_text() for file in FILES]
+    lines = [line for text in texts for line in text.replace("\\\n", " ").splitlines()]
+    found = [line.split("#")[0] for line in lines if line.startswith("python -m benchmarks.paper")]
+    return [shlex.split(line)[3:] for line in found]
+
+
+@pytest.mark.parametrize("words", paper_commands(), ids=" ".join)
+def test_a_table_of_the_paper_is_planned(
+    words: list[str], world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = read_entries()
+    assert not words or words[0] in entries
+    words = [str(world.release) if word == "RELEASE" else word for word in words]
+    assert run_paper([*words, *(["--dry-run"] if words else [])]) == 0
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
