@@ -103,7 +103,10 @@ def world(
     return world
 
 
-@pytest.mark.parametrize("line", runs())
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=pytest.mark.slow) if "--seeds" in line else line for line in runs()],
+)
 def test_a_command_runs(line: str, world: World, tmp_path: Path) -> None:
     """As it stands, but for one method, few rows, and layers that a tiny model has."""
     module, *words = shlex.split(line)
