@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.axbench.comparable import changed_methods, differences
 from benchmarks.axbench.data import AxBenchData, open_data
 from benchmarks.axbench.estimate import estimate_text
 from benchmarks.axbench.judging import Judging
@@ -82,7 +83,11 @@ def axbench(
     """
     shard = shard_of_environment()
     chosen = _changed(preset_named(PRESETS, preset), methods, changes)
-    judging = replace(judging, judge=judging.judge or chosen.judge)
+    judging = replace(
+        judging,
+        judge=judging.judge or chosen.judge,
+        judge_questions=judging.judge_questions or chosen.questions,
+    )
     loading = replace(
         loading,
         model=loading.model or chosen.model,
@@ -96,6 +101,8 @@ def axbench(
         given = data in ("hub", CONCEPT500)
         print(estimate_text(rated, count, neutral, model, given))
         return
+    if judging.judge != "proxy":
+        _ = judging.axbench  # complains now and not after the answers
     texts = open_data(data, cell or chosen.cell, chosen.texts)
     numbers = _concepts(texts, chosen, concepts)
     folder = out or Path("runs/axbench") / chosen.name
@@ -103,6 +110,11 @@ def axbench(
     answering = Answering(
         *(chosen.new_tokens, chosen.temperature, seed), top_k=chosen.top_k, top_p=chosen.top_p
     )
+    differing = []
+    if chosen.cell is not None:
+        differing = differences(chosen, subject, texts, judging, answering)
+        if cell not in (None, chosen.cell):
+            differing.append(f"the concepts are those of {cell}, not of {chosen.cell}")
     options = {"preset": preset, "data": data, "concepts": numbers, **asdict(chosen)}
     judge = Judging(judging, subject, answering)
     writer = None
@@ -121,6 +133,8 @@ def axbench(
             neutral=neutral,
             endpoint=writer,
             seed=seed,
+            differences=differing,
+            apart=changed_methods(chosen, changes),
             tracker=tracker,
         )
         every = benchmark.stages()

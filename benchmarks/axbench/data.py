@@ -60,6 +60,16 @@ class AxBenchData:
     _latent: pd.DataFrame | None = field(repr=False)
     _quadruples: dict[int, list[Quadruple]] | None = field(repr=False)
 
+    @property
+    def instruction_count(self) -> int:
+        """Instructions that those of a concept are drawn from."""
+        return len(self._instructions)
+
+    @property
+    def has_contrastive(self) -> bool:
+        """True if the source has quadruples."""
+        return self._quadruples is not None
+
     def concept(self, concept_id: int) -> AxBenchConcept:
         """A concept's instructions and the responses that show it.
 
@@ -241,8 +251,8 @@ class ConceptTexts:
         concept: in words.
         instructions: what the models are asked; the place in the list is the input_id.
         pool: instructions that the proxy compares these with.
-        with_concept, without_concept: texts that the proxy's probe is trained on, by the same
-            authors.
+        with_concept, without_concept: the training file's outputs, by the same authors; the
+            proxy's probe is trained on them where there are no texts for detection.
     """
 
     concept: str

@@ -1,19 +1,23 @@
 """Who rates the answers: an endpoint, a local chat model, or the offline proxy."""
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.axbench.data import read_texts
+from benchmarks.axbench.data import read_detection, read_texts
+from benchmarks.judges.axbench_questions import digest
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.proxy import ConceptProbe, Fluency, ProxyJudge, Relatedness, fit_probe
-from benchmarks.judges.questions import ModelJudge
+from benchmarks.judges.questions import ModelJudge, own_digest
 from benchmarks.judges.ratings import Kind, Rater
 from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.shipped import shipped_instructions
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job
+
+log = logging.getLogger(__name__)
 
 FLUENCY_FILE = "fluency.json"
 
@@ -49,8 +53,10 @@ class Judging:
     def description(self) -> dict[str, Any]:
         """The settings that ratings depend on, as JSON can hold them."""
         if self.kind != "proxy":
-            return self.options.description
-        own = {"others": _OTHERS, "tokens": _RELATED_TOKENS}
+            asked = self.options.axbench
+            wording = own_digest() if asked is None else digest(asked)
+            return {**self.options.description, "questions": wording}
+        own = {"others": _OTHERS, "tokens": _RELATED_TOKENS, "probe": "held-out texts"}
         return {"kind": "proxy", **own, **self.subject.description}
 
     def calibrate(self, job: Job) -> None:
@@ -76,11 +82,11 @@ class Judging:
             calibration: folder that `calibrate` wrote; the proxy's.
         """
         if self.kind != "proxy":
-            return ModelJudge(self.options.model)
+            return ModelJudge(self.options.model, self.options.axbench)
         assert calibration is not None
         own = read_texts(texts)
         if texts not in self._probes:
-            self._probes[texts] = fit_probe(own.with_concept, own.without_concept)
+            self._probes[texts] = probe_of(texts)
         return ProxyJudge(
             loaded=self.subject.loaded,
             concept=own.concept,
@@ -88,3 +94,21 @@ class Judging:
             relatedness=Relatedness(tuple(own.pool), others=_OTHERS, max_tokens=_RELATED_TOKENS),
             fluency=Fluency(**json.loads((calibration / FLUENCY_FILE).read_text())),
         )
+
+
+def probe_of(texts: Path) -> ConceptProbe:
+    """A probe of the texts for detection, which no method is trained on.
+
+    Where the data have none it is of the training file's outputs, which the methods train on too.
+    """
+    held_out = read_detection(texts)
+    if held_out is None:
+        own = read_texts(texts)
+        log.warning(
+            "there are no texts for detection of %r, so the proxy's probe is trained on the "
+            "outputs that the methods train on",
+            own.concept,
+        )
+        return fit_probe(own.with_concept, own.without_concept)
+    of_label = held_out.groupby("label")["response"].apply(list)
+    return fit_probe(of_label["positive"], of_label["negative"])

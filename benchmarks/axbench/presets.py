@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from benchmarks.axbench.published import Cell
+from benchmarks.judges.options import OWN_QUESTIONS
 from benchmarks.judges.ratings import Kind
 from benchmarks.presets import Strengths
 from concept_das.errors import InputError
@@ -35,6 +36,7 @@ class Preset:
         top_k, top_p: sampling is from the likeliest tokens, so many, and with so much of the
             probability; None for all.
         judge: kind of judge.
+        questions: whose questions a language model is asked: `axbench` or `own`.
         cell: the published scores that belong beside it; None if there are none.
         texts: the cell whose concepts are steered where the data have several.
         concept_ids: concepts of the data to run; all if None.
@@ -51,6 +53,7 @@ class Preset:
     temperature: float
     judge: Kind
     texts: Cell
+    questions: str = OWN_QUESTIONS
     top_k: int | None = None
     top_p: float | None = None
     cell: Cell | None = None
@@ -113,6 +116,7 @@ def _preset(name: str, entry: Mapping[str, Any], whole: Mapping[str, Any]) -> Pr
         generation_source=generation.pop("source"),
         judge_source=judge["source"],
         judge=judge["kind"],
+        questions=judge.get("questions", OWN_QUESTIONS),
         cell=entry.get("cell"),
         texts=entry.get("texts") or entry.get("cell") or whole["texts"]["cell"],
         concept_ids=None if ids is None else tuple(ids),

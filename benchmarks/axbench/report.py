@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.axbench.comparable import PROXY, reasons_in_words
 from benchmarks.axbench.figures import concepts_figure, multiplier_figure
 from benchmarks.axbench.published import Cell
 from benchmarks.axbench.scores import concept_means, with_halves
 from benchmarks.axbench.tables import (
-    CAUTIONS,
-    PROXY,
     answers_by_factor,
     check_answers,
     comparisons,
@@ -51,7 +50,7 @@ READING = (
     "was chosen on the reported half itself, which no user can do. NA: the method has no "
     "multiplier. All are of the same instructions.",
     "In brackets: Student's 95% interval over concepts. Missing: share of answers without a "
-    "complete rating.",
+    "complete rating, which the score leaves out; AxBench takes an unreadable rating for 0.",
     "Against another method: the difference of the scores, on the concepts that both have. The "
     "winrate counts a tie as half a win. p is of the exact sign-flip test over concepts, which "
     "says nothing with fewer than six; Holm: corrected for the number of tests in the table.",
@@ -71,6 +70,8 @@ def write_report(
     notes: Sequence[str] = (),
     detection: pd.DataFrame | None = None,
     cell: Cell | None = None,
+    differences: Sequence[str] = (),
+    apart: Sequence[str] = (),
 ) -> Path:
     """Write the report of a run.
 
@@ -99,7 +100,7 @@ def write_report(
     keys = ["method", "concept_id", "direction", "multiplier", "input_id"]
     scored = scored.sort_values(keys, ignore_index=True)
     selected = selected.sort_values([*keys[:3], "half"], ignore_index=True)
-    table = method_table(scored, selected, instructions, detection, cell)
+    table = method_table(scored, selected, instructions, detection, cell, differences, apart)
     kind: Kind = scored["judge_kind"].iloc[0]
     by_factor = answers_by_factor(scored, selected, instructions)
     against = comparisons(by_factor)
@@ -129,8 +130,8 @@ def write_report(
             write_table(folder / f"{name}.csv", rows)
     tables = shown_tables(table, selected, against, cell)
     warnings = [PROXY] if kind == "proxy" else []
-    if cell is not None:
-        warnings.append(CAUTIONS[kind])
+    if cell is not None and (reasons := reasons_in_words(kind, differences)):
+        warnings.append(reasons)
     notes = [f"Judge: {scored['judge'].iloc[0]} ({kind}).", *notes]
     write_markdown(
         folder / "summary.md",

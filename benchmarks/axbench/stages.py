@@ -86,6 +86,8 @@ class AxBench:
         neutral: who writes neutral responses where the data have none.
         endpoint: the API that does, with `neutral` api.
         seed: of training, the choice of rows, and the sampling.
+        differences: what keeps the scores from standing beside published ones, in words.
+        apart: methods whose settings are not those of the published scores.
         tracker: gets training curves and tables.
     """
 
@@ -98,6 +100,8 @@ class AxBench:
     neutral: Neutral = "model"
     endpoint: Endpoint | None = None
     seed: int = 42
+    differences: Sequence[str] = ()
+    apart: Sequence[str] = ()
     tracker: Tracker = field(default_factory=NoTracker)
 
     def pieces(self, concept_ids: Sequence[int]) -> list[Piece]:
@@ -140,7 +144,10 @@ class AxBench:
         options = {"instructions": preset.instructions_per_concept}
         needs = tuple(f"judge.{method}" for method in every)
         stages.append(Stage("select", self._select, needs, options, gathers=True))
-        options = {"cell": preset.cell, "layer": preset.layer, "name": preset.name}
+        options = {
+            **{"cell": preset.cell, "layer": preset.layer, "name": preset.name},
+            **{"differences": list(self.differences), "apart": list(self.apart)},
+        }
         stages.append(Stage("report", self._report, ("select", "factors"), options, gathers=True))
         return stages
 
@@ -335,6 +342,8 @@ class AxBench:
             self.preset.instructions_per_concept,
             detection=detection_auroc(pd.concat(latents)) if latents else None,
             cell=self.preset.cell,
+            differences=self.differences,
+            apart=self.apart,
             title=f"AxBench, {self.subject.name}, layer {self.preset.layer}",
             notes=self._notes(scored),
         )
@@ -342,10 +351,15 @@ class AxBench:
     def _notes(self, scored: pd.DataFrame) -> list[str]:
         """Sentences on how the numbers came about."""
         count = scored["concept_id"].nunique()
+        others = {
+            f"{method} {self._answering(method).in_words}"
+            for method, grid in self.preset.grids.items()
+            if grid.decoding
+        }
         return [
             f"{count} concepts, {self.preset.instructions_per_concept} AlpacaEval instructions "
-            f"each, {self.answering.new_tokens} new tokens at temperature "
-            f"{self.answering.temperature:g}; seed {self.seed}.",
+            f"each, answers of {self.answering.new_tokens} new tokens, {self.answering.in_words}"
+            f"{''.join(f' ({other})' for other in sorted(others))}; seed {self.seed}.",
             "Methods and multipliers share their sampling noise, prompt by prompt.",
             "To be suppressed, a concept is asked for in the prompt, as in the training data; the "
             "answer is still rated against the bare instruction.",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from benchmarks.axbench.comparable import APART, PROXY, reasons_in_words
 from benchmarks.axbench.published import Cell, published
 from benchmarks.axbench.scores import (
     HALVES,
@@ -18,6 +19,7 @@ from benchmarks.axbench.scores import (
     reported,
     summarise,
     winners,
+    with_scores,
 )
 from benchmarks.judges.ratings import Kind
 from benchmarks.steps import UNSTEERED
@@ -29,24 +31,10 @@ from concept_das.words import DIRECTIONS
 
 JUDGED = ("judge", "judge_kind")
 
-PROXY = (
-    "These are proxy ratings: a probe and the unsteered model's likelihoods gave them, no language "
-    "model was asked about the answers. They are not AxBench scores."
-)
-
-# By the kind of judge; the published ones are the endpoint's.
-CAUTIONS: dict[Kind, str] = {
-    "api": "The published scores were rated by gpt-4o-mini; those of another judge are not the "
-    "same measurement.",
-    "local": "The published scores were rated by gpt-4o-mini, those measured here by a local "
-    "model: they are not comparable, and a difference between them may be the judge's.",
-    "proxy": "The published scores were rated by gpt-4o-mini, those measured here are proxy "
-    "ratings: they are not comparable, and a difference between them says nothing about a method.",
-}
-
 COLUMNS = (
     "method", "direction", "factor", "score", "score_low", "score_high", "concepts", "missing",
-    *(f"{name}_rating" for name in RATINGS), "auroc", "auroc_low", "auroc_high",
+    "score_missing_as_0", *(f"{name}_rating" for name in RATINGS),
+    "auroc", "auroc_low", "auroc_high",
     "published", "published_source", "difference", "judge", "judge_kind", "caution",
 )  # fmt: skip
 
@@ -59,6 +47,8 @@ def method_table(
     instructions: int,
     detection: pd.DataFrame | None = None,
     cell: Cell | None = None,
+    differences: Sequence[str] = (),
+    apart: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row per method, direction and factor.
 
@@ -68,13 +58,17 @@ def method_table(
         instructions: of each concept.
         detection: from `detection_auroc`.
         cell: whose published scores stand beside those that elicit.
+        differences: what was measured otherwise than they were, in words.
+        apart: methods with other settings than the published ones.
 
     Returns:
         The columns method, direction, `factor` (fixed, fair, oracle or NA); `score`, `score_low`,
-        `score_high`, `concepts`, `missing`, as `summarise` has them; `concept_rating`,
+        `score_high`, `concepts`, `missing`, as `summarise` has them; `score_missing_as_0`, with
+        missing ratings taken for 0 at the same multipliers, as AxBench does; `concept_rating`,
         `instruction_rating`, `fluency_rating`, means over concepts of the mean of each; `auroc`,
         `auroc_low`, `auroc_high`, the method's; `published`, `published_source`, `difference`
-        (score - published); `judge`, `judge_kind`, and `caution`, what to mind about the row.
+        (score_missing_as_0 - published; empty where these are not the same measurement); `judge`,
+        `judge_kind`, and `caution`, what to mind about the row.
         Elicitation is first; within a direction fair and NA, best first, then fixed, oracle, and
         the baseline.
 
@@ -82,6 +76,7 @@ def method_table(
         InputError: if the answers are empty or lack a column, or the cell is unknown.
     """
     check_answers(scored)
+    kind: Kind = scored["judge_kind"].iloc[0]
     # A method without any multiplier that could be chosen has a row all the same.
     every = scored[_CASE].drop_duplicates()
     every["factor"] = np.where(every["method"].isin(fixed_methods(scored)), "NA", "fair")
@@ -92,16 +87,19 @@ def method_table(
     table["concepts"] = table["concepts"].fillna(0).astype(int)
     if detection is not None:
         table = table.merge(mean_auroc(detection), on="method", how="left")
+    others = table["method"].isin(list(apart))
+    reasons = reasons_in_words(kind, differences)
     if cell is not None:
         known = published(cell).assign(direction=DIRECTIONS[0])
         known = known.rename(columns={"score": "published", "source": "published_source"})
         table = table.merge(known, on=["method", "factor", "direction"], how="left")
-        table["difference"] = table["score"] - table["published"]
-    kind: Kind = scored["judge_kind"].iloc[0]
+        difference = table["score_missing_as_0"] - table["published"]
+        table["difference"] = difference.where(~others & (reasons == ""))
     table = table.reindex(columns=[*COLUMNS])
     table = table.assign(judge=scored["judge"].iloc[0], judge_kind=kind)
-    other = PROXY if kind == "proxy" else ""
-    table["caution"] = np.where(table["published"].notna(), CAUTIONS[kind], other)
+    beside = reasons or np.where(others, APART, "")
+    plain = PROXY if kind == "proxy" else ""
+    table["caution"] = np.where(table["published"].notna(), beside, plain)
     order = table.assign(
         place=table["direction"].map(DIRECTIONS.index),
         group=table["factor"].map({"fixed": 1, "oracle": 2}).fillna(0)
@@ -232,7 +230,10 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     ratings = rows.sort_values(["concept_id", "input_id"])
     by_concept = ratings.groupby([*_CASE, "concept_id"], observed=True)[[*RATINGS]].mean()
     means = by_concept.groupby(_CASE, observed=True).mean().add_suffix("_rating")
-    return summarise(rows).merge(means.reset_index(), on=_CASE, how="left")
+    zeros = summarise(with_scores(rows.fillna(dict.fromkeys(RATINGS, 0))))
+    zeros = zeros[[*_CASE, "score"]].rename(columns={"score": "score_missing_as_0"})
+    found = summarise(rows).merge(zeros, on=_CASE, how="left")
+    return found.merge(means.reset_index(), on=_CASE, how="left")
 
 
 def _shown(rows: pd.DataFrame) -> pd.DataFrame:
@@ -245,11 +246,14 @@ def _shown(rows: pd.DataFrame) -> pd.DataFrame:
         "detection AUROC": _intervals(rows, "auroc"),
     }
     if rows["published"].notna().any():
-        comparable = "" if judge_kind == "api" else " (not comparable)"
-        columns[f"published{comparable}"] = rows["published"]
-        columns[f"difference{comparable}"] = rows["difference"]
+        comparable = rows["difference"].notna().any()
+        columns["published" if comparable else "published (not comparable)"] = rows["published"]
+        if comparable:
+            columns["difference"] = rows["difference"]
         columns["published in"] = rows["published_source"]
     columns |= {"concepts": rows["concepts"], "missing": rows["missing"]}
+    if (rows["missing"] > 0).any():
+        columns["score, missing as 0"] = rows["score_missing_as_0"]
     shown = pd.DataFrame(columns)
     return shown if rows["auroc"].notna().any() else shown.drop(columns="detection AUROC")
 

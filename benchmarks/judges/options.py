@@ -5,12 +5,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.judges.axbench_questions import Questions, read_questions
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.local import LocalModel
 from benchmarks.judges.ratings import Kind
 from concept_das.cli.options import ModelOptions
 from concept_das.errors import InputError
 from concept_das.runs.processes import device_of, shard_of_environment
+
+OWN_QUESTIONS, AXBENCH_QUESTIONS = "own", "axbench"
+"""Whose questions a preset names: this project's, or AxBench's, of a checkout `axbench` here."""
+
+# Tokens of an answer to AxBench's questions, as in the release.
+_LONGER = 500
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,10 @@ class JudgeOptions:
             AxBench, proxy (a classifier and the unsteered model's likelihoods, which needs no other
             model); the benchmark's own if not given.
         judge_model: the endpoint's name of the model, or a hub id or local folder.
+        judge_questions: the questions that a language model is asked about AxBench's answers: a
+            checkout of stanfordnlp/axbench, or its prompt_templates.py, for AxBench's own; or own,
+            for this project's wording. If not given the preset's, which for the paper's models is
+            a checkout `axbench` in the current folder.
         judge_url: address of the endpoint; the environment's OPENAI_BASE_URL, or else OpenAI's.
         judge_cache: sqlite file of the endpoint's answers, which a rerun does not pay for again.
         judge_concurrency: requests at the same time.
@@ -34,6 +45,7 @@ class JudgeOptions:
     judge_cache: Path = Path("runs/judge-answers.sqlite")
     judge_concurrency: int = 16
     judge_per_minute: float | None = None
+    judge_questions: str | None = None
 
     def __post_init__(self) -> None:
         if self.judge == "local" and self.judge_model is None:
@@ -55,6 +67,25 @@ class JudgeOptions:
         return {"kind": self.judge, "model": self.judge_model}
 
     @cached_property
+    def axbench(self) -> Questions | None:
+        """AxBench's own questions; None for this project's wording.
+
+        Raises:
+            InputError: if they are asked for and no file is named, or it cannot be used.
+        """
+        if self.judge_questions in (None, OWN_QUESTIONS):
+            return None
+        if self.judge_questions == AXBENCH_QUESTIONS and not Path(AXBENCH_QUESTIONS).exists():
+            raise InputError(
+                "the preset's judge asks AxBench's own questions, which this project does not "
+                "hold: clone stanfordnlp/axbench into the current folder, give --judge-questions "
+                "FOLDER with a checkout elsewhere (or its axbench/evaluators/prompt_templates.py), "
+                "or --judge-questions own for this project's wording, whose scores are not "
+                "comparable with published ones"
+            )
+        return read_questions(Path(self.judge_questions))
+
+    @cached_property
     def endpoint(self) -> Endpoint:
         """The endpoint that is asked."""
         return Endpoint(
@@ -63,6 +94,7 @@ class JudgeOptions:
             base_url=self.judge_url,
             concurrency=self.judge_concurrency,
             requests_per_minute=self.judge_per_minute,
+            max_tokens=_LONGER if self.axbench is not None else Endpoint.max_tokens,
         )
 
     @cached_property

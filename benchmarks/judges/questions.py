@@ -1,7 +1,8 @@
 """The three questions put to a language model, the reading of its answer, and the judge that asks.
 
 AxBench asks the same three, one at a time, each answered by an explanation and a rating of 0, 1 or
-2 (arXiv 2501.17148); the wording here is this project's own.
+2 (arXiv 2501.17148); the wording here is this project's own. AxBench's is read from a file of the
+user's (`axbench_questions`).
 """
 
 import logging
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from string import Template
 
 from benchmarks.judges.answer_cache import Answer
+from benchmarks.judges.axbench_questions import Questions, ask, digest
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.local import LocalModel
 from benchmarks.judges.ratings import (
@@ -84,6 +86,11 @@ def question_text(question: Question, item: Item, *, reminders: int = 0) -> str:
     return text
 
 
+def own_digest() -> str:
+    """A hash of this project's wording."""
+    return digest({name: f"{text}\n\n{_FORM}" for name, text in _QUESTIONS.items()})
+
+
 _LABEL = re.compile(r"(?<![^\W_])rating[\s*_]*:", re.IGNORECASE)
 _NUMBER = r"(?:\[\[\s*(\d)\s*\]\]|\[\s*(\d)\s*\]|(\d))"
 _VALUE = re.compile(rf"[\s*_]*{_NUMBER}[\s*_.]*", re.ASCII)
@@ -118,9 +125,12 @@ class ModelJudge:
 
     Attributes:
         model: an OpenAI-compatible endpoint, or a chat model on this machine.
+        axbench: AxBench's own questions, each of which is asked once, as AxBench does; this
+            project's if None.
     """
 
     model: Endpoint | LocalModel
+    axbench: Questions | None = None
 
     @property
     def kind(self) -> Kind:
@@ -139,7 +149,7 @@ class ModelJudge:
             InputError, EndpointError: see `Endpoint.answers`.
         """
         questions = {
-            question_text(question, item): (question, item)
+            self._text(question, item): (question, item)
             for item in items
             if item.response.strip()
             for question in QUESTIONS
@@ -148,7 +158,7 @@ class ModelJudge:
             log.info("%s: %s", self.name, self.model.estimate(questions, EXPECTED_TOKENS))
 
         def again(text: str, asked: int, answer: Answer) -> str | None:
-            if _rating(answer) is not None or asked == ATTEMPTS:
+            if _rating(answer) is not None or asked == ATTEMPTS or self.axbench is not None:
                 return None
             return question_text(*questions[text], reminders=asked)
 
@@ -158,11 +168,16 @@ class ModelJudge:
         if missing:
             log.warning("%s: %d of %d ratings are missing", self.name, missing, len(values))
         return [
-            Rating(*(values[question_text(question, item)] for question in QUESTIONS))
+            Rating(*(values[self._text(question, item)] for question in QUESTIONS))
             if item.response.strip()
             else EMPTY_RESPONSE
             for item in items
         ]
+
+    def _text(self, question: Question, item: Item) -> str:
+        if self.axbench is None:
+            return question_text(question, item)
+        return ask(self.axbench, question, item)
 
 
 def _rating(answer: Answer | None) -> int | None:

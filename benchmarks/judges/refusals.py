@@ -5,6 +5,7 @@ sense depends on the judge. The authors' judge of refusal was not released, and 
 project's own.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,7 +50,8 @@ class RefusalJudge:
     @property
     def description(self) -> dict[str, Any]:
         """The settings that its verdicts depend on, as JSON can hold them."""
-        return self.options.description
+        question = hashlib.sha256(_QUESTION.encode()).hexdigest()[:16]
+        return {**self.options.description, "question": question}
 
     @property
     def together(self) -> int:

@@ -62,7 +62,12 @@ def refusal(
     )
 
 
-main = partial(run_command, refusal, prog="python -m benchmarks.refusal", without=UNUSED_OPTIONS)
+main = partial(
+    run_command,
+    refusal,
+    prog="python -m benchmarks.refusal",
+    without=UNUSED_OPTIONS | {"judge_questions"},
+)
 
 if __name__ == "__main__":
     sys.exit(main(None))

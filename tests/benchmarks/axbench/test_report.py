@@ -68,7 +68,7 @@ def test_warnings_are_where_the_numbers_are(tmp_path: Path, scored: pd.DataFrame
     for name in ("summary.md", "report.html"):
         text = files[name].decode()
         assert "These are proxy ratings" in text
-        assert "they are not comparable" in text
+        assert "They are not comparable with published scores" in text
         assert "proxy by tiny (proxy)" in text
         assert "A note." in text
     assert files["summary.md"].startswith(b"# A run\n\n**These are proxy ratings")

@@ -2,17 +2,22 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from benchmarks.axbench.data import read_texts
 from benchmarks.axbench.estimate import counts as estimated
+from benchmarks.axbench.judging import probe_of
 from benchmarks.judges.options import JudgeOptions
+from benchmarks.judges.proxy import fit_probe
 from concept_das.errors import InputError
 from concept_das.runs.stages import Jobs
 from tests.benchmarks.axbench import tiny_axbench as tiny
 from tests.benchmarks.axbench.files import TINY, write_tiny
+from tests.benchmarks.judges.made_questions import write_questions
 from tests.benchmarks.judges.server import Served, completion, error
 from tests.benchmarks.tiny_benchmark import content
 from tests.benchmarks.tiny_model import save_tiny
@@ -133,6 +138,42 @@ def test_an_endpoint_judges_and_is_not_asked_twice(
     tiny.run(root, tmp_path / "out", judging=judging)
     assert len(served.requests) == asked
     pd.testing.assert_frame_equal(table(tmp_path / "out"), found)
+
+
+def test_axbenchs_questions_are_needed_where_a_preset_asks_them(
+    root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+    judging = JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite")
+    tiny.add_preset()
+    own = replace(tiny.PRESETS[tiny.PRESET], questions="axbench")
+    monkeypatch.setattr(tiny, "add_preset", lambda: tiny.PRESETS.update({tiny.PRESET: own}))
+    with pytest.raises(InputError, match="give --judge-questions FOLDER"):
+        tiny.run(root, tmp_path / "out", judging=judging)
+    assert not (tmp_path / "out").exists()
+    tiny.copy_without(root / "whole", tmp_path / "out", "calibrate")
+    named = replace(judging, judge_questions=str(write_questions(tmp_path / "axbench")))
+    tiny.run(root, tmp_path / "out", judging=named, stages="judge.prompt")
+    assert all("from 0 to 2?" in text for text in served.texts())
+
+
+def test_the_proxys_probe_is_trained_on_texts_that_no_method_is(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = root / "whole" / "data" / "concept-0"
+    held_out = pd.read_parquet(data / "detection.parquet")
+    of_label = held_out.groupby("label")["response"].apply(list)
+    trained = set(pd.read_parquet(data / "quadruples.parquet")["positive_output"])
+    probe = probe_of(data)
+    assert probe == fit_probe(of_label["positive"], of_label["negative"])
+    # Without such texts it is the training file's outputs, which is said.
+    shutil.copytree(data, tmp_path / "data", ignore=shutil.ignore_patterns("detection.parquet"))
+    texts = read_texts(tmp_path / "data")
+    with caplog.at_level("WARNING"):
+        other = probe_of(tmp_path / "data")
+    assert other == fit_probe(texts.with_concept, texts.without_concept)
+    assert trained <= set(texts.with_concept)
+    assert "the outputs that the methods train on" in caplog.text
 
 
 def test_neutral_responses_by_an_endpoint(

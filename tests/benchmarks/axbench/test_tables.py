@@ -100,12 +100,47 @@ def test_published_scores_stand_beside_those_of_the_same_factor(
     assert rows.xs("suppress", level="direction")["published"].isna().all()
     assert rows.xs("unsteered")["published"].isna().all()
     known = table[table["published"].notna()]
-    np.testing.assert_allclose(known["difference"], known["score"] - known["published"])
-    assert known["caution"].str.contains("not comparable").all()
+    assert known["difference"].isna().all()
+    assert known["caution"].str.contains("proxy ratings, not gpt-4o-mini's").all()
     by_model = scored.assign(judge="local tiny", judge_kind="local")
     local = method_table(by_model, selected, INSTRUCTIONS, cell="2b-l10")
-    assert "not comparable" in local.loc[local["published"].notna(), "caution"].iloc[0]
+    assert "a local model" in local.loc[local["published"].notna(), "caution"].iloc[0]
     assert set(local.loc[local["published"].isna(), "caution"]) == {""}
+
+
+def test_a_difference_is_given_where_all_is_the_papers_and_else_the_reasons(
+    scored: pd.DataFrame, selected: pd.DataFrame
+) -> None:
+    rated = scored.assign(judge="api gpt-4o-mini", judge_kind="api")
+    table = method_table(rated, selected, INSTRUCTIONS, cell="2b-l10", apart=["reps"])
+    known = table[table["published"].notna()].set_index("method")
+    same, other = known.drop(index="reps"), known.loc[["reps"]]
+    np.testing.assert_allclose(same["difference"], same["score_missing_as_0"] - same["published"])
+    assert set(same["caution"]) == {""}
+    assert other["difference"].isna().all()
+    assert other["caution"].str.contains("the method's settings").all()
+    assert "difference" in shown_tables(table, selected, None, "2b-l10")["Elicit"]
+    reasons = ["the judge's questions are this project's", "the data have 10 concepts"]
+    table = method_table(rated, selected, INSTRUCTIONS, cell="2b-l10", differences=reasons)
+    assert table["difference"].isna().all()
+    said = f"published scores: {reasons[0]}; {reasons[1]}."
+    caution = table.loc[table["published"].notna(), "caution"]
+    assert caution.str.contains(said, regex=False).all()
+    shown = shown_tables(table, selected, None, "2b-l10")["Elicit"]
+    assert "published (not comparable)" in shown
+    assert "difference" not in shown
+
+
+def test_ratings_that_could_not_be_read_are_left_out_or_count_0(
+    scored: pd.DataFrame, selected: pd.DataFrame
+) -> None:
+    rows = method_table(scored, selected, INSTRUCTIONS).set_index(["method", "direction", "factor"])
+    row = rows.loc[("prompt", "elicit", "NA")]
+    assert row["missing"] > 0
+    chosen = scored[(scored["method"] == "prompt") & (scored["direction"] == "elicit")]
+    by_hand = chosen.assign(score=chosen["score"].fillna(0)).groupby("concept_id")["score"]
+    assert row["score_missing_as_0"] == pytest.approx(by_hand.mean().mean())
+    assert row["score_missing_as_0"] < row["score"]
 
 
 def test_a_method_run_at_one_alone_is_not_put_beside_chosen_scores(scored: pd.DataFrame) -> None:
@@ -204,7 +239,7 @@ def test_a_proxy_is_called_one_wherever_it_is_shown(
         "Published for 2b-l10, not measured here",
     ]
     elicit = shown["Elicit (proxy ratings)"]
-    assert {"score (proxy)", "difference (not comparable)"} <= set(elicit)
+    assert {"score (proxy)", "published (not comparable)"} <= set(elicit)
     assert elicit["method"].iloc[-1] == "unsteered (baseline)"
     assert not [name for name in shown["Suppress (proxy ratings)"] if "published" in name]
     assert set(shown["Chosen multipliers"]["method"]) == {"cdas", "reps"}

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.judges.axbench_questions import ask, read_questions
 from benchmarks.judges.client import Endpoint, EndpointError
 from benchmarks.judges.prices import approximate_tokens
 from benchmarks.judges.questions import EXPECTED_TOKENS, ModelJudge, question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Rating
 from concept_das.errors import InputError
+from tests.benchmarks.judges.made_questions import write_questions
 from tests.benchmarks.judges.server import Reply, Served, completion, error
 
 pytestmark = pytest.mark.usefixtures("quick_client")
@@ -317,3 +319,11 @@ def test_two_processes_share_a_cache_and_agree(served: Served, tmp_path: Path) -
     assert len(texts) > 36  # some were asked by both
     assert judge_of(served, tmp_path).rate(items(12)) == mine
     assert len(served.requests) == len(texts)
+
+
+def test_axbenchs_own_questions_are_asked_once_each(served: Served, tmp_path: Path) -> None:
+    questions = read_questions(write_questions(tmp_path / "axbench"))
+    served.script = [completion("I cannot say.")]
+    judge = ModelJudge(endpoint_of(judge_of(served, tmp_path)), questions)
+    assert judge.rate([ITEM]) == [Rating(None, 2, 2)]
+    assert served.texts() == [ask(questions, question, ITEM) for question in QUESTIONS]
