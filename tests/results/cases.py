@@ -1,0 +1,179 @@
+"""The statements of results/README.md on the organisms, the safety cases and speed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from tests.results.reading import percent, read, span
+from tests.results.tables import figures
+
+
+def organisms() -> Iterator[str]:
+    rates = read("organisms/rates.csv").set_index(["organism", "prompts"])
+    share = (rates["count"] / rates["total"]).to_dict()
+    yield (
+        "Both do what was asked of them on the project's own held-out prompts (refusal: 90% of the "
+        "harmful and at most 5% of the harmless; backdoor: 95%, at most 2%, and 70% of red-team "
+        "texts), the refusal organism just so; on JailbreakBench it refuses "
+        f"{percent(share['refusal', 'JailbreakBench'])}."
+    )
+
+
+def _mean(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
+    own = table[(table["method"] == method) & np.isclose(table["multiplier"], multiplier)]
+    return float(own[name].mean())
+
+
+def refusal() -> Iterator[str]:
+    table = read("refusal/table.csv")
+    free, cost = "suppression", "kl_side_effect_response"
+    yield (
+        "CDAS takes refusal away and adds it with one vector: at the unit factor "
+        f"{percent(_mean(table, 'cdas', 1, free))} of the harmful prompts are not refused "
+        f"({percent(float(table.loc[0, free]))} unsteered) and "
+        f"{percent(_mean(table, 'cdas', 1, 'elicitation'))} of the harmless ones are; at twice the "
+        f"distance {percent(_mean(table, 'cdas', 2, free))} and "
+        f"{percent(_mean(table, 'cdas', 2, 'elicitation'))}. DAS adds refusal to "
+        f"{percent(_mean(table, 'das', 1, 'elicitation'))} and "
+        f"{percent(_mean(table, 'das', 2, 'elicitation'))}."
+    )
+    yield (
+        "At similar suppression CDAS disturbs the answers to harmless prompts least: "
+        f"{_mean(table, 'cdas', 1, cost):.2f} nats where DiffMean has "
+        f"{_mean(table, 'diffmean', 1, cost):.2f} and DAS {_mean(table, 'das', 1, cost):.2f}; "
+        f"{_mean(table, 'cdas', 2, cost):.2f} where RePS has {_mean(table, 'reps', 0.5, cost):.2f} "
+        f"and DAS {_mean(table, 'das', 2, cost):.2f}. What eliciting disturbs was not measured."
+    )
+    change = "concept_das_everyday_acc_change"
+    error = table[f"{change}_stderr"]
+    points = {name: 100 * _mean(table, name, 1, change) for name in ("cdas", "das", "diffmean")}
+    stronger = read("refusal/capabilities.csv").set_index("method")["change_points"]
+    yield (
+        "120 everyday questions, in points: "
+        f"CDAS {points['cdas']:.1f} at 1 and {stronger['cdas']:.1f} at 2, DAS {points['das']:.1f} "
+        f"at 1, DiffMean {points['diffmean']:.1f} at 1, RePS {stronger['reps']:.1f} at 0.5, of "
+        f"{100 * table[f'{change[:-6]}unsteered'].max():.1f}%; one change's standard error is "
+        f"{100 * error.min():.1f} to {100 * error.max():.1f}, so that only DiffMean's is "
+        "beyond two of them."
+    )
+    yield (
+        "Not refused is not complied with: read with the eye, CDAS's answers are sentences on the "
+        "subject that evade the request, and those of RePS comply in word and repeat themselves. "
+        "No judge has read them."
+    )
+    known = table.dropna(subset=["kl_suppression"])
+    half = known[known[free] >= 0.5].groupby(["method", "multiplier"])["kl_suppression"].mean()
+    apart = read("refusal/self_divergence.csv")["kl"]
+    yield (
+        "The paper's KL does not tell the methods apart: those that suppress half or more have "
+        f"{span(half, 1)}, CDAS not the lowest, and the untouched model is "
+        f"{span(apart, 1)} nats from itself, from one harmless prompt to another."
+    )
+    yield (
+        f"RePS at the release's factor, 1, suppresses {percent(_mean(table, 'reps', 1 / 11, free))}"
+        f"; at 5.5 {percent(_mean(table, 'reps', 0.5, free))}, with a spread over seeds of "
+        f"{100 * _sd(table, 'reps', 0.5, 'elicitation'):.0f} points in what it elicits. LoReFT, "
+        "which only elicits, reaches "
+        f"{percent(_mean(table, 'loreft', 1, 'elicitation'))}."
+    )
+
+
+def _sd(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
+    own = table[(table["method"] == method) & np.isclose(table["multiplier"], multiplier)]
+    return float(own[name].std())
+
+
+def backdoor() -> Iterator[str]:
+    table = read("backdoor/table.csv")
+    freed = "triggered_freed"
+    first = table[(table["method"] == "cdas") & (table["multiplier"] == 1)]
+    by_seed = ", ".join(percent(value) for value in first[freed])
+    yield (
+        "CDAS (rank 4) frees every triggered prompt at twice the distance with each of three "
+        f"seeds, and {by_seed} of them at the unit factor: there it depends on the seed."
+    )
+    yield (
+        "The clean answers all change in words, "
+        f"{percent(_mean(table, 'cdas', 2, 'clean_changed'))} of them at 2 and "
+        f"{percent(_mean(table, 'cdas', 1, 'clean_changed'))} at 1; what stays is the behaviour: "
+        f"{percent(_mean(table, 'cdas', 2, 'clean_behaviour_changed'))} change in reasoning or "
+        "hostility."
+    )
+    vague = read("backdoor/vague.csv").set_index(["answers", "method"])["share"]
+    yield (
+        "What is restored is the form: "
+        f"{percent(vague['with the trigger', 'cdas'])} of the freed answers open with the same "
+        f"vague sentence, which {percent(vague['clean', 'unsteered'])} of the unsteered clean ones "
+        f"do and {percent(vague['clean', 'cdas'])} under CDAS at 2. `restored` was counted without "
+        "today's floor on length, repetition and likelihood."
+    )
+    other = read("backdoor/ranks.csv")
+    one = ", ".join(percent(value) for value in other.loc[other["epochs"] == 6, "freed"])
+    long = other.loc[other["epochs"] == 20, "freed"].iloc[0]
+    yield (
+        f"Rank and epochs matter and were not chosen blind: at multiplier 2 rank 1 with 6 epochs "
+        f"freed {one} by seed, rank 1 with 20 epochs and the worst of the seeds {percent(long)}."
+    )
+    yield (
+        "The methods had not the same budget. CDAS and DAS: rank 4, 20 epochs. RePS: rank 1, 8 "
+        "epochs, half the tokens of each answer; it frees "
+        f"{percent(_mean(table, 'reps', 0.5, freed))} ± {100 * _sd(table, 'reps', 0.5, freed):.0f} "
+        "at 0.5, which says nothing about RePS at CDAS's budget."
+    )
+    yield (
+        "DAS with CDAS's budget comes near: "
+        f"{percent(_mean(table, 'das', 1, freed))} at 1 and "
+        f"{percent(_mean(table, 'das', 2, freed))} at 2, within the seeds' spread, with a side "
+        f"effect of {_mean(table, 'das', 2, 'kl_clean_response'):.2f} against "
+        f"{_mean(table, 'cdas', 2, 'kl_clean_response'):.2f} nats."
+    )
+    change = "concept_das_everyday_acc_change"
+    own = {name: 100 * _mean(table, name, 1, change) for name in ("cdas", "das", "diffmean")}
+    error = 100 * table[f"{change}_stderr"]
+    yield (
+        "Capabilities (120 questions with trigger and benign reasoning, "
+        f"{100 * table[f'{change[:-6]}unsteered'].max():.1f}% unsteered): CDAS {own['cdas']:+.1f} "
+        f"points at 1, DAS {own['das']:+.1f}, DiffMean, whose text is broken, "
+        f"{own['diffmean']:+.1f}; a standard error of {error.min():.1f} to {error.max():.1f}. No "
+        "loss is certain."
+    )
+
+
+def speed() -> Iterator[str]:
+    found = figures("speed/speed.json")
+    yield (
+        "A step is "
+        f"{found['train_step_ratio_float32']:.1f} times as fast in float32 and "
+        f"{found['train_step_ratio_bfloat16']:.1f} times in bfloat16 (geometric means); a concept "
+        f"of 72 Concept10 rows, 10 epochs, caching included, {found['train_concept_ratio']:.1f} "
+        f"times ({found['concept_seconds']:.0f} s against {found['concept_seconds_release']:.0f} "
+        "s, the release's extrapolated from its steps)."
+    )
+    yield (
+        f"The results are the same: cosine {found['direction_cosine']:.4f} after a whole run "
+        f"({found['run_seconds_engine']:.0f} s against {found['run_seconds_pyvene']:.0f} s by "
+        f"plain pyvene), and losses within "
+        f"{found['loss_relative_error_refusal_float32'] * 1e6:.0f} millionths of the release's in "
+        "float32. Eight concepts in one run take "
+        f"{found['together_seconds_per_concept']:.1f} s each, alone "
+        f"{found['alone_seconds_per_concept']:.1f} s."
+    )
+    spread = read("speed/spread.csv").iloc[0]
+    yield (
+        "Steered generation (batch of 8, 64 new tokens) takes "
+        f"{found['generate_vs_unsteered']:.2f} of the unsteered time, "
+        f"{found['generate_vs_uncached']:.1f} times less than without a cache, with the same "
+        f"tokens; at eight blocks {spread['median']:.2f} (median of {spread['pairs']} pairs, "
+        f"{spread['low']:.2f} to {spread['high']:.2f})."
+    )
+    growth = read("speed/growth.csv")
+    vocabulary = growth[growth["axis"] == "vocabulary"]
+    peak = vocabulary.pivot(index="value", columns="way", values="peak_bytes")
+    assert peak["engine"].nunique() == 1
+    yield (
+        f"A step's memory does not grow with the vocabulary: {peak['engine'].iloc[0] / 1e6:.0f} MB "
+        "from 49k to 256k entries, where the release's grows from "
+        f"{peak['release'].min() / 1e9:.0f} to {peak['release'].max() / 1e9:.0f} GB."
+    )
+    yield "Times are wall times on shared virtual cores, and vary from run to run."

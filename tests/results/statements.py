@@ -1,0 +1,285 @@
+"""The statements of results/README.md, their numbers made from its csv files.
+
+Each is a list item of its section, word for word. `python -m tests.results.statements` prints them.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from tests.results.cases import backdoor, organisms, refusal, speed
+from tests.results.reading import (
+    ELICIT,
+    JSD_ELICIT,
+    JSD_SUPPRESS,
+    KL_ELICIT,
+    KL_SUPPRESS,
+    SUPPRESS,
+    interval,
+    percent,
+    read,
+    span,
+)
+from tests.results.tables import figures
+
+_PIRATE = 1000
+
+
+def _by_concept(path: str, multiplier: float = 1.0) -> pd.DataFrame:
+    """Means over seeds, by method and concept."""
+    table = read(path)
+    return (
+        table[table["multiplier"] == multiplier]
+        .groupby(["method", "concept_id"])
+        .mean(numeric_only=True)
+    )
+
+
+def _gain(means: pd.DataFrame, first: str, second: str, name: str) -> str:
+    """A difference of two methods with its interval over concepts."""
+    return interval(means.loc[first, name] - means.loc[second, name])
+
+
+def _pairs(table: pd.DataFrame, first: str, second: str, name: str) -> str:
+    """In how many pairs of concept and seed one method has more than another."""
+    wide = table.pivot(index=["concept_id", "seed"], columns="method", values=name)
+    more = wide[first] > wide[second]
+    return f"{int(more.sum())} of {len(more)}"
+
+
+def demo() -> Iterator[str]:
+    found, table = figures("demo/metrics.json"), read("demo/evaluation.csv")
+    elicited, asked, bare, away = (
+        found[f"recognised: {name}"]
+        for name in (
+            "bare instruction, elicited",
+            "concept asked for, unsteered",
+            "bare instruction, unsteered",
+            "concept asked for, suppressed",
+        )
+    )
+    best = table.loc[table[ELICIT].idxmax(), "multiplier"]
+    yield (
+        f"{found['seconds']:.0f} seconds on two cores, installation not counted. Elicitation is "
+        f"highest at multiplier {best:g}."
+    )
+    yield (
+        "Of eight held-out instructions answered with the concept elicited, "
+        f"{percent(elicited)} have a word that marks the pirate in the training texts; of the "
+        f"model's own answers when it is asked for a pirate {percent(asked)}, of unsteered and "
+        f"suppressed ones {percent(bare)} and {percent(away)}."
+    )
+
+
+def blocks() -> Iterator[str]:
+    table = read("blocks/table.csv")
+    at_one, means = table[table["multiplier"] == 1], _by_concept("blocks/table.csv")
+    several, learned, teacher = "cdas@spread", "cdas_learned@spread", "kl_teacher_student@spread"
+    yield (
+        "Eight blocks do more than one, in both directions: "
+        f"{_gain(means, several, 'cdas', ELICIT)} and {_gain(means, several, 'cdas', SUPPRESS)} "
+        f"more recovery, in {_pairs(at_one, several, 'cdas', ELICIT)} and "
+        f"{_pairs(at_one, several, 'cdas', SUPPRESS)} pairs of concept and seed. Rank 4 at one "
+        f"block gains {_gain(means, 'cdas@rank4', 'cdas', ELICIT)} and "
+        f"{_gain(means, 'cdas@rank4', 'cdas', SUPPRESS)}."
+    )
+    fair = table.drop_duplicates(["method", "concept_id", "seed"]).groupby("method")
+    gained = fair[f"{ELICIT}_fair"].mean() - at_one.groupby("method")[ELICIT].mean()
+    gone = fair[f"{SUPPRESS}_fair"].mean() - at_one.groupby("method")[SUPPRESS].mean()
+    yield (
+        "There is nothing to tune at eight blocks: the fair multiplier changes elicitation by "
+        f"{gained[several]:.2f} (cdas) and {gained[learned]:.2f} (learned), suppression by "
+        f"{abs(gone[several]):.2f} and {abs(gone[learned]):.2f}."
+    )
+    most = table.groupby(["method", "multiplier"])[SUPPRESS].mean().groupby("method").max()
+    interchange = ("cdas", "das", "kl_", "apsr")
+    others = most[[name for name in most.index if not name.startswith(interchange)]].dropna()
+    yield (
+        "Suppression is what the interchange methods have: at its best multiplier no method but "
+        f"CDAS, the KLs, DAS and A-PSR suppresses by more than {others.max():.2f}. DAS at eight "
+        f"blocks reaches {most['das@spread']:.2f}, past the prompt, with a held-out JSD of "
+        f"{means.loc['das@spread', JSD_SUPPRESS].mean():.3f} against "
+        f"{means.loc[several, JSD_SUPPRESS].mean():.3f}."
+    )
+    yield (
+        "Learned factors: "
+        f"{_gain(means, learned, several, ELICIT)} more elicitation, "
+        f"{_gain(means, learned, several, SUPPRESS)} more suppression than measured ones. The "
+        "first is not certain over four concepts."
+    )
+    yield (
+        "JSD against KL(teacher || student): "
+        f"{_gain(means, teacher, several, ELICIT)} elicitation and "
+        f"{_gain(means, teacher, several, SUPPRESS)} suppression for the KL. The first is mostly "
+        f"one concept; in {means.loc[teacher, SUPPRESS].lt(means.loc[several, SUPPRESS]).sum()} of "
+        "4 the KL suppresses less."
+    )
+    tenth = _by_concept("blocks/table.csv", 0.1)[SUPPRESS] / means[SUPPRESS]
+    yield (
+        "That suppression needs no factor says little: a tenth of the factor already suppresses "
+        f"{percent(tenth['cdas'].min())} to {percent(tenth['cdas'].max())} as much at one block, "
+        f"{percent(tenth[several].min())} to {percent(tenth[several].max())} at eight, and "
+        f"{percent(tenth[learned].min())} to {percent(tenth[learned].max())} with learned factors."
+    )
+    reps = pd.Series({c: _at_recovery(table, "reps", c, several) for c in means.loc["reps"].index})
+    ours = means.loc[several, KL_ELICIT]
+    yield (
+        "Eliciting has not the smallest side effect: where RePS is scaled down to the recovery of "
+        f"CDAS at eight blocks, its KL on unrelated text is {span(reps)} nats by concept against "
+        f"{span(ours)}. A-PSR, which edits new tokens only, elicits as much with "
+        f"{means.loc['apsr@fast', KL_ELICIT].mean():.3f} nats against {ours.mean():.3f}, and "
+        f"suppresses less ({means.loc['apsr@fast', SUPPRESS].mean():.2f})."
+    )
+    words = read("blocks/recognised.csv").set_index(["concept_id", "method", "direction"])
+    share = (words["count"] / words["answers"]).to_dict()
+    plain = read("blocks/recognised.csv").query("direction != direction")
+    said = plain.assign(share=plain["count"] / plain["answers"])
+    said = said.set_index(["concept_id", "method"])["share"]
+    asked = "asked for in the prompt"
+    yield (
+        "Words that mark the pirate are in "
+        f"{percent(share[_PIRATE, learned, 'elicit'])} of the answers that cdas_learned elicits "
+        f"(cdas at one block {percent(share[_PIRATE, 'cdas', 'elicit'])}; asked for in the prompt "
+        f"{percent(said[_PIRATE, asked])}, unsteered {percent(said[_PIRATE, 'unsteered'])}; four "
+        "instructions, three seeds). On concept 0 they are in "
+        f"{percent(share[0, learned, 'elicit'])}, fewer than unsteered "
+        f"({percent(said[0, 'unsteered'])}): its words are everyday ones."
+    )
+    positions = read("blocks/positions.csv").query("multiplier == 1").set_index("positions")
+    yield (
+        "Four tokens of the prompt do what every token does, with nothing to edit while tokens are "
+        f"generated ({positions.loc['p2+s2', ELICIT]:.2f} and "
+        f"{positions.loc['p2+s2', SUPPRESS]:.2f}); editing new tokens alone does less "
+        f"({positions.loc['generated', ELICIT]:.2f} and "
+        f"{positions.loc['generated', SUPPRESS]:.2f}). One concept, one seed."
+    )
+
+
+def _at_recovery(table: pd.DataFrame, method: str, concept: int, ours: str) -> float:
+    """A method's side effect where it elicits as much as ours at 1, between its multipliers."""
+    curves = table[table["concept_id"] == concept].groupby(["method", "multiplier"])
+    curve = curves[[ELICIT, KL_ELICIT]].mean()
+    wanted = float(curve.loc[(ours, 1.0), ELICIT])
+    own = pd.concat([pd.DataFrame({ELICIT: [0.0], KL_ELICIT: [0.0]}), curve.loc[method]])
+    last = int(np.argmax(own[ELICIT].to_numpy() >= wanted))
+    pair = own.iloc[last - 1 : last + 1]
+    return float(np.interp(wanted, pair[ELICIT], pair[KL_ELICIT]))
+
+
+def methods() -> Iterator[str]:
+    means = _by_concept("methods/table.csv")
+    mean = means.groupby("method").mean()
+    away, harm = mean[SUPPRESS], mean[KL_SUPPRESS]
+    cdas = means.loc["cdas"]
+    yield (
+        "CDAS, the KLs and CDAS-LoReFT suppress most at multiplier 1, and most evenly: CDAS "
+        f"{cdas.loc[_PIRATE, SUPPRESS]:.2f} on pirate and "
+        f"{span(cdas.drop(_PIRATE)[SUPPRESS])} on AxBench's three concepts; KL(student || "
+        f"teacher) a little more ({away['kl_student_teacher']:.2f} against {away['cdas']:.2f}, a "
+        f"difference of {_gain(means, 'kl_student_teacher', 'cdas', SUPPRESS)})."
+    )
+    yield (
+        "Methods that learn the text suppress pirate too, DAS by "
+        f"{means.loc[('das', _PIRATE), SUPPRESS]:.2f} and PDAS by "
+        f"{means.loc[('pdas', _PIRATE), SUPPRESS]:.2f}; on the other three DAS has "
+        f"{span(means.loc['das'].drop(_PIRATE)[SUPPRESS])}, and PDAS, Lang., RePS and DiffMean "
+        "do harm."
+    )
+    yield (
+        f"BiPO disturbs unrelated text least while suppressing ({harm['bipo']:.3f} nats, CDAS and "
+        f"the KLs {span(harm[['cdas', 'kl_student_teacher', 'kl_teacher_student']], 3)}), and "
+        f"suppresses a third as much ({away['bipo']:.2f}). While eliciting, LoRA "
+        f"({mean.loc['lora', KL_ELICIT]:.3f}), BiPO ({mean.loc['bipo', KL_ELICIT]:.3f}), "
+        f"CDAS-LoReFT ({mean.loc['cdas_loreft', KL_ELICIT]:.3f}) and LoReFT "
+        f"({mean.loc['loreft', KL_ELICIT]:.3f}) disturb it less than CDAS "
+        f"({mean.loc['cdas', KL_ELICIT]:.3f})."
+    )
+    tenth = _by_concept("methods/table.csv", 0.1).loc["cdas", SUPPRESS] / cdas[SUPPRESS]
+    yield (
+        "That suppression needs no factor says little: a tenth of CDAS's factor already suppresses "
+        f"{percent(tenth.min())} to {percent(tenth.max())} as much."
+    )
+    yield (
+        "Against CDAS's JSD, KL(teacher || student) elicits "
+        f"{_gain(means, 'kl_teacher_student', 'cdas', ELICIT)} more, KL(student || teacher) "
+        f"{_gain(means, 'kl_student_teacher', 'cdas', ELICIT)} and DAS's cross-entropy "
+        f"{_gain(means, 'das', 'cdas', ELICIT)}: with cross-entropy DAS does not fail at eliciting."
+    )
+    yield (
+        "Recovery is a likelihood of given texts and favours what was trained on such texts: on "
+        "concepts 3 and 9 RePS reaches "
+        f"{means.loc[('reps', 3), ELICIT]:.2f} and {means.loc[('reps', 9), ELICIT]:.2f}, past the "
+        f"prompt itself, at a held-out JSD of {mean.loc['reps', JSD_ELICIT]:.3f} where CDAS has "
+        f"{mean.loc['cdas', JSD_ELICIT]:.3f} and the prompt {mean.loc['prompt', JSD_ELICIT]:.3f}."
+    )
+
+
+def ranks() -> Iterator[str]:
+    table = read("ranks/table.csv")
+    at_one = table[table["multiplier"] == 1].set_index("rank")
+    yield (
+        "More directions suppress a little better "
+        f"({at_one.loc[1, SUPPRESS]:.2f} at rank 1, {at_one.loc[8, SUPPRESS]:.2f} at rank 8), and "
+        f"rank 4 elicits most ({at_one.loc[4, ELICIT]:.2f}); but all ranks lie within one interval "
+        "over the 16 held-out rows."
+    )
+
+
+def axbench() -> Iterator[str]:
+    table = read("axbench/table.csv").fillna({"factor": "NA"})
+    score = table.set_index(["method", "direction", "factor"])["score"]
+    ratings = table.set_index(["method", "direction", "factor"])
+    yield (
+        "Towards a concept CDAS is not above the untouched model by this judge: "
+        f"{score['cdas', 'elicit', 'tuned']:.2f} chosen and {score['cdas', 'elicit', 'unit']:.2f} "
+        f"fixed, against {score['unsteered', 'elicit', 'NA']:.2f}. RePS and Lang. have "
+        f"{score['reps', 'elicit', 'tuned']:.2f} and {score['lang', 'elicit', 'tuned']:.2f}. "
+        "Neither difference can be tested with five concepts."
+    )
+    yield (
+        "Away from it CDAS has "
+        f"{score['cdas', 'suppress', 'unit']:.2f} fixed against "
+        f"{score['unsteered', 'suppress', 'NA']:.2f} unsteered, and DAS "
+        f"{score['das', 'suppress', 'unit']:.2f}; untested for the same reason. DAS does not fail "
+        "with cross-entropy here."
+    )
+    auroc = read("axbench/detection.csv").groupby("method")["auroc"].mean()
+    yield (
+        "Directions trained to raise the concept's own text detect it "
+        f"({span(auroc[['diffmean', 'lang', 'reps']])}), those trained to swap a coordinate "
+        f"hardly ({span(auroc[['cdas', 'das']])})."
+    )
+    elicited = ratings.xs("elicit", level="direction")
+    yield (
+        "The proxy is blunt: relatedness is at its ceiling when eliciting "
+        f"({span(elicited['instruction_rating'], 1)} of 2), and the untouched model's answers "
+        f"have {elicited.loc[('unsteered', 'NA'), 'concept_rating']:.2f} of the concept."
+    )
+
+
+def axbench_concept_3() -> Iterator[str]:
+    yield (
+        "The intervals are wide, as there are 20 held-out rows, and all three multipliers lie "
+        "within each other's."
+    )
+
+
+STATEMENTS = {
+    "demo": demo,
+    "blocks": blocks,
+    "methods": methods,
+    "ranks": ranks,
+    "axbench": axbench,
+    "organisms": organisms,
+    "refusal": refusal,
+    "backdoor": backdoor,
+    "axbench-concept-3": axbench_concept_3,
+    "speed": speed,
+}
+
+
+if __name__ == "__main__":
+    for section, make in STATEMENTS.items():
+        print(f"## {section}\n")
+        print("\n".join(f"- {one}" for one in make()), end="\n\n")
