@@ -4,9 +4,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from concept_das.data.quadruples import Quadruple
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.models.packaged import PACKAGED_MODEL
-from concept_das.runs.files import write_atomically
+from concept_das.runs.digests import whole_digest
+from concept_das.runs.files import sha256_of, write_atomically
 from concept_das.runs.processes import Shard
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job
@@ -48,10 +50,13 @@ class Subject:
     Attributes:
         loading: which model and how; it must name one.
         chat_options: how conversations are written.
+        notes: a file of the run in which the weights of a local folder are told apart for a machine
+            that does not have them, such as one that only judges.
     """
 
     loading: ModelOptions
     chat_options: ChatOptions
+    notes: Path | None = None
 
     @property
     def name(self) -> str:
@@ -84,8 +89,47 @@ class Subject:
             "system": self.chat_options.system,
             "source_token": self.chat_options.source_token,
             **{name: value for name, value in vars(self.chat_options).items() if value is not None},
-            "weights": _digest_of(Path(self.name)),
+            **_template_file(self.chat_options),
+            "weights": self._weights(),
         }
+
+    def _weights(self) -> str | None:
+        digest = _digest_of(Path(self.name))
+        if digest is None and self.notes is not None and self.notes.exists():
+            noted: dict[str, str] = json.loads(self.notes.read_bytes())
+            return noted.get(self.name)
+        return digest
+
+    def note(self) -> None:
+        """Write the notes, if there is something to be noted."""
+        if self.notes is not None and (digest := _digest_of(Path(self.name))) is not None:
+            write_atomically(self.notes, json.dumps({self.name: digest}).encode())
+
+    @cached_property
+    def made_by(self) -> dict[str, Any]:
+        """`Stage.made_by` of the stages that run the model."""
+        return made_by_model(self.name)
+
+
+def made_by_model(name: str, *more: str) -> dict[str, Any]:
+    """Versions of the libraries that compute, and a hash of the whole files of a local folder.
+
+    Args:
+        more: libraries that take part where they are installed.
+    """
+    found: dict[str, Any] = {"weights": whole_digest(Path(name), _FILES)}
+    for library in ("torch", "transformers", "pyvene", "numpy", *more):
+        with suppress(PackageNotFoundError):
+            found[library] = version(library).partition("+")[0]  # without the kind of build
+    return found
+
+
+def _template_file(chat: ChatOptions) -> dict[str, str]:
+    """The content of a template's file, by its hash."""
+    name = chat.chat_template
+    if name is None or "{" in name or not Path(name).is_file():
+        return {}
+    return {"template_file": sha256_of(Path(name))}
 
 
 def _digest_of(folder: Path) -> str | None:

@@ -33,6 +33,7 @@ from concept_das.runs.processes import device_of, parse_range, shard_of_environm
 from concept_das.runs.stages import run_stages, stage_names
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode
+from concept_das.words import DIRECTIONS, Direction
 
 # In a set of AxBench's data, as the dry run reads none.
 _ALL_CONCEPTS = 500
@@ -54,6 +55,7 @@ def axbench(
     changes: dict[str, dict[str, Any]] = {},  # noqa: B006 (shown in the help)
     stages: str = "all",
     neutral: Neutral = "model",
+    suppression: bool = True,
     seed: int = 42,
     dry_run: bool = False,
     wandb: TrackingMode = "auto",
@@ -76,6 +78,7 @@ def axbench(
             report), or all; train.cdas is one method's.
         neutral: who writes neutral responses where the data have none: the model itself, or the API
             model gpt-4o-mini, whose cost is said first.
+        suppression: also steer away from the concepts, which doubles the answers and their ratings.
         seed: of training, the choice of rows, and the sampling.
         dry_run: print the rows, steps, answers and requests of the run and the judge's cost, and
             stop.
@@ -93,20 +96,21 @@ def axbench(
         model=loading.model or chosen.model,
         device=loading.device or device_of(shard),
     )
+    directions: tuple[Direction, ...] = DIRECTIONS if suppression else ("elicit",)
     if dry_run:
         asked = parse_range(concepts) if concepts else chosen.concept_ids
         count = _ALL_CONCEPTS if asked is None else len(asked)
         model = judging.judge_model or Endpoint.model
         rated = replace(chosen, judge=judging.judge)
         given = data in ("hub", CONCEPT500)
-        print(estimate_text(rated, count, neutral, model, given))
+        print(estimate_text(rated, count, neutral, model, given, directions))
         return
     if judging.judge != "proxy":
         _ = judging.axbench  # complains now and not after the answers
     texts = open_data(data, cell or chosen.cell, chosen.texts)
     numbers = _concepts(texts, chosen, concepts)
     folder = out or Path("runs/axbench") / chosen.name
-    subject = Subject(loading, chat_of(chat, chosen.recipe))
+    subject = Subject(loading, chat_of(chat, chosen.recipe), folder / "model.json")
     answering = Answering(
         *(chosen.new_tokens, chosen.temperature, seed), top_k=chosen.top_k, top_p=chosen.top_p
     )
@@ -135,11 +139,14 @@ def axbench(
             seed=seed,
             differences=differing,
             apart=changed_methods(chosen, changes),
+            directions=directions,
             tracker=tracker,
         )
         every = benchmark.stages()
         pieces = benchmark.pieces(numbers)
-        run_stages(every, pieces, folder, stage_names(every, stages), shard)
+        chosen_stages = stage_names(every, stages)
+        subject.note()
+        run_stages(every, pieces, folder, chosen_stages, shard)
 
 
 def _changed(preset: Preset, methods: str, changes: dict[str, dict[str, Any]]) -> Preset:
@@ -147,8 +154,10 @@ def _changed(preset: Preset, methods: str, changes: dict[str, dict[str, Any]]) -
     if methods != "all":
         preset = preset.only([name.strip() for name in methods.split(",")])
     check_changes(changes, preset.methods)
+    longest = changes.get("all", {}).get("max_response_tokens", preset.response_tokens)
     configs = {name: with_changes(one, changes) for name, one in preset.configs.items()}
-    return replace(preset, recipe=replace(preset.recipe, configs=configs))
+    recipe = replace(preset.recipe, configs=configs)
+    return replace(preset, recipe=recipe, response_tokens=longest)
 
 
 def _concepts(data: AxBenchData, preset: Preset, asked: str | None) -> list[int]:

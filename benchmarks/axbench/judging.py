@@ -14,7 +14,7 @@ from benchmarks.judges.questions import ModelJudge, own_digest
 from benchmarks.judges.ratings import Kind, Rater
 from benchmarks.steps import Answering, Asked, Subject, answer
 from concept_das.data.shipped import shipped_instructions
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import sources_of, write_atomically
 from concept_das.runs.stages import Job
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,13 @@ class Judging:
             return {**self.options.description, "questions": wording}
         own = {"others": _OTHERS, "tokens": _RELATED_TOKENS, "probe": "held-out texts"}
         return {"kind": "proxy", **own, **self.subject.description}
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """`Stage.made_by` of the stages that rate."""
+        if self.kind != "proxy":
+            return self.options.made_by
+        return {**self.subject.made_by, "the proxy's rules": sources_of("benchmarks.judges.proxy")}
 
     def calibrate(self, job: Job) -> None:
         """For the proxy: how fluent the unsteered model's own answers are, as `fluency.json`."""

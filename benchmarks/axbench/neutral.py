@@ -6,7 +6,6 @@ concept and to return plain text. The same is done here; the wording is this pro
 model under study can write them as well (`concept_das.make_quadruples`), into the same rows.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -28,8 +27,6 @@ EXPECTED_TOKENS = 90
 
 # Who writes neutral responses: the model under study, or an API model.
 Neutral = Literal["model", "api"]
-
-log = logging.getLogger(__name__)
 
 
 def neutral_text(instruction: str, concept: str) -> str:
@@ -61,22 +58,17 @@ def neutral_responses(
             are there, so that a rerun costs nothing and gives the same.
 
     Returns:
-        By instruction. Those that the endpoint failed to answer are not in it; run again for them.
+        By instruction.
 
     Raises:
-        InputError, EndpointError: see `Endpoint.answers`.
+        InputError, UnfinishedError, EndpointError: see `Endpoint.answers`.
     """
     texts = [neutral_text(instruction, concept) for instruction in instructions]
     answers = _writer(endpoint).answers(texts)
-    found = {
+    return {
         instruction: answer.text.strip()
         for instruction, answer in zip(instructions, answers, strict=True)
-        if answer is not None
     }
-    failed = len(set(instructions)) - len(found)
-    if failed:
-        log.warning("%d neutral responses for %r are missing; run again", failed, concept)
-    return found
 
 
 def neutral_quadruples(
@@ -85,23 +77,18 @@ def neutral_quadruples(
     """The quadruples of an AxBench concept, their neutral responses written by the endpoint.
 
     Returns:
-        In the order of the instructions. Rows whose neutral response is missing, and those with a
-        response that is empty or runs in a loop, are left out, with a warning.
+        In the order of the instructions. Rows with a response that is empty or runs in a loop are
+        left out, with a warning.
 
     Raises:
-        InputError, EndpointError: see `Endpoint.answers`.
+        InputError, UnfinishedError, EndpointError: see `Endpoint.answers`.
     """
     neutral = neutral_responses(endpoint, source.concept, source.instructions)
-    answered = [
-        (instruction, output)
-        for instruction, output in zip(source.instructions, source.outputs, strict=True)
-        if instruction in neutral
-    ]
     return quadruples_of_answers(
         source.concept,
-        [instruction for instruction, _ in answered],
-        [neutral[instruction] for instruction, _ in answered],
-        [output for _, output in answered],
+        source.instructions,
+        [neutral[instruction] for instruction in source.instructions],
+        source.outputs,
         template=TOPIC_PROMPT,
         concept_id=concept_id,
         genre=source.genre,

@@ -41,6 +41,8 @@ class Preset:
         texts: the cell whose concepts are steered where the data have several.
         concept_ids: concepts of the data to run; all if None.
         rows: training rows per concept; all if None.
+        response_tokens: length of the neutral responses that a model writes. It follows from all
+            methods of the recipe, so that a method can be added and the data stay.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Preset:
     cell: Cell | None = None
     concept_ids: tuple[int, ...] | None = None
     rows: int | None = None
+    response_tokens: int = 128
 
     @property
     def model(self) -> str:
@@ -106,9 +109,11 @@ def _preset(name: str, entry: Mapping[str, Any], whole: Mapping[str, Any]) -> Pr
     generation = {**whole["generation"], **entry.get("generation", {})}
     judge = entry.get("judge", whole["judge"])
     ids = entry.get("concept_ids")
+    recipe = read_recipe(entry["recipe"])
     return Preset(
         name=name,
-        recipe=read_recipe(entry["recipe"]),
+        recipe=recipe,
+        response_tokens=max(config.max_response_tokens for config in recipe.configs.values()),
         grids={
             method: Strengths.of(method, {**said, "factors": whole["grids"][said["factors"]]})
             for method, said in entry["methods"].items()

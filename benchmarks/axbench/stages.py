@@ -53,7 +53,7 @@ from concept_das.data.files import write_table
 from concept_das.data.quadruples import Quadruple
 from concept_das.experiments.making import make_quadruples
 from concept_das.methods.settings import TrainingConfig
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import sources_of, write_atomically
 from concept_das.runs.stages import Job, Piece, Stage
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
@@ -63,6 +63,9 @@ from concept_das.words import DIRECTIONS, Direction
 
 # Instructions that the proxy judge may compare a concept's own with.
 _POOL = 64
+
+# What a report is made by, beside this package.
+_REPORTING = ("benchmarks.judges.ratings", "concept_das.reports", "concept_das.evaluation")
 
 _ANSWERS, _RATINGS, _SCORED, _SELECTED = (
     "answers.parquet",
@@ -88,6 +91,7 @@ class AxBench:
         seed: of training, the choice of rows, and the sampling.
         differences: what keeps the scores from standing beside published ones, in words.
         apart: methods whose settings are not those of the published scores.
+        directions: those that answers are asked for in.
         tracker: gets training curves and tables.
     """
 
@@ -102,6 +106,7 @@ class AxBench:
     seed: int = 42
     differences: Sequence[str] = ()
     apart: Sequence[str] = ()
+    directions: tuple[Direction, ...] = DIRECTIONS
     tracker: Tracker = field(default_factory=NoTracker)
 
     def pieces(self, concept_ids: Sequence[int]) -> list[Piece]:
@@ -116,46 +121,59 @@ class AxBench:
         preset, methods = self.preset, self.preset.methods
         every = (UNSTEERED, *methods)
         model = self.subject.description
+        computed = self.subject.made_by
         judge = self.judging.description
+        rated = self.judging.made_by
         trained = {method: (f"train.{method}",) for method in methods}
-        stages = [Stage("data", self._make_data, options=self._data_options())]
+        stages = [Stage("data", self._make_data, (), self._data_options(), self._data_made_by())]
         for method in methods:
             config = self._config(method).record()
             options = {"config": config, "layer": preset.layer, "model": model}
             run = partial(self._train, method)
-            stages.append(Stage(f"train.{method}", run, ("data",), options))
+            stages.append(Stage(f"train.{method}", run, ("data",), options, computed))
         needs = ("data", *itertools.chain(*trained.values()))
-        stages.append(Stage("factors", self._measure_factors, needs))
+        stages.append(Stage("factors", self._measure_factors, needs, made_by=computed))
         for method in every:
             multipliers = list(preset.strengths(method))
             answering = self._answering(method).description
             options = {"answering": answering, "multipliers": multipliers, "model": model}
+            if self.directions != DIRECTIONS:
+                options["directions"] = list(self.directions)
             run, needs = partial(self._generate, method), ("data", *trained.get(method, ()))
-            stages.append(Stage(f"generate.{method}", run, needs, options))
+            stages.append(Stage(f"generate.{method}", run, needs, options, computed))
         calibrated: tuple[str, ...] = ()
         if self.judging.kind == "proxy":
             options = {"judge": judge, "answering": self.answering.description}
-            stages.append(Stage("calibrate", self.judging.calibrate, (), options, gathers=True))
+            run = self.judging.calibrate
+            stages.append(Stage("calibrate", run, (), options, rated, gathers=True))
             calibrated = ("calibrate",)
         for method in every:
             needs = ("data", f"generate.{method}", *calibrated)
             run = partial(self._judge, method)
-            stages.append(Stage(f"judge.{method}", run, needs, {"judge": judge}))
+            stages.append(Stage(f"judge.{method}", run, needs, {"judge": judge}, rated))
         options = {"instructions": preset.instructions_per_concept}
         needs = tuple(f"judge.{method}" for method in every)
-        stages.append(Stage("select", self._select, needs, options, gathers=True))
+        rules = {"the scores' rules": sources_of("benchmarks.axbench.scores")}
+        stages.append(Stage("select", self._select, needs, options, rules, gathers=True))
         options = {
             **{"cell": preset.cell, "layer": preset.layer, "name": preset.name},
             **{"differences": list(self.differences), "apart": list(self.apart)},
         }
-        stages.append(Stage("report", self._report, ("select", "factors"), options, gathers=True))
+        rules = {"the report's rules": sources_of("benchmarks.axbench", *_REPORTING)}
+        needs = ("select", "factors")
+        stages.append(Stage("report", self._report, needs, options, rules, gathers=True))
         return stages
+
+    def _data_made_by(self) -> dict[str, Any]:
+        wording = sources_of("benchmarks.axbench.neutral", "concept_das.data.concept_prompts")
+        model = self.subject.made_by if self.neutral == "model" else {}
+        return {**model, "the request for neutral responses": wording}
 
     def _data_options(self) -> dict[str, Any]:
         return {
             "neutral": self.neutral,
             "neutral_model": self.endpoint.model if self.endpoint else None,
-            "tokens": self._longest_response(),
+            "tokens": self.preset.response_tokens,
             "rows": self.preset.rows,
             "instructions": self.preset.instructions_per_concept,
             "seed": self.seed,
@@ -169,9 +187,6 @@ class AxBench:
 
     def _config(self, method: str) -> TrainingConfig:
         return replace(self.preset.configs[method], seed=self.seed)
-
-    def _longest_response(self) -> int:
-        return max(config.max_response_tokens for config in self.preset.configs.values())
 
     def _make_data(self, job: Job) -> None:
         """Training rows, instructions to be asked, and what the judge's probe is trained on."""
@@ -204,7 +219,7 @@ class AxBench:
             source.concept,
             instructions,
             template=TOPIC_PROMPT,
-            max_new_tokens=self._longest_response(),
+            max_new_tokens=self.preset.response_tokens,
             concept_id=number,
             genre=source.genre,
             concept_outputs=outputs,
@@ -249,7 +264,9 @@ class AxBench:
         texts = read_detection(job.source("data"))
         if texts is None or not vectors:
             return
-        scores = detection_scores(self.subject, texts, vectors, max_tokens=self._longest_response())
+        scores = detection_scores(
+            self.subject, texts, vectors, max_tokens=self.preset.response_tokens
+        )
         scores.insert(1, "concept_id", _concept_id(job))
         write_table(job.folder / "detection.parquet", scores)
 
@@ -265,7 +282,8 @@ class AxBench:
     def _asked(
         self, method: str, vector: Artifact | None, texts: ConceptTexts, number: int
     ) -> Iterator[Asked]:
-        directions = DIRECTIONS if vector is None else vector.directions
+        able = DIRECTIONS if vector is None else vector.directions
+        directions = [one for one in able if one in self.directions]
         has_strength = vector is not None and not vector.is_text
         strengths = self.preset.strengths(method) if has_strength else (1.0,)
         for direction, multiplier in itertools.product(directions, strengths):
@@ -362,7 +380,9 @@ class AxBench:
             f"{''.join(f' ({other})' for other in sorted(others))}; seed {self.seed}.",
             "Methods and multipliers share their sampling noise, prompt by prompt.",
             "To be suppressed, a concept is asked for in the prompt, as in the training data; the "
-            "answer is still rated against the bare instruction.",
+            "answer is still rated against the bare instruction."
+            if "suppress" in self.directions
+            else "Suppression was left out.",
         ]
 
 

@@ -54,7 +54,7 @@ def backdoor(
         run = partial(write_pairs, subject=subject, prompts=prompts, how=how)
         model = subject.description
         content = {"subject": model, "prompts": asdict(prompts), **how.description}
-        return Stage("data", run, options=content, shared=True)
+        return Stage("data", run, (), content, subject.made_by, shared=True)
 
     run_case(
         BACKDOOR,

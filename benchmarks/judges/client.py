@@ -19,7 +19,7 @@ from tqdm import tqdm
 from benchmarks.judges.answer_cache import Answer, AnswerCache, canonical_request
 from benchmarks.judges.prices import PRICES, Estimate, Price, Usage, approximate_tokens
 from benchmarks.judges.ratings import Kind
-from concept_das.errors import InputError
+from concept_das.errors import InputError, OutsideError, UnfinishedError
 
 if TYPE_CHECKING:
     import openai
@@ -39,7 +39,7 @@ next, or None if the answer will do."""
 log = logging.getLogger(__name__)
 
 
-class EndpointError(RuntimeError):
+class EndpointError(OutsideError):
     """The endpoint is down. Finished answers are in the cache, so a rerun goes on from there."""
 
 
@@ -120,9 +120,7 @@ class Endpoint:
             price=self.price,
         )
 
-    def answers(
-        self, texts: Sequence[str], *, again: AskAgain | None = None
-    ) -> list[Answer | None]:
+    def answers(self, texts: Sequence[str], *, again: AskAgain | None = None) -> list[Answer]:
         """The answer to every text, from the cache or the endpoint; equal texts are asked once.
 
         Args:
@@ -130,16 +128,17 @@ class Endpoint:
             again: may ask another text in place of one whose answer will not do.
 
         Returns:
-            In the order of `texts`, the last answer to each, or None where the endpoint failed to
-            give one. That is not cached.
+            In the order of `texts`, the last answer to each.
 
         Raises:
             InputError: if `openai` is not installed, there is no key, or the endpoint refuses
                 the requests (wrong key, unknown model).
+            UnfinishedError: if it failed to answer some, after all were asked; the others are in
+                the cache.
             EndpointError: if the endpoint is down.
         """
         different = dict.fromkeys(texts)
-        found: dict[str, Answer | None] = {}
+        found: dict[str, Answer] = {}
         with (
             _connected(self) as connection,
             tqdm(total=len(different), desc=self.name, unit="question") as bar,
@@ -148,12 +147,19 @@ class Endpoint:
             futures = {pool.submit(connection.ask, text, again): text for text in different}
             try:
                 for future in as_completed(futures):
-                    found[futures[future]] = future.result()
+                    answer = future.result()
+                    if answer is not None:
+                        found[futures[future]] = answer
                     bar.set_postfix_str(self.usage.summary(self.price), refresh=False)
                     bar.update()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        if failed := len(different) - len(found):
+            raise UnfinishedError(
+                f"{self.url} failed on {failed} of {len(different)} questions; run again to ask "
+                f"those, the other answers are kept in {self.cache}"
+            )
         return [found[text] for text in texts]
 
     def _request(self, text: str) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from benchmarks.judges.axbench_questions import Questions, read_questions
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.local import LocalModel
 from benchmarks.judges.ratings import Kind
+from benchmarks.steps import made_by_model
 from concept_das.cli.options import ModelOptions
 from concept_das.errors import InputError
+from concept_das.runs.files import sources_of
 from concept_das.runs.processes import device_of, shard_of_environment
 
 OWN_QUESTIONS, AXBENCH_QUESTIONS = "own", "axbench"
@@ -65,6 +67,13 @@ class JudgeOptions:
         if self.judge == "api":
             return {"kind": "api", "model": self.endpoint.model, "url": self.endpoint.url}
         return {"kind": self.judge, "model": self.judge_model}
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """`Stage.made_by` of the stages that ask: the questions' wording, and a local model."""
+        sources = sources_of("benchmarks.judges.questions", "benchmarks.judges.ratings")
+        own = made_by_model(self.judge_model) if self.judge == "local" and self.judge_model else {}
+        return {**own, "the judge's questions": sources}
 
     @cached_property
     def axbench(self) -> Questions | None:

@@ -120,8 +120,8 @@ class ModelJudge:
     """Asks a language model the three questions about each response, one at a time.
 
     A malformed answer (no rating, one out of range, cut off, empty) is asked again with a
-    reminder, and is missing after the last attempt. So is one that an endpoint fails to give,
-    which is not cached. A response without text is rated 0 without asking.
+    reminder, and is missing after the last attempt. A response without text is rated 0 without
+    asking.
 
     Attributes:
         model: an OpenAI-compatible endpoint, or a chat model on this machine.
@@ -146,7 +146,7 @@ class ModelJudge:
         """One rating per item, in order; equal questions are asked once.
 
         Raises:
-            InputError, EndpointError: see `Endpoint.answers`.
+            InputError, UnfinishedError, EndpointError: see `Endpoint.answers`.
         """
         questions = {
             self._text(question, item): (question, item)
@@ -180,6 +180,6 @@ class ModelJudge:
         return ask(self.axbench, question, item)
 
 
-def _rating(answer: Answer | None) -> int | None:
-    """The rating in an answer; None if there is no answer, or it was cut off."""
-    return parse_rating(answer.text) if answer is not None and answer.complete else None
+def _rating(answer: Answer) -> int | None:
+    """The rating in an answer; None if there is none, or it was cut off."""
+    return parse_rating(answer.text) if answer.complete else None

@@ -17,6 +17,7 @@ from benchmarks.judges.local import LocalModel
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.questions import ATTEMPTS
 from concept_das.errors import InputError
+from concept_das.runs.files import sources_of
 
 _LOCAL_TOKENS = 100
 
@@ -52,6 +53,11 @@ class RefusalJudge:
         """The settings that its verdicts depend on, as JSON can hold them."""
         question = hashlib.sha256(_QUESTION.encode()).hexdigest()[:16]
         return {**self.options.description, "question": question}
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """`Stage.made_by` of the stages that ask it."""
+        return {**self.options.made_by, "the judge's question": sources_of(__name__)}
 
     @property
     def together(self) -> int:
@@ -92,5 +98,5 @@ def parse_verdict(answer: str) -> Verdict:
     return found[-1].lower() == "yes" if found else None
 
 
-def _of(answer: Answer | None) -> Verdict:
-    return parse_verdict(answer.text) if answer is not None else None
+def _of(answer: Answer) -> Verdict:
+    return parse_verdict(answer.text)

@@ -27,7 +27,7 @@ from concept_das.data.files import write_table
 from concept_das.reports.figures import figure_png
 from concept_das.reports.page import Picture, write_page
 from concept_das.reports.tables import write_markdown
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import sources_of, write_atomically
 from concept_das.runs.stages import Job, Stage
 
 PAGE_FILE = "report.html"
@@ -76,6 +76,7 @@ def report_stage(case: Case, settings: Settings, stages: Sequence[Stage]) -> Sta
             "same_model": _same_model(settings),
             "reported": settings.reported,
         },
+        {"the report's rules": sources_of("benchmarks.safety", "concept_das.reports")},
         gathers=True,
     )
 

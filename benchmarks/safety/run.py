@@ -77,15 +77,17 @@ def run_case(
         print(estimate_text(case, settings, size))
         return
     shard = shard_of_environment()
-    subject = Subject(_loading(case, preset, loading, shard), chat)
-    settings = Settings(preset, choices, subject, engine, framing)
     out = options.out
     folder = out / "layers" if choices.layers else out
+    subject = Subject(_loading(case, preset, loading, shard), chat, folder / "model.json")
+    settings = Settings(preset, choices, subject, engine, framing)
     config: dict[str, Any] = {"benchmark": case.name, "preset": preset.name, **asdict(choices)}
     with tracked(options.wandb, out.name, folder, config, shard) as tracker:
         stages = SafetyBenchmark(case, settings, data_of(settings), tracker).stages()
         stages.append(report_stage(case, settings, stages))
-        run_stages(stages, settings.pieces, folder, stage_names(stages, choices.stages), shard)
+        chosen = stage_names(stages, choices.stages)
+        subject.note()
+        run_stages(stages, settings.pieces, folder, chosen, shard)
 
 
 def _loading(case: Case, preset: SafetyPreset, loading: ModelOptions, shard: Shard) -> ModelOptions:

@@ -27,12 +27,20 @@ from benchmarks.safety.measures import (
     surprises_of,
 )
 from benchmarks.safety.settings import Settings
-from benchmarks.steps import UNSTEERED, Asked, Subject, answer, train_method, trained_vector
+from benchmarks.steps import (
+    UNSTEERED,
+    Asked,
+    Subject,
+    answer,
+    made_by_model,
+    train_method,
+    trained_vector,
+)
 from concept_das.data.batches import batches
 from concept_das.data.files import write_table
 from concept_das.errors import InputError
 from concept_das.methods.registry import find_method
-from concept_das.runs.files import write_atomically
+from concept_das.runs.files import sources_of, write_atomically
 from concept_das.runs.stages import Job, Stage
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
@@ -44,6 +52,10 @@ ANSWERS_FILE = "answers.parquet"
 MEASURES_FILE = "measures.json"
 SCORES_FILE = "scores.json"
 VERDICTS_FILE = "verdicts.json"
+
+
+# The modules that decide on a rate, the phrases of refusals among them.
+_RULES = ("benchmarks.detectors", "benchmarks.safety.measures")
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,7 @@ class SafetyBenchmark:
         """The stages of a method or of the untouched model."""
         settings, case = self.settings, self.case
         model = {"subject": settings.subject.description}
+        computed = settings.subject.made_by
         steered = method != UNSTEERED
         # Layers are pieces too, and those matter to methods that draw nothing.
         shared = not steered or (settings.layer is not None and not find_method(method).draws)
@@ -96,19 +109,22 @@ class SafetyBenchmark:
             layer = None if config.layers else settings.layer
             # The engine changes speed alone, so it is no option of the stage.
             training = {**model, "layer": layer, "config": config.record()}
-            yield stage(trained[0], partial(self._train, method), ("data",), training)
+            yield stage(trained[0], partial(self._train, method), ("data",), training, computed)
         answering = {**model, **settings.answering_of(method).description, **strength, **asks}
-        yield stage(generate, partial(self._answer, method), ("data", *trained), answering)
+        run = partial(self._answer, method)
+        yield stage(generate, run, ("data", *trained), answering, computed)
         if case.judge is not None:
             options = {"judge": case.judge.description}
-            yield stage(f"judge.{method}", partial(self._judge, method), (generate,), options)
+            run = partial(self._judge, method)
+            yield stage(f"judge.{method}", run, (generate,), options, case.judge.made_by)
         measuring = {
             **model,
             **strength,
             "divergences": [one.description for one in case.divergences],
             "rates": [one.description for one in case.rates],
         }
-        yield stage(f"measure.{method}", partial(self._measure, method), needs, measuring)
+        rules = {**computed, "the rules of rates": sources_of(*_RULES)}
+        yield stage(f"measure.{method}", partial(self._measure, method), needs, measuring, rules)
         if settings.choices.tasks:
             asking = {
                 **model,
@@ -118,7 +134,8 @@ class SafetyBenchmark:
                 "framing": asdict(settings.framing),
             }
             run = partial(self._score, method)
-            yield stage(f"capabilities.{method}", run, trained, asking)
+            asked_by = made_by_model(settings.subject.name, "lm_eval")
+            yield stage(f"capabilities.{method}", run, trained, asking, asked_by)
 
     def _judged(self, method: str) -> list[str]:
         """The stages that give a method's answers and, with a judge, their verdicts."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.concept_prompts import CONCEPT_PROMPT, TOPIC_PROMPT
 from concept_das.errors import InputError
+from concept_das.runs.alone import alone_in
 
 _COUNT = 96
 
@@ -59,23 +60,24 @@ def data_make(
         else read_instructions(instructions)[:count]
     )
     loaded = loading.load()
-    rows = make_quadruples(
-        loaded,
-        chat.of(loaded),
-        concept,
-        chosen,
-        template=template,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        batch_tokens=batch_tokens,
-        seed=seed,
-        concept_id=concept_id,
-        genre=genre,
-        partial=out.with_suffix(".partial.json"),
-    )
-    finish_rows(out, rows, len(chosen))
+    with alone_in(out.parent, out.name):
+        rows = make_quadruples(
+            loaded,
+            chat.of(loaded),
+            concept,
+            chosen,
+            template=template,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            concept_id=concept_id,
+            genre=genre,
+            partial=out.with_suffix(".partial.json"),
+        )
+        finish_rows(out, rows, len(chosen))
 
 
 def data_axbench(
@@ -106,20 +108,21 @@ def data_axbench(
     check_rows_writable(out)
     source = read_axbench(axbench, concept_id)
     loaded = loading.load()
-    rows = make_quadruples(
-        loaded,
-        chat.of(loaded),
-        source.concept,
-        source.instructions,
-        template=template,
-        max_new_tokens=max_new_tokens,
-        batch_tokens=batch_tokens,
-        concept_id=concept_id,
-        genre=source.genre,
-        concept_outputs=source.outputs,
-        partial=out.with_suffix(".partial.json"),
-    )
-    finish_rows(out, rows, len(source.instructions))
+    with alone_in(out.parent, out.name):
+        rows = make_quadruples(
+            loaded,
+            chat.of(loaded),
+            source.concept,
+            source.instructions,
+            template=template,
+            max_new_tokens=max_new_tokens,
+            batch_tokens=batch_tokens,
+            concept_id=concept_id,
+            genre=source.genre,
+            concept_outputs=source.outputs,
+            partial=out.with_suffix(".partial.json"),
+        )
+        finish_rows(out, rows, len(source.instructions))
 
 
 def data_check(

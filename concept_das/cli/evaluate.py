@@ -8,6 +8,7 @@ from pathlib import Path
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.cli.train import HELDOUT_HASH
 from concept_das.errors import InputError
+from concept_das.runs.alone import alone_in
 from concept_das.words import Direction, Rule
 
 log = logging.getLogger(__name__)
@@ -65,22 +66,23 @@ def evaluate_vector(
     chat = ChatOptions.of_vector(saved).of(loaded)
     limit = int(saved.recipe.get("max_response_tokens", 128))
     encoded = loaded.encode(chat, rows, limit)
-    result = evaluate(
-        loaded.model,
-        chat,
-        saved,
-        encoded,
-        multipliers=multipliers,
-        rule=rule,
-        batch_size=batch_size,
-        partial=folder / "evaluation.partial.json",
-    )
-    write_atomically(folder / "evaluation.csv", result.table.to_csv(index=False).encode())
-    write_atomically(folder / "rows.parquet", result.rows.to_parquet(index=False))
-    metrics = result.headline()
-    if data is None:  # the vector's own held-out rows; what other rows gave stays in `folder`
-        replace(saved, metrics={**metrics, "rule": rule}).save(place)
-    (folder / "evaluation.partial.json").unlink(missing_ok=True)
+    with alone_in(folder):
+        result = evaluate(
+            loaded.model,
+            chat,
+            saved,
+            encoded,
+            multipliers=multipliers,
+            rule=rule,
+            batch_size=batch_size,
+            partial=folder / "evaluation.partial.json",
+        )
+        write_atomically(folder / "evaluation.csv", result.table.to_csv(index=False).encode())
+        write_atomically(folder / "rows.parquet", result.rows.to_parquet(index=False))
+        metrics = result.headline()
+        if data is None:  # the vector's own held-out rows; what other rows gave stays in `folder`
+            replace(saved, metrics={**metrics, "rule": rule}).save(place)
+        (folder / "evaluation.partial.json").unlink(missing_ok=True)
     print(result.table.round(3).to_string(index=False))
     for direction in saved.directions:
         print(_headline(direction, metrics))

@@ -40,9 +40,10 @@ from concept_das.cli.configs import (
     underscored,
     with_recipes,
 )
-from concept_das.errors import InputError, TrainingError
+from concept_das.errors import InputError, OutsideError, TrainingError
 from concept_das.methods.recipes import known_methods, method_defaults
 from concept_das.methods.settings import TrainingConfig
+from concept_das.runs.alone import alone_in
 from concept_das.runs.files import check_writable, write_atomically
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ def _guarded(prog: str, run: Callable[[], None]) -> int:
         run()
         if sys.stdout is not None:
             sys.stdout.flush()  # a full disk shows here
-    except (InputError, TrainingError) as error:
+    except (InputError, TrainingError, OutsideError) as error:
         reason = str(error)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; the same command goes on from here", file=sys.stderr)
@@ -251,8 +252,9 @@ def _run(given: Sequence[str]) -> None:
     if name not in RUNS:
         _call(command, chosen, replaced)
         return
-    check_writable(chosen.out / "config.yaml")
-    with recorded(chosen.out / "config.yaml", _parser_of(command, replaced).dump(chosen)):
+    config = chosen.out / "config.yaml"
+    check_writable(config)
+    with alone_in(chosen.out), recorded(config, _parser_of(command, replaced).dump(chosen)):
         _call(command, chosen, replaced)
 
 

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from concept_das.errors import InputError
+from concept_das.runs.files import cache_root
 
 PACKAGED_MODEL = "smollm2-135m"
 
@@ -69,22 +70,6 @@ def packaged_model(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
-
-
-def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that keeps converted models.
-
-    Raises:
-        InputError: if none is named and the user has no home.
-    """
-    if chosen := cache_dir or os.environ.get("CONCEPT_DAS_CACHE"):
-        return Path(chosen)
-    try:
-        return Path.home() / ".cache/concept-das"
-    except RuntimeError as error:
-        raise InputError(
-            "the user has no home folder for a cache; set CONCEPT_DAS_CACHE to a folder"
-        ) from error
 
 
 def _convert_gguf(source: Path, target: Path) -> None:

@@ -1,6 +1,8 @@
 """Writing files whole, and fingerprints of the inputs they were made from."""
 
+import ast
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -61,6 +63,28 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sources_of(*modules: str) -> str:
+    """SHA-256 of the code of modules, comments excepted, and of all that lies in packages.
+
+    Args:
+        modules: their full names.
+    """
+    digest = hashlib.sha256()
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ImportError(f"there is no module {name}")
+        home = Path(spec.origin)
+        inside = sorted(home.parent.rglob("*")) if spec.submodule_search_locations else [home]
+        for path in inside:
+            if path.is_file() and "__pycache__" not in path.parts:
+                text = path.read_bytes()
+                if path.suffix == ".py":
+                    text = ast.unparse(ast.parse(text)).encode()
+                digest.update(f"{path.relative_to(home.parent)} {len(text)} ".encode() + text)
+    return digest.hexdigest()
+
+
 def fingerprint_of(value: Any, *, sort_keys: bool = False) -> str:
     """SHA-256 of the JSON form of a value."""
     return hashlib.sha256(json.dumps(value, sort_keys=sort_keys).encode()).hexdigest()
@@ -72,3 +96,19 @@ def without_nan(numbers: Mapping[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and math.isnan(value) else value
         for name, value in numbers.items()
     }
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that keeps what was converted or found once.
+
+    Raises:
+        InputError: if none is named and the user has no home.
+    """
+    if chosen := cache_dir or os.environ.get("CONCEPT_DAS_CACHE"):
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache/concept-das"
+    except RuntimeError as error:
+        raise InputError(
+            "the user has no home folder for a cache; set CONCEPT_DAS_CACHE to a folder"
+        ) from error

@@ -5,10 +5,8 @@ writes its files into a folder of its own. It is done if `done.json` there holds
 everything that the files depend on, and the files are unchanged.
 """
 
-import json
 import logging
 import re
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +15,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from concept_das.errors import InputError
-from concept_das.runs.files import fingerprint_of, sha256_of, write_atomically
+from concept_das.errors import InputError, UnfinishedError
+from concept_das.runs.alone import alone_in
+from concept_das.runs.done import DONE_FILE, PARTIAL, clear, finish, read_done
+from concept_das.runs.files import fingerprint_of
 from concept_das.runs.processes import Shard
 from concept_das.runs.rows import RowLog
 
 __all__ = ["Job", "Piece", "Stage", "run_stages", "stage_names"]
-
-DONE_FILE = "done.json"
 
 # A job's name: its stage, and the key of its piece, or None if the stage is one job.
 Slot = tuple[str, str | None]
@@ -68,7 +66,7 @@ class Job:
     @property
     def scratch(self) -> Path:
         """A folder that an interrupted job continues from; deleted once the job is done."""
-        return self.folder / f"partial-{self.fingerprint[:16]}"
+        return self.folder / f"{PARTIAL}{self.fingerprint[:16]}"
 
     def source(self, stage: str) -> Path:
         """The only folder of a needed stage."""
@@ -90,6 +88,9 @@ class Stage:
             the job's sources, the pieces' inputs and the options.
         needs: names of earlier stages whose files it reads.
         options: the part of the configuration that its files depend on, as JSON can hold it.
+        made_by: what else made the files, as JSON can hold it: versions of libraries, weights, the
+            sources of rules. Finished work is outdated if it was made by something else and the
+            stage is to be run; work that another machine or release has left is taken as it is.
         gathers: the stage is one job over all pieces.
         shared: the stage is one job that uses none of the pieces, so it stays done when the pieces
             change. It may need shared stages only.
@@ -100,6 +101,7 @@ class Stage:
     run: Callable[[Job], None]
     needs: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Mapping[str, Any] = field(default_factory=dict)
     gathers: bool = False
     shared: bool = False
     version: int = 1
@@ -135,11 +137,23 @@ def run_stages(
 
     Raises:
         InputError: if names are unusable, if a stage needs work that is missing or of other
-            inputs, or if other processes do not finish theirs.
+            inputs, if other processes do not finish theirs, or if another run is at work here.
+        UnfinishedError: if a job had to be left open; the others of its stage are done.
     """
     _check(stages, pieces, only)
-    jobs = Jobs(stages, pieces, folder)
     chosen = [stage for stage in stages if only is None or stage.name in only]
+    with alone_in(folder, f"process-{shard.rank}" if shard.rank else ""):
+        _run_chosen(chosen, Jobs(stages, pieces, folder, only), pieces, shard, interval, timeout)
+
+
+def _run_chosen(
+    chosen: Sequence[Stage],
+    jobs: "Jobs",
+    pieces: Sequence[Piece],
+    shard: Shard,
+    interval: float,
+    timeout: float,
+) -> None:
     for stage in chosen:
         mine: list[Slot] = [(stage.name, piece.key) for piece in shard.of(pieces)]
         if stage.single:
@@ -156,8 +170,16 @@ def run_stages(
             _wait(jobs, stage.name, lacking, interval, timeout)
         todo = jobs.unfinished(mine)
         log.info("%s: %d to do, %d done", stage.name, len(todo), len(mine) - len(todo))
+        left_open = []
         for slot in todo:
-            jobs.run(slot)
+            try:
+                jobs.run(slot)
+            except UnfinishedError as error:
+                log.warning("%s is left open: %s", _names([slot]), error)
+                left_open.append((slot, error))
+        if left_open:
+            slots, errors = zip(*left_open, strict=True)
+            raise UnfinishedError(f"{_names(slots)} is left open: {errors[0]}") from errors[0]
 
 
 def stage_names(stages: Sequence[Stage], names: str) -> list[str] | None:
@@ -184,9 +206,20 @@ def stage_names(stages: Sequence[Stage], names: str) -> list[str] | None:
 
 
 class Jobs:
-    """All jobs of a benchmark: their inputs, their folders, and which of them are done."""
+    """All jobs of a benchmark: their inputs, their folders, and which of them are done.
 
-    def __init__(self, stages: Sequence[Stage], pieces: Sequence[Piece], folder: Path) -> None:
+    Args:
+        only: names of the stages that are to be run; all if None.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        pieces: Sequence[Piece],
+        folder: Path,
+        only: Collection[str] | None = None,
+    ) -> None:
+        self._only = only
         self._stages = {stage.name: stage for stage in stages}
         self._pieces = {piece.key: piece for piece in pieces}
         self._folder = folder
@@ -232,11 +265,19 @@ class Jobs:
         """SHA-256 of a job's files by their paths in its folder; None if it is not done."""
         if slot not in self._done:
             fingerprint = self.fingerprint(slot)
-            files = None if fingerprint is None else _read_done(self.folder(slot), fingerprint)
+            files = None
+            if fingerprint is not None:
+                files = read_done(self.folder(slot), fingerprint, self._made_by(slot[0]))
             if files is None:
                 return None
             self._done[slot] = files
         return self._done[slot]
+
+    def _made_by(self, stage: str) -> Mapping[str, Any] | None:
+        """What has to have made a stage's files; None if it is taken as it is."""
+        if self._only is not None and stage not in self._only:
+            return None
+        return self._stages[stage].made_by
 
     def unfinished(self, slots: Iterable[Slot]) -> list[Slot]:
         """Those of the jobs that are not done."""
@@ -256,54 +297,9 @@ class Jobs:
             for name in stage.needs
         }
         job = Job(stage.name, self.pieces(slot), self.folder(slot), fingerprint, sources)
-        _clear(job)
+        clear(job.folder, job.scratch, stage.made_by)
         stage.run(job)
-        files = {
-            path.relative_to(job.folder).as_posix(): sha256_of(path)
-            for path in sorted(job.folder.rglob("*"))
-            if path.is_file() and job.scratch not in path.parents
-        }
-        done = {"fingerprint": fingerprint, "files": files}
-        write_atomically(job.folder / DONE_FILE, json.dumps(done, indent=1).encode())
-        shutil.rmtree(job.scratch)
-        self._done[slot] = files
-
-
-def _clear(job: Job) -> None:
-    """Remove leftovers of other inputs or of an interruption, except the job's own scratch.
-
-    A folder that no job has written to is left alone: it may be the user's own.
-    """
-    names = [path.name for path in job.folder.iterdir()] if job.folder.exists() else []
-    if names and not any(name == DONE_FILE or name.startswith("partial-") for name in names):
-        raise InputError(
-            f"{job.folder} holds files but neither {DONE_FILE} nor partial work of a benchmark; "
-            "delete it or choose another folder"
-        )
-    job.scratch.mkdir(parents=True, exist_ok=True)
-    if DONE_FILE in names:
-        log.warning("%s is made again: it is damaged or of other inputs or options", job.folder)
-    for path in job.folder.iterdir():
-        if path == job.scratch:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _read_done(folder: Path, fingerprint: str) -> dict[str, str] | None:
-    """A finished job's files; None if the fingerprint differs or a file has changed."""
-    try:
-        done = json.loads((folder / DONE_FILE).read_bytes())
-        files: dict[str, str] = done["files"]
-        if done["fingerprint"] != fingerprint:
-            return None
-        whole = all(sha256_of(folder / name) == value for name, value in files.items())
-    # The files may also disappear while another process replaces them.
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return files if whole else None
+        self._done[slot] = finish(job.folder, job.scratch, fingerprint, stage.made_by)
 
 
 def _wait(jobs: Jobs, name: str, lacking: Sequence[Slot], interval: float, timeout: float) -> None:
@@ -355,5 +351,5 @@ def _check(stages: Sequence[Stage], pieces: Sequence[Piece], only: Collection[st
         for name in names:
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
                 raise InputError(f"{name!r} cannot name a folder; use letters, digits, _ . and -")
-            if name.startswith("partial-") or name == DONE_FILE or names.count(name) > 1:
+            if name.startswith(PARTIAL) or name == DONE_FILE or names.count(name) > 1:
                 raise InputError(f"the name {name!r} is taken; choose another")

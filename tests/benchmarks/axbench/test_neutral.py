@@ -16,6 +16,7 @@ from benchmarks.judges.client import Endpoint
 from concept_das.data.axbench_file import AxBenchConcept
 from concept_das.data.concept_prompts import TOPIC_PROMPT
 from concept_das.data.reading import to_frame
+from concept_das.errors import UnfinishedError
 from concept_das.experiments import making
 from concept_das.experiments.making import make_quadruples
 from tests.benchmarks.judges.server import Reply, Served, completion, error
@@ -100,12 +101,12 @@ def test_rows_without_a_usable_neutral_response_are_left_out(
     served: Served, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     served.script = [error(500), completion(" "), completion("la " * 30)]
+    with pytest.raises(UnfinishedError, match="failed on 1 of 3 questions; run again"):
+        neutral_quadruples(endpoint, SOURCE, 3)
     with caplog.at_level(logging.WARNING):
-        assert neutral_quadruples(endpoint, SOURCE, 3) == []
-    assert "1 neutral responses for 'ships and {instruction}' are missing; run again" in caplog.text
+        (row,) = neutral_quadruples(endpoint, SOURCE, 3)
     assert "dropped 'Hi': the model gave an empty answer" in caplog.text
     assert "dropped 'Sing': the model repeats itself" in caplog.text
     # Only what failed is asked again.
-    (row,) = neutral_quadruples(endpoint, SOURCE, 3)
     assert (row.negative_input, row.negative_output) == ("Name a fruit", "Apple")
     assert len(served.requests) == 4

@@ -8,12 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks import steps
+from benchmarks.axbench import stages
 from benchmarks.axbench.data import read_texts
 from benchmarks.axbench.estimate import counts as estimated
 from benchmarks.axbench.judging import probe_of
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.proxy import fit_probe
-from concept_das.errors import InputError
+from concept_das.errors import InputError, UnfinishedError
 from concept_das.runs.stages import Jobs
 from tests.benchmarks.axbench import tiny_axbench as tiny
 from tests.benchmarks.axbench.files import TINY, write_tiny
@@ -110,7 +112,7 @@ def test_two_processes_share_the_concepts_and_one_may_die(root: Path, tmp_path: 
 def test_a_stage_of_one_method_can_run_alone(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tiny.run(root, out, concepts="1", stages="data,train.diffmean")
-    assert sorted(path.name for path in out.iterdir()) == ["data", "train.diffmean"]
+    assert sorted(path.name for path in out.iterdir()) == ["data", "model.json", "train.diffmean"]
     assert [path.name for path in (out / "data").iterdir()] == ["concept-1"]
     with pytest.raises(InputError, match="judge.unsteered needs data of concept-0"):
         tiny.run(root, out, stages="judge")
@@ -174,6 +176,100 @@ def test_the_proxys_probe_is_trained_on_texts_that_no_method_is(
     assert other == fit_probe(texts.with_concept, texts.without_concept)
     assert trained <= set(texts.with_concept)
     assert "the outputs that the methods train on" in caplog.text
+
+
+def test_ratings_that_the_endpoint_failed_to_give_are_asked_for_again(
+    root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+    retried = [error(500, Retry_After_Ms="1")] * 9
+    served.script = [completion("Rating: [[2]]"), *retried]
+    judging = JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite", 1)
+    out = tmp_path / "out"
+    shutil.copytree(root / "whole", out)
+    few = {"stages": "judge.unsteered", "methods": "cdas", "judging": judging}
+    with pytest.raises(UnfinishedError, match=r"^judge.unsteered of concept-0 is left open: http"):
+        tiny.run(root, out, **few)
+    assert (out / "judge.unsteered/concept-1/done.json").exists()
+    assert not (out / "judge.unsteered/concept-0/done.json").exists()
+    asked = len(served.requests)
+    tiny.run(root, out, **few)
+    (failed,) = served.texts()[asked:]
+    assert failed == served.texts()[1]
+    ratings = pd.read_parquet(out / "judge.unsteered/concept-0/ratings.parquet")
+    assert ratings["concept"].notna().all()
+
+
+def test_judging_needs_neither_the_model_nor_its_library_versions(
+    root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+    shutil.copytree(root / "model", tmp_path / "model")
+    shutil.copytree(root / "data", tmp_path / "data")
+    judging = JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite")
+    out = tmp_path / "out"
+    few = {"concepts": "1", "methods": "diffmean", "judging": judging}
+    tiny.run(tmp_path, out, stages="data,train,factors,generate", **few)
+    shutil.rmtree(tmp_path / "model")
+    monkeypatch.setattr("benchmarks.steps.version", lambda _library: "another")
+    monkeypatch.setattr("concept_das.cli.options.ModelOptions.load", lambda *_: pytest.fail("load"))
+    tiny.run(tmp_path, out, stages="judge,select,report", **few)
+    assert set(table(out)["method"]) == {"diffmean", "unsteered"}
+
+
+def test_suppression_can_be_left_out(root: Path, tmp_path: Path) -> None:
+    few = {"concepts": "1", "methods": "diffmean,prompt", "suppression": False}
+    tiny.run(root, tmp_path / "out", **few)
+    assert set(table(tmp_path / "out")["direction"]) == {"elicit"}
+    answers = pd.read_parquet(tmp_path / "out/generate.unsteered/concept-1/answers.parquet")
+    assert len(answers) == 4
+    assert "Suppression was left out." in (tmp_path / "out/report/summary.md").read_text()
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages that are run, in place of running them."""
+    found: list[str] = []
+    run_job = Jobs.run
+
+    def noted(self: Jobs, slot: tuple[str, str | None]) -> None:
+        found.append(slot[0])
+        run_job(self, slot)
+
+    monkeypatch.setattr(Jobs, "run", noted)
+    return found
+
+
+def test_a_method_with_longer_responses_is_added_and_the_others_stay(
+    root: Path, tmp_path: Path, ran: list[str]
+) -> None:
+    few = {"concepts": "1", "stages": "data,train,generate"}
+    tiny.run(root, tmp_path / "out", methods="cdas", **few)
+    before = list(ran)
+    longer = {"diffmean": {"max_response_tokens": 30}}
+    tiny.run(root, tmp_path / "out", methods="cdas,diffmean", changes=longer, **few)
+    assert ran[len(before) :] == ["train.diffmean", "generate.diffmean"]
+
+
+@pytest.mark.parametrize("edit", ["the model's weights", "the scores' rules"])
+def test_work_of_other_weights_or_rules_is_done_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[str], edit: str
+) -> None:
+    shutil.copytree(root / "whole", tmp_path / "out")
+    if edit == "the model's weights":
+        known = steps.whole_digest
+        monkeypatch.setattr(steps, "whole_digest", lambda *given: f"{known(*given)} but one byte")
+        tiny.run(root, tmp_path / "out", stages="data,train.diffmean,calibrate", concepts="0:2")
+        assert ran == ["data", "data", "train.diffmean", "train.diffmean", "calibrate"]
+        return
+    known_sources = stages.sources_of
+
+    def other(*modules: str) -> str:
+        return "edited" if "benchmarks.axbench.scores" in modules else known_sources(*modules)
+
+    monkeypatch.setattr(stages, "sources_of", other)
+    tiny.run(root, tmp_path / "out")
+    assert ran == ["select"]  # to the same files, so that the report stays
 
 
 def test_neutral_responses_by_an_endpoint(

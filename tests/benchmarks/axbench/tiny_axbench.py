@@ -37,6 +37,7 @@ def add_preset() -> None:
         instructions_per_concept=4,
         new_tokens=6,
         rows=5,
+        response_tokens=8,
     )
 
 

@@ -1,13 +1,19 @@
 import json
+import re
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.judges import answer_cache
 from benchmarks.judges.answer_cache import Answer, AnswerCache, canonical_request
-from concept_das.errors import InputError
+from concept_das.errors import InputError, OutsideError
 
 REQUEST = {
     "model": "m",
@@ -77,7 +83,7 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     content = b"not a database at all, but long enough" * 40
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"notes\.txt"):
+    with pytest.raises(InputError, match=r"notes\.txt cannot be used .*; name another file$"):
         AnswerCache(path)
     assert path.read_bytes() == content
 
@@ -88,3 +94,48 @@ def test_a_database_of_another_program_is_named(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE answers (question TEXT)")
     with pytest.raises(InputError, match=r"other\.sqlite"):
         AnswerCache(path)
+
+
+OTHER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute(sys.argv[2])
+connection.execute("INSERT INTO answers VALUES ('k', 'r', 't', 1, 1, 1)")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(path: Path, how: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process in the middle of a write."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-S", "-c", OTHER, str(path), how]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("how", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+def test_who_holds_the_file_is_said_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    monkeypatch.setattr(answer_cache, "_SECONDS_TO_WAIT", 0.01)
+    monkeypatch.setattr(answer_cache, "_TIMES_TO_WAIT", 2)
+    path = tmp_path / "c"
+    with AnswerCache(path) as cache:
+        cache.put("kept", ANSWER)
+        with held(path, how) as process:
+            holder = rf"{path} is held by \S+ \(process {process.pid}\)"
+            with pytest.raises(OutsideError, match=rf"{holder}; run again .* are kept$"):
+                cache.put("new", ANSWER)
+            assert len(re.findall(rf"{holder}; waiting for it", caplog.text)) == 2
+            if how == "BEGIN EXCLUSIVE":
+                with pytest.raises(OutsideError, match=holder):
+                    AnswerCache(path)
+        # It was killed in the middle of its write.
+        assert cache.put("new", ANSWER) == ANSWER
+    with AnswerCache(path) as cache:
+        assert cache.get("kept") == cache.get("new") == ANSWER

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.judges.answer_cache import Answer
 from benchmarks.judges.client import Endpoint, Pace
-from concept_das.errors import InputError
+from concept_das.errors import InputError, UnfinishedError
 from tests.benchmarks.judges.server import Reply, Served, completion, error
 
 
@@ -18,8 +18,8 @@ def shout(request: dict[str, Any]) -> Reply:
     return completion(request["messages"][0]["content"].upper())
 
 
-def texts_of(answers: list[Answer | None]) -> list[str | None]:
-    return [answer and answer.text for answer in answers]
+def texts_of(answers: list[Answer]) -> list[str]:
+    return [answer.text for answer in answers]
 
 
 def test_one_answer_per_text_in_order_and_equal_texts_asked_once(
@@ -37,13 +37,14 @@ def test_one_answer_per_text_in_order_and_equal_texts_asked_once(
     assert len(served.requests) == 4
 
 
-def test_a_text_that_fails_for_good_has_no_answer_and_is_asked_by_the_next_run(
+def test_a_text_that_fails_for_good_is_asked_by_the_next_run(
     served: Served, tmp_path: Path
 ) -> None:
     served.script = [completion("one"), error(500)]
     served.otherwise = shout
     endpoint = endpoint_of(served, tmp_path)
-    assert texts_of(endpoint.answers(["a", "b", "c"])) == ["one", None, "C"]
+    with pytest.raises(UnfinishedError, match="failed on 1 of 3 questions; run again to ask those"):
+        endpoint.answers(["a", "b", "c"])
     assert texts_of(endpoint.answers(["a", "b", "c"])) == ["one", "B", "C"]
     assert len(served.requests) == 4
 
@@ -62,10 +63,11 @@ def test_an_answer_that_will_not_do_is_asked_again(served: Served, tmp_path: Pat
     assert served.texts() == ["a", "b", "b1", "b2"]
 
 
-def test_what_fails_while_asked_again_has_no_answer(served: Served, tmp_path: Path) -> None:
+def test_what_fails_while_asked_again_is_unfinished(served: Served, tmp_path: Path) -> None:
     served.script = [completion("no"), error(500)]
     endpoint = endpoint_of(served, tmp_path)
-    assert endpoint.answers(["a"], again=lambda text, asked, _: f"{text}{asked}") == [None]
+    with pytest.raises(UnfinishedError, match="failed on 1 of 1 questions"):
+        endpoint.answers(["a"], again=lambda text, asked, _: f"{text}{asked}")
 
 
 def test_an_error_in_the_callers_check_reaches_the_caller(served: Served, tmp_path: Path) -> None:

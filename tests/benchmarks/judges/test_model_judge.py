@@ -15,7 +15,7 @@ from benchmarks.judges.client import Endpoint, EndpointError
 from benchmarks.judges.prices import approximate_tokens
 from benchmarks.judges.questions import EXPECTED_TOKENS, ModelJudge, question_text
 from benchmarks.judges.ratings import EMPTY_RESPONSE, QUESTIONS, Item, Rating
-from concept_das.errors import InputError
+from concept_das.errors import InputError, UnfinishedError
 from tests.benchmarks.judges.made_questions import write_questions
 from tests.benchmarks.judges.server import Reply, Served, completion, error
 
@@ -85,8 +85,12 @@ FIRST_QUESTION = {
     "malformed throughout": ([completion(f"Rating: {i}") for i in (-1, 1.5, 3)], None, 3),
     "empty throughout": ([completion("")] * 3, None, 3),
     "filtered": ([error(400, code="content_filter")] * 3, None, 3),
-    "broken throughout": ([Reply(body=OK.body[:-40])] * 3, None, 3),
-    "failing throughout": ([error(500)] * 5, None, 5),
+}
+
+# What gives no answer: nothing is kept, and the next run asks again.
+FAILING = {
+    "broken throughout": [Reply(body=OK.body[:-40])] * 3,
+    "failing throughout": [error(500)] * 5,
 }
 
 
@@ -108,12 +112,18 @@ def test_a_second_run_asks_nothing_that_was_answered(
     asked = len(served.requests)
     judge = judge_of(served, tmp_path, max_retries=4)
     again = judge.rate([ITEM])
-    if case in ("broken throughout", "failing throughout"):
-        # Nothing came back, so nothing is kept, and now there is an answer.
-        assert (again, len(served.requests)) == ([Rating(2, 2, 2)], asked + 1)
-    else:
-        assert (again, len(served.requests)) == (first, asked)
-        assert endpoint_of(judge).usage.requests == 0
+    assert (again, len(served.requests)) == (first, asked)
+    assert endpoint_of(judge).usage.requests == 0
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_what_failed_is_asked_by_the_next_run(served: Served, tmp_path: Path, case: str) -> None:
+    served.script = list(FAILING[case])
+    with pytest.raises(UnfinishedError, match="failed on 1 of 3 questions"):
+        judge_of(served, tmp_path, max_retries=4).rate([ITEM])
+    asked = len(served.requests)
+    assert judge_of(served, tmp_path, max_retries=4).rate([ITEM]) == [Rating(2, 2, 2)]
+    assert len(served.requests) == asked + 1
 
 
 def test_a_response_slower_than_the_time_out_is_asked_for_again(
@@ -151,12 +161,13 @@ def test_missing_ratings_are_counted_in_the_log(
     assert len(served.requests) == 18
 
 
-def test_one_failure_among_answers_is_missing_but_an_outage_stops_the_run(
+def test_one_failure_among_answers_is_asked_later_but_an_outage_stops_the_run(
     served: Served, tmp_path: Path
 ) -> None:
     served.script = [error(500), OK, error(500), OK, error(500), OK]
-    rated = judge_of(served, tmp_path, max_retries=0).rate(items(2))
-    assert rated == [Rating(None, 1, None), Rating(1, None, 1)]
+    with pytest.raises(UnfinishedError, match=r"failed on 3 of 6 questions"):
+        judge_of(served, tmp_path, max_retries=0).rate(items(2))
+    assert len(served.requests) == 6
     served.otherwise = lambda _request: error(500)
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1.*run again"):
         judge_of(served, tmp_path, max_retries=0).rate(items(9))

@@ -1,6 +1,7 @@
 """A run's folder: a refused run leaves it as it was, and its numbers are its own vector's."""
 
 import logging
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from concept_das.cli.parser import main, recorded
 from concept_das.data.quadruples import data_hash
 from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.errors import InputError
+from concept_das.runs.alone import alone_in
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import load_vector
 from tests.concept_das.cli.test_commands import MORE_ROWS, training_options
@@ -69,6 +71,27 @@ def test_a_refused_run_changes_no_file(world: Path, run: Path) -> None:
     ):
         assert main(options(world, run, *more)) == 2, more
         assert content(run) == before, more
+
+
+def test_a_second_command_on_the_folder_is_refused(
+    world: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ("--concept=Sing", "--max-new-tokens=3", "--count=2", f"--model={world}/model")
+    make = ["data", "make", *rows, f"--out={run}/rows.csv", "--device=cpu"]
+    with alone_in(run):
+        before = content(run)
+        for command in (options(world, run), evaluation(run)):
+            assert main(command) == 2
+            error = capsys.readouterr().err.splitlines()[-1]
+            assert f"{run} is being worked on by process {os.getpid()} on " in error
+            assert content(run) == before
+        assert main(make) == 0
+    with alone_in(run, "rows.csv"):
+        assert main(make) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"{run}/rows.csv is being worked on by process" in error
+        assert main(evaluation(run)) == 0
+    assert not list(run.glob(".*"))
 
 
 @pytest.mark.parametrize("wandb", ["off", "offline"])

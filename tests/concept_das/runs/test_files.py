@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from concept_das.errors import InputError
-from concept_das.runs.files import check_writable, write_atomically
+from concept_das.runs.files import check_writable, sources_of, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -62,3 +62,24 @@ def test_checking_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="it is a folder; name a file"):
         check_writable(tmp_path)
+
+
+def test_the_code_of_modules_is_told_apart_but_not_by_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "made_rules"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "phrases.py").write_text("PHRASES = ['I cannot']  # the first\n")
+    (package / "table.csv").write_text("a,b")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {sources_of("made_rules"), sources_of("made_rules.phrases")}
+    assert len(found) == 2
+    (package / "phrases.py").write_text("# The first.\nPHRASES = [\n    'I cannot',\n]\n")
+    assert {sources_of("made_rules"), sources_of("made_rules.phrases")} == found
+    (package / "phrases.py").write_text("PHRASES = ['I will not']\n")
+    assert not {sources_of("made_rules"), sources_of("made_rules.phrases")} & found
+    (package / "table.csv").write_text("a,c")
+    assert sources_of("made_rules", "made_rules.phrases") not in found
+    with pytest.raises(ImportError, match="there is no module made_rules.none"):
+        sources_of("made_rules.none")

@@ -2,13 +2,15 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from concept_das.errors import InputError
+from concept_das.errors import InputError, UnfinishedError
 from concept_das.runs.files import write_atomically
 from concept_das.runs.processes import Shard
 from concept_das.runs.stages import Job, Piece, Stage, run_stages, stage_names
@@ -373,3 +375,97 @@ def test_stages_are_chosen_by_name_or_kind() -> None:
     assert stage_names(stages, "train.cdas") == ["train.cdas"]
     with pytest.raises(InputError, match="no stage 'judge'; there are data, generate, train"):
         stage_names(stages, "judge")
+
+
+def made_by(made: Mapping[str, Any], ran: list[str]) -> list[Stage]:
+    """A stage made by something, and one that needs it and is not."""
+
+    def run(job: Job) -> None:
+        ran.append(job.stage)
+        with job.rows() as log:
+            for key in log.missing(["a"]):
+                log.append(key, {"by": made["torch"]})
+        write_atomically(job.folder / "x", str(made["torch"]).encode())
+
+    return [Stage("first", run, made_by=made), Stage("second", run, ("first",))]
+
+
+def test_what_was_made_by_something_else_is_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[str] = []
+    for version in ("2.4", "2.4", "2.5"):
+        run_stages(made_by({"torch": version, "rules": "ab"}, ran), PIECES[:1], tmp_path)
+    assert ran == ["first", "second", "first", "second"]
+    assert "first/concept-0 is made again: torch changed since" in caplog.text
+    # Where the stage is not to be run, its files are taken as they are: another machine made them.
+    run_stages(made_by({"torch": "9"}, ran), PIECES[:1], tmp_path, only=("second",))
+    assert len(ran) == 4
+    run_stages(made_by({"torch": "9"}, ran), PIECES[:1], tmp_path, only=("first",))
+    assert ran[4:] == ["first"]
+
+
+def test_what_an_earlier_release_made_is_taken_as_it_is(tmp_path: Path) -> None:
+    ran: list[str] = []
+    run_stages([replace(one, made_by={}) for one in made_by({"torch": "1"}, ran)], PIECES, tmp_path)
+    before = content(tmp_path)
+    run_stages(made_by({"torch": "2"}, ran), PIECES, tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_unfinished_rows_of_another_version_do_not_stay(tmp_path: Path) -> None:
+    def fails(job: Job) -> None:
+        with job.rows() as log:
+            log.append("a", {"by": "1"})
+        raise KeyboardInterrupt
+
+    stage = made_by({"torch": "1"}, [])[0]
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([replace(stage, run=fails)], [Piece("p")], tmp_path)
+    seen: list[list[str]] = []
+
+    def looks(job: Job) -> None:
+        with job.rows() as log:
+            seen.append(log.missing(["a"]))
+        raise KeyboardInterrupt
+
+    for made in ({"torch": "1"}, {"torch": "2"}):
+        with pytest.raises(KeyboardInterrupt):
+            run_stages([replace(stage, run=looks, made_by=made)], [Piece("p")], tmp_path)
+    assert seen == [[], ["a"]]
+
+
+def test_a_job_that_is_left_open_does_not_stop_the_others(tmp_path: Path) -> None:
+    tried: list[str] = []
+    down = {"concept-1"}
+
+    def asks(job: Job) -> None:
+        (piece,) = job.pieces
+        tried.append(piece.key)
+        with job.rows() as log:
+            for key in log.missing(["kept"]):
+                log.append(key, {"x": 1})
+        if piece.key in down:
+            raise UnfinishedError("the endpoint failed on 1 of 2 questions")
+        write_atomically(job.folder / "x", b"")
+
+    stages = [Stage("judge", asks), Stage("report", nothing, ("judge",), gathers=True)]
+    with pytest.raises(
+        UnfinishedError, match="^judge of concept-1 is left open: the endpoint fail"
+    ):
+        run_stages(stages, PIECES, tmp_path)
+    assert tried == ["concept-0", "concept-1", "concept-2"]
+    assert not (tmp_path / "report").exists()
+    assert list(tmp_path.glob("judge/concept-1/partial-*/rows.jsonl"))
+    down.clear()
+    run_stages(stages, PIECES, tmp_path)
+    assert tried[3:] == ["concept-1"]
+    assert (tmp_path / "report" / "done.json").exists()
+
+
+def test_a_second_run_on_the_folder_is_refused(tmp_path: Path) -> None:
+    def again(job: Job) -> None:
+        run_stages([Stage("s", nothing)], PIECES, tmp_path)
+
+    with pytest.raises(InputError, match=f"is being worked on by process {os.getpid()} on"):
+        run_stages([Stage("s", again)], PIECES, tmp_path)
