@@ -41,7 +41,8 @@ def test_the_whole_run_and_a_killed_one(
     capsys.readouterr()
     assert main([*command(model, tmp_path / "none"), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    planned, written = rows_of(said), len(pd.read_parquet(out / "generate.cdas"))
+    (answers,) = (out / "generate.cdas").glob("*/answers.parquet")
+    planned, written = rows_of(said), len(pd.read_parquet(answers))
     assert planned["cdas"]["answers"] == written
     assert "from 12 answers of the untouched model" in said
     assert not (tmp_path / "none").exists()
