@@ -161,49 +161,37 @@ def upload(
 @contextmanager
 def _explained(repo_id: str, revision: str | None, missing: str) -> Iterator[None]:
     """Turn the hub's errors into a sentence."""
-    from huggingface_hub.utils import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
         yield
-        return
     except InputError:
         raise
-    except GatedRepoError as error:
-        reason, cause = f"{repo_id} on the hub is gated; ask for access on its page", error
-    except RepositoryNotFoundError as error:
-        reason = (
-            f"there is no folder {repo_id}, and no repository of that name on the hub that you may "
-            "read; check the name, or log in by `hf auth login` if it is private"
-        )
-        cause = error
-    except RevisionNotFoundError as error:
-        reason, cause = f"{repo_id} on the hub has no revision {revision!r}; name one it has", error
-    except LocalEntryNotFoundError as error:
-        reason = (
-            f"there is no folder {repo_id}, the hub cannot be reached, and {repo_id} is not in its "
-            "cache; connect once, without HF_HUB_OFFLINE"
-        )
-        cause = error
-    except EntryNotFoundError as error:
-        reason, cause = f"{missing}; name a repository that one was shared in", error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        reason, cause = f"the hub refuses {repo_id}: {_first_line(error)}", error
-        if status in (401, 403):
-            reason += "; log in by `hf auth login` with a token that may do this"
-    except Exception as error:  # of the network, of many kinds
-        reason = (
-            f"the hub cannot be asked for {repo_id}: {_first_line(error)}; check the connection"
-        )
-        cause = error
-    raise InputError(reason) from cause
+    except Exception as error:  # of the hub and the network, of many kinds
+        raise InputError(_reason(error, repo_id, revision, missing)) from error
+
+
+def _reason(error: Exception, repo_id: str, revision: str | None, missing: str) -> str:
+    from huggingface_hub import errors
+
+    known = {  # from the special to the general: the first that fits is told
+        errors.GatedRepoError: f"{repo_id} on the hub is gated; ask for access on its page",
+        errors.RepositoryNotFoundError: f"there is no folder {repo_id}, and no repository of that "
+        "name on the hub that you may read; check the name, or log in by `hf auth login` if it is "
+        "private",
+        errors.RevisionNotFoundError: f"{repo_id} on the hub has no revision {revision!r}; name "
+        "one it has",
+        errors.LocalEntryNotFoundError: f"there is no folder {repo_id}, the hub cannot be reached, "
+        f"and {repo_id} is not in its cache; connect once, without HF_HUB_OFFLINE",
+        errors.EntryNotFoundError: f"{missing}; name a repository that one was shared in",
+    }
+    for kind, reason in known.items():
+        if isinstance(error, kind):
+            return reason
+    if not isinstance(error, errors.HfHubHTTPError):
+        return f"the hub cannot be asked for {repo_id}: {_first_line(error)}; check the connection"
+    refused = f"the hub refuses {repo_id}: {_first_line(error)}"
+    status = getattr(error.response, "status_code", None)
+    login = "; log in by `hf auth login` with a token that may do this"
+    return refused + login if status in (401, 403) else refused
 
 
 def _first_line(error: Exception) -> str:
