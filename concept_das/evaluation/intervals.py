@@ -73,33 +73,6 @@ def rate_of(found: Sequence[bool]) -> Rate:
     return Rate(sum(found), len(found), float(interval.low), float(interval.high))
 
 
-def bootstrap(statistic: Callable[..., Numbers], *samples: Numbers, draws: int = 1000) -> Numbers:
-    """Values of a statistic over resampled rows (fixed seed), shape `[draws]`.
-
-    Args:
-        statistic: takes one array `[draws, rows]` per sample and reduces the last axis.
-        samples: arrays `[rows]`; the rows of all samples are drawn together.
-    """
-    rows = len(samples[0])
-    chosen = np.random.default_rng(0).integers(rows, size=(draws, rows))
-    return np.asarray(statistic(*(sample[chosen] for sample in samples)))
-
-
-def bootstrap_interval(
-    statistic: Callable[..., Numbers], *samples: Numbers, draws: int = 1000
-) -> tuple[float, float]:
-    """The 95% percentile interval of `bootstrap`; NaN for fewer than two rows."""
-    if len(samples[0]) < 2:
-        return float("nan"), float("nan")
-    low, high = np.percentile(bootstrap(statistic, *samples, draws=draws), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def mean_of_rows(rows: Numbers) -> Numbers:
-    """The statistic of a bootstrapped mean: shape `[draws, rows]` to `[draws]`."""
-    return np.asarray(rows.mean(axis=-1))
-
-
 def mean_interval(values: Numbers) -> tuple[float, float]:
     """Student's 95% interval of a mean over units; NaN for fewer than two."""
     from scipy import stats
@@ -113,7 +86,6 @@ def mean_interval(values: Numbers) -> tuple[float, float]:
 def mean_with_interval(
     name: str,
     values: "pd.Series | Numbers",
-    draws: int = 0,
     *,
     within: tuple[float, float] = (-np.inf, np.inf),
 ) -> dict[str, float]:
@@ -122,7 +94,6 @@ def mean_with_interval(
     Missing values are left out. With fewer than two values the interval is NaN.
 
     Args:
-        draws: without effect.
         within: the least and the largest value that there can be, where the interval is cut.
     """
     known = pd.Series(values).dropna().to_numpy(dtype=float)

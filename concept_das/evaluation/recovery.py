@@ -102,7 +102,7 @@ class Evaluation:
         halves, effects, chosen = [], [], []
         for half in (0, 1):
             gains = held[held["row"] % 2 != half].groupby("multiplier")["ll_steered"].mean()
-            chosen.append(float(gains.fillna(-np.inf).idxmax()))
+            chosen.append(float(gains.index[int(gains.fillna(-np.inf).argmax())]))
             halves.append(held[(held["row"] % 2 == half) & (held["multiplier"] == chosen[-1])])
             if not unrelated.empty:
                 effects.append(unrelated[unrelated["multiplier"] == chosen[-1]]["kl"].mean())

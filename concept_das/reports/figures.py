@@ -356,10 +356,11 @@ def _recovery(axes: Axes, table: pd.DataFrame) -> None:
             linewidth=0,
         )
     axes.axhline(0, color="grey", linewidth=0.8)
-    low = table[[*RECOVERY.values()]].min(axis=None)
-    if np.isnan(low):
+    values = table[[*RECOVERY.values()]].to_numpy(dtype=float)
+    known = values[np.isfinite(values)]
+    if not len(known):
         _say(axes, "the prompt has no clear effect to recover")
-    axes.set_ylim(max(np.nan_to_num(low), -1.0) - 0.1, 1.05)
+    axes.set_ylim(max(known.min(initial=1.0), -1.0) - 0.1, 1.05)
     axes.set_ylabel("recovery")
 
 

@@ -12,7 +12,6 @@ from concept_das.errors import InputError
 from concept_das.evaluation import intervals
 from concept_das.evaluation.intervals import (
     Numbers,
-    bootstrap_interval,
     harmonic_mean,
     holm,
     mean_interval,
@@ -42,25 +41,6 @@ def test_none_of_a_few_still_leaves_room() -> None:
 def test_a_rate_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="no texts"):
         rate([], bool)
-
-
-def test_the_bootstrap_is_scipys() -> None:
-    x, y = np.random.default_rng(1).normal(size=(2, 30))
-
-    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.asarray(a.mean(axis=axis) / (2 + b.mean(axis=axis)))
-
-    expected = stats.bootstrap(
-        (x, y),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=1000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    assert bootstrap_interval(ratio, x, y) == pytest.approx((expected.low, expected.high))
-    assert np.isnan(bootstrap_interval(ratio, x[:1], y[:1])).all()
 
 
 def test_the_harmonic_mean_of_every_combination_of_ratings() -> None:
