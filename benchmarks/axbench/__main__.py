@@ -101,7 +101,7 @@ def axbench(
         asked = parse_range(concepts) if concepts else chosen.concept_ids
         count = _ALL_CONCEPTS if asked is None else len(asked)
         model = judging.judge_model or Endpoint.model
-        rated = replace(chosen, judge=judging.judge)
+        rated = replace(chosen, judge=judging.judge or chosen.judge)
         given = data in ("hub", CONCEPT500)
         print(estimate_text(rated, count, neutral, model, given, directions))
         return
