@@ -7,13 +7,11 @@ unit length.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from interventions.positions import edit_where
 from interventions.sourceless import FactoredDirections, SourcelessDirections
 from interventions.subspace import coordinates
 
@@ -87,41 +85,22 @@ class AdditiveIntervention(FactoredDirections):
 
     default_factor = 1.0
 
-    def forward(
+    def edited(
         self,
         base: Float[Tensor, "batch positions dim"],
-        source: None = None,
-        subspaces: Sequence[Sequence[int] | int] | None = None,
-        position_mask: Bool[Tensor, "prompts width"] | None = None,
-        row_factors: Float[Tensor, "prompts"] | None = None,
-        **_: Any,
+        subspaces: Sequence[Sequence[int] | int] | None,
+        row_factors: Float[Tensor, "prompts"] | None,
     ) -> Float[Tensor, "batch positions dim"]:
-        """Add the directions to the base.
-
-        Args:
-            base: hidden states to change.
-            source: unused; pyvene passes None.
-            subspaces: which directions each batch row uses; all of them if None.
-            position_mask: true at the prompt positions to change, see
-                `interventions.positions.edit_where`.
-            row_factors: one factor per batch row in place of the saved one, for all its
-                directions: the factors that Lang. and RePS draw, BiPO's sign. A learned factor is
-                multiplied by it.
-
-        Returns:
-            The moved hidden states, same shape and dtype as `base`.
-        """
-        self._check_width(base)
-        weight, rows = self.select(subspaces, base.shape[0])
-        if row_factors is not None:
-            repeats = base.shape[0] // row_factors.shape[0]  # several sequences per prompt
-            column = row_factors.to(weight).repeat_interleave(repeats)[:, None, None]
-            factor = column.expand(-1, 1, weight.shape[-2])
-            if isinstance(self.factor, nn.Parameter):
-                factor = factor * self.factor
-        else:
-            factor = self.factors_of(rows, weight.shape[-2])
-        return edit_where(position_mask, add_direction(base, weight, factor), base)
+        """Add the directions to the base."""
+        weight, rows = self.select(base, subspaces)
+        if row_factors is None:
+            return add_direction(base, weight, self.factors_of(rows, weight.shape[-2]))
+        repeats = base.shape[0] // row_factors.shape[0]  # several sequences per prompt
+        column = row_factors.to(weight).repeat_interleave(repeats)[:, None, None]
+        factor = column.expand(-1, 1, weight.shape[-2])
+        if isinstance(self.factor, nn.Parameter):
+            factor = factor * self.factor
+        return add_direction(base, weight, factor)
 
 
 class NullOutIntervention(SourcelessDirections):
@@ -138,26 +117,12 @@ class NullOutIntervention(SourcelessDirections):
         weight: the directions `[rank, dim]`; random if not given.
     """
 
-    def forward(
+    def edited(
         self,
         base: Float[Tensor, "batch positions dim"],
-        source: None = None,
-        subspaces: Sequence[Sequence[int] | int] | None = None,
-        position_mask: Bool[Tensor, "prompts width"] | None = None,
-        **_: Any,
+        subspaces: Sequence[Sequence[int] | int] | None,
+        row_factors: Tensor | None,
     ) -> Float[Tensor, "batch positions dim"]:
-        """Take the directions out of the base.
-
-        Args:
-            base: hidden states to change.
-            source: unused; pyvene passes None.
-            subspaces: which directions each batch row uses; all of them if None.
-            position_mask: true at the prompt positions to change, see
-                `interventions.positions.edit_where`.
-
-        Returns:
-            The hidden states without the directions, same shape and dtype as `base`.
-        """
-        self._check_width(base)
-        weight, _rows = self.select(subspaces, base.shape[0])
-        return edit_where(position_mask, null_out(base, weight), base)
+        """Take the directions out of the base."""
+        weight, _rows = self.select(base, subspaces)
+        return null_out(base, weight)

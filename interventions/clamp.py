@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from interventions.positions import edit_where
 from interventions.sourceless import FactoredDirections
 from interventions.subspace import set_coordinates
 
@@ -41,28 +40,12 @@ class ClampIntervention(FactoredDirections):
         super().__init__(weight, factor, learns_factor, **kwargs)
         self.weight.requires_grad_(learns_factor)
 
-    def forward(
+    def edited(
         self,
         base: Float[Tensor, "batch positions dim"],
-        source: None = None,
-        subspaces: Sequence[Sequence[int] | int] | None = None,
-        position_mask: Bool[Tensor, "prompts width"] | None = None,
-        **_: Any,
+        subspaces: Sequence[Sequence[int] | int] | None,
+        row_factors: Tensor | None,
     ) -> Float[Tensor, "batch positions dim"]:
-        """Clamp the base's coordinates along the directions to the factor.
-
-        Args:
-            base: hidden states to change.
-            source: unused; pyvene passes None.
-            subspaces: which directions each batch row uses; all of them if None.
-            position_mask: true at the prompt positions to clamp (false protects a template prefix
-                or padding). It spans the prompt: positions after it, and the single new tokens of
-                cached generation, are clamped always.
-
-        Returns:
-            The clamped hidden states, same shape and dtype as `base`.
-        """
-        self._check_width(base)
-        weight, rows = self.select(subspaces, base.shape[0])
-        moved = set_coordinates(base, weight, self.factors_of(rows, weight.shape[-2]))
-        return edit_where(position_mask, moved, base)
+        """Clamp the base's coordinates along the directions to the factor."""
+        weight, rows = self.select(base, subspaces)
+        return set_coordinates(base, weight, self.factors_of(rows, weight.shape[-2]))

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from interventions.backend import pyvene as pv
-from interventions.positions import edit_where
+from interventions.sourceless import SourcelessEdit
 
 
 def gated_add(
@@ -31,7 +31,7 @@ def gated_add(
     return (hidden + multiplier * strength.unsqueeze(-1) * vector).to(hidden.dtype)
 
 
-class GatedAdditionIntervention(pv.SourcelessIntervention, pv.TrainableIntervention):
+class GatedAdditionIntervention(SourcelessEdit, pv.TrainableIntervention):
     """Add a direction times a gate per token, relu(g h + b) z (PSR, arXiv 2605.03907).
 
     It begins as the identity with an open gate: z and g are zero and b is one, so that z learns
@@ -50,17 +50,8 @@ class GatedAdditionIntervention(pv.SourcelessIntervention, pv.TrainableIntervent
     def __str__(self) -> str:
         return type(self).__name__ + "()"
 
-    def forward(
-        self,
-        base: Float[Tensor, "batch positions dim"],
-        source: None = None,
-        subspaces: None = None,
-        position_mask: Bool[Tensor, "prompts width"] | None = None,
-        **_: Any,
+    def edited(
+        self, base: Float[Tensor, "batch positions dim"], *_subspaces_and_factors: Tensor | None
     ) -> Float[Tensor, "batch positions dim"]:
-        """Move the base at the masked positions, see `interventions.positions.edit_where`.
-
-        pyvene passes a source and subspaces, which are unused. Shape and dtype are the base's.
-        """
-        moved = gated_add(base, self.vector, self.gate, self.bias)
-        return edit_where(position_mask, moved, base)
+        """Move the base at every position."""
+        return gated_add(base, self.vector, self.gate, self.bias)

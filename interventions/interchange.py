@@ -58,8 +58,7 @@ class DistributedInterchangeIntervention(PartitionedSubspace):
         Raises:
             ValueError: on a width mismatch or a subspace out of range.
         """
-        self._check_width(base)
-        weight, _rows = self.select(subspaces, base.shape[0])
+        weight, _rows = self.select(base, subspaces)
         source = source.unsqueeze(1) if source.dim() == base.dim() - 1 else source
         moved = set_coordinates(base, weight, coordinates(source, weight))
         return edit_where(position_mask, moved, base)

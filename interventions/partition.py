@@ -102,13 +102,21 @@ class PartitionedSubspace(pv.TrainableIntervention, pv.DistributedRepresentation
             yield [row for part in dict.fromkeys(chosen) for row in parts[part]]
 
     def select(
-        self, subspaces: Sequence[Sequence[int] | int] | None, batch_size: int
+        self, base: Tensor, subspaces: Sequence[Sequence[int] | int] | None
     ) -> tuple[Float[Tensor, "*batch rank dim"], list[list[int]] | None]:
         """The directions to use: `[rank, dim]` for all, or `[batch, rank, dim]`, zero-padded.
 
+        Args:
+            base: the hidden states to change, `[batch, positions, dim]`.
+
         Returns:
             The directions, and the weight rows of each batch row (None when all use all rows).
+
+        Raises:
+            ValueError: on a width mismatch or a subspace out of range.
         """
+        self._check_width(base)
+        batch_size = base.shape[0]
         if subspaces is None:
             if len(self._parts()) > 1:
                 raise ValueError(

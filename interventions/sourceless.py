@@ -1,16 +1,60 @@
-"""Directions that need no source; where they are set or added, a factor for each is kept."""
+"""Edits that need no source; where directions are set or added, a factor for each is kept."""
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interventions.backend import pyvene as pv
 from interventions.partition import PartitionedSubspace
+from interventions.positions import edit_where
 
 
-class SourcelessDirections(pv.SourcelessIntervention, PartitionedSubspace):
+class SourcelessEdit(pv.SourcelessIntervention):
+    """Changes hidden states by what they are themselves, at the positions of a mask."""
+
+    @abstractmethod
+    def edited(
+        self,
+        base: Float[Tensor, "batch positions dim"],
+        subspaces: Sequence[Sequence[int] | int] | None,
+        row_factors: Float[Tensor, "prompts"] | None,
+    ) -> Float[Tensor, "batch positions dim"]:
+        """The hidden states changed at every position, same shape and dtype; see `forward`."""
+
+    def forward(
+        self,
+        base: Float[Tensor, "batch positions dim"],
+        source: None = None,
+        subspaces: Sequence[Sequence[int] | int] | None = None,
+        position_mask: Bool[Tensor, "prompts width"] | None = None,
+        row_factors: Float[Tensor, "prompts"] | None = None,
+        **_: Any,
+    ) -> Float[Tensor, "batch positions dim"]:
+        """Change the base.
+
+        Args:
+            base: hidden states to change.
+            source: unused; pyvene passes None.
+            subspaces: which directions each batch row uses; all of them if None. Edits without a
+                choice of directions take no account of it.
+            position_mask: true at the prompt positions to change (false protects a template prefix
+                or padding). It spans the prompt: positions after it, and the single new tokens of
+                cached generation, are changed always.
+            row_factors: for additions, one factor per batch row in place of the saved one, for all
+                its directions: the factors that Lang. and RePS draw, BiPO's sign. A learned factor
+                is multiplied by it.
+
+        Returns:
+            The changed hidden states, same shape and dtype as `base`.
+        """
+        return edit_where(position_mask, self.edited(base, subspaces, row_factors), base)
+
+
+class SourcelessDirections(SourcelessEdit, PartitionedSubspace):
     """A stack of directions that may be given.
 
     Args:

@@ -1,4 +1,4 @@
-"""What holds for every test: offline, one thread, fixed seeds."""
+"""Every test runs offline, on one thread, with fixed seeds."""
 
 import os
 

@@ -29,9 +29,8 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.data.files import write_table
 from concept_das.data.reading import read_quadruples
-from concept_das.methods.base import spread_blocks
 from concept_das.methods.settings import TrainingConfig
-from concept_das.models.blocks import find_site
+from concept_das.models.blocks import find_site, spread_blocks
 from concept_das.models.loading import DTYPES, LoadedModel, load_model
 from concept_das.runs.files import write_atomically
 from concept_das.steering.vector import DirectionAtSite, ModelIdentity, SteeringVector
@@ -209,7 +208,7 @@ def _generation(
     site = find_site(loaded.model, layer)
     prompts = [chat.prompt(row.negative_input) for row in read_quadruples(refusal)[:8]]
     found: dict[str, float] = {}
-    for name, layers in {"": [layer], "_spread": spread_blocks(site.n_layers)}.items():
+    for name, layers in {"": (layer,), "_spread": spread_blocks(site.n_layers)}.items():
         weights = torch.nn.functional.normalize(torch.randn(len(layers), 1, site.width), dim=2)
         vector = SteeringVector(
             sites=[

@@ -24,6 +24,7 @@ from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
 from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
+from concept_das.training.vectors import place
 from concept_das.words import DIRECTIONS
 
 
@@ -74,11 +75,14 @@ def compare(
     """
     splits = {number: plan.split(rows) for number, rows in concepts.items()}
     named = configs if isinstance(configs, Mapping) else {c.method: c for c in configs}
-    for config in named.values():
+    blocks = {}
+    for label, config in named.items():
         method = find_method(config.method)
         method.check_installed()
+        layer = None if config.layers else plan.layer
+        blocks[label], placed = place(loaded.model, layer, config)
         if isinstance(method, TrainedMethod):
-            method.sites(loaded.model, plan.layer, config)
+            method.sites(loaded.model, blocks[label], placed)
             method.span(config.positions)  # the method's own conditions
     longest = max(config.max_response_tokens for config in named.values())
     cells = [
@@ -88,7 +92,7 @@ def compare(
             label=label,
             concept_id=number,
             config=config,
-            layer=plan.layer,
+            layers=blocks[label],
             rows=kept,
             heldout=held,
             response_tokens=longest,

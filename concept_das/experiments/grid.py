@@ -75,14 +75,14 @@ class GridPlan:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one concept at one layer, with some seeds.
+    """One method on one concept, at one or several blocks, with some seeds.
 
     Attributes:
         name: for messages.
         parent: holds a folder for each seed, seed-N.
         concept_id: number of the concept.
         label: the method's name in the tables; another where a method is there in several forms.
-        layer: block of a method that acts at one, 0-based.
+        layers: the blocks to act at, 0-based.
         rows, heldout: quadruples to train on, and to measure on.
         response_tokens: held-out responses are cut to this many tokens when they are scored.
         signature: fingerprint of all that finished work depends on.
@@ -93,7 +93,7 @@ class Cell:
     concept_id: int
     label: str
     config: TrainingConfig
-    layer: int
+    layers: tuple[int, ...]
     rows: Sequence[Quadruple]
     heldout: Sequence[Quadruple]
     response_tokens: int
@@ -181,7 +181,7 @@ def _run(
         loaded,
         chat,
         [ConceptRows(cell.rows, (), cell.folder(seed) / "progress", seed=seed) for seed in seeds],
-        None if cell.config.layers else cell.layer,
+        cell.layers,
         cell.config,
         engine=engine,
     )

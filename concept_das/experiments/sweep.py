@@ -10,7 +10,7 @@ from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.experiments.grid import Cell, GridPlan, run_cells
-from concept_das.methods import Method, TrainedMethod
+from concept_das.methods import TrainedMethod
 from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site
@@ -18,6 +18,7 @@ from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.runs.files import fingerprint_of
 from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
+from concept_das.training.vectors import place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +79,19 @@ def sweep(
     ]
     cells = [
         Cell(
-            name=f"{one.method}, layer {layer}, rank {one.rank}",
-            parent=out / f"layer-{layer}" / f"rank-{one.rank}",
+            name=f"{one.method}, layer {layers[0]}, rank {one.rank}",
+            parent=out / f"layer-{layers[0]}" / f"rank-{one.rank}",
             concept_id=numbers[0],
             label=one.method,
             config=one,
-            layer=layer,
+            layers=layers,
             rows=kept,
             heldout=held,
             response_tokens=one.max_response_tokens,
             plan=plan,
-            signature=fingerprint_of([{**one.record(), "seed": None}, layer, *identity]),
+            signature=fingerprint_of([{**one.record(), "seed": None}, layers[0], *identity]),
         )
-        for layer, one in _grid(loaded, config, plan)
+        for layers, one in _grid(loaded, config, plan)
     ]
     table = run_cells(loaded, chat, cells, engine).rename(columns={"layers": "layer"})
     first = ["layer", "rank", "seed", "multiplier"]
@@ -99,8 +100,8 @@ def sweep(
 
 def _grid(
     loaded: LoadedModel, config: TrainingConfig, plan: SweepPlan
-) -> list[tuple[int, TrainingConfig]]:
-    """Pairs of a layer, counted from the first, and the recipe with a rank.
+) -> list[tuple[tuple[int, ...], TrainingConfig]]:
+    """Pairs of a block, in a tuple, and the recipe for it with a rank.
 
     Raises:
         InputError: if the model or the method cannot have such a layer or rank.
@@ -125,13 +126,10 @@ def _grid(
         if rank > sites[0].width:
             raise InputError(f"rank {rank} exceeds the model's width {sites[0].width}")
     grid = [
-        (layer, _recipe_at(method, config, layer, rank)) for layer in layers for rank in plan.ranks
+        place(loaded.model, [layer], replace(config, rank=rank, layers=()))
+        for layer in layers
+        for rank in plan.ranks
     ]
-    for layer, one in grid:
-        method.sites(loaded.model, layer, one)  # the method's own conditions
+    for blocks, one in grid:
+        method.sites(loaded.model, blocks, one)  # the method's own conditions
     return grid
-
-
-def _recipe_at(method: Method, config: TrainingConfig, layer: int, rank: int) -> TrainingConfig:
-    acts_at_several = bool(method.config().layers)
-    return replace(config, rank=rank, layers=(layer,) if acts_at_several else ())

@@ -27,9 +27,9 @@ def to_pyreft(edit: LearnedEdit, model: PreTrainedModel, direction: Direction = 
     edit.check_direction(direction)
     edit.check_model(model)
     representations = []
-    for layer, tensors in sorted(edit.loreft[direction].items()):
+    for layer, tensors in sorted(edit.parts[direction].items()):
         site = find_site(model, layer)
-        intervention = loreft_intervention(tensors)
+        intervention = loreft_intervention(LoreftTensors(*tensors))
         representations.append(
             {
                 "component": site.component,
@@ -85,7 +85,7 @@ def from_pyreft(
             )
         loreft[layer] = tensors
     return LearnedEdit(
-        loreft={"elicit": loreft},
+        parts={"elicit": loreft},
         ends=ends,
         model=ModelIdentity.of(model),
         method="loreft",

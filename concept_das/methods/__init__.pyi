@@ -3,9 +3,7 @@ from .base import FittedMethod as FittedMethod
 from .base import Job as Job
 from .base import Method as Method
 from .base import SiteMethod as SiteMethod
-from .base import Term as Term
 from .base import TrainedMethod as TrainedMethod
-from .base import matching as matching
 from .interchange import InterchangeMethod as InterchangeMethod
 from .registry import ENTRY_POINTS as ENTRY_POINTS
 from .registry import METHODS as METHODS
@@ -13,3 +11,5 @@ from .registry import all_methods as all_methods
 from .registry import find_method as find_method
 from .registry import register as register
 from .registry import trained_method as trained_method
+from .terms import Term as Term
+from .token_objective import matching as matching

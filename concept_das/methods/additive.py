@@ -3,28 +3,20 @@
 Its length is learned (no unit norm), and the factors are in units of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
-from concept_das.methods.base import (
-    LIKELIHOOD,
-    DirectionMethod,
-    Fit,
-    Term,
-    directions_of,
-    preference_term,
-    weighted_terms,
-)
+from concept_das.methods.base import DirectionMethod, Fit
 from concept_das.methods.settings import TrainingConfig
+from concept_das.methods.terms import Term, preference_terms, weighted_terms
+from concept_das.methods.token_objective import LIKELIHOOD
 from concept_das.models.blocks import Site
-from concept_das.steering.vector import DirectionAtSite
 from concept_das.words import Direction
 from interventions import AdditiveIntervention, NullOutIntervention
 from interventions.partition import PartitionedSubspace
@@ -47,16 +39,12 @@ class AdditiveMethod(DirectionMethod):
         """The addition alone."""
         return {"add": AdditiveIntervention(embed_dim=width, low_rank_dimension=rank)}
 
-    def at_sites(
+    def factors_at(
         self, task: Fit, sites: Sequence[Site], trained: Sequence[Mapping[EditName, nn.Module]]
-    ) -> list[DirectionAtSite]:
+    ) -> list[tuple[Tensor, Tensor]]:
         """Multiplier 1 is the mean of the factors drawn in training, and its negative."""
-        weights = [directions_of(at_site) for at_site in trained]
-        factor = torch.full((len(weights[0]),), self.unit_factor)
-        return [
-            DirectionAtSite(weight, -factor, factor, site.layer)
-            for site, weight in zip(sites, weights, strict=True)
-        ]
+        factor = torch.full((task.config.rank,), self.unit_factor)
+        return [(-factor, factor)] * len(sites)
 
 
 class Lang(AdditiveMethod):
@@ -98,16 +86,15 @@ class BiPO(AdditiveMethod):
     ) -> list[Term]:
         """Two preferences per row, one for each sign."""
         signs: list[tuple[int, Direction]] = [(1, "elicit"), (-1, "suppress")]
-        terms = []
-        for sign, direction in signs:
-            loss = partial(bipo_loss, sign=sign)
-            for number, row in enumerate(rows):
-                concept, neutral = (
-                    EditedPass(turn, None, "add", float(sign))
-                    for turn in both_responses(row, "elicit")
-                )
-                terms.append(preference_term(concept, neutral, loss, direction, number, len(rows)))
-        return terms
+        return [
+            term
+            for sign, direction in signs
+            for term in preference_terms(
+                [both_responses(row, "elicit", "add", [float(sign)] * 2) for row in rows],
+                partial(bipo_loss, sign=sign),
+                direction,
+            )
+        ]
 
 
 class RePS(AdditiveMethod):
@@ -143,27 +130,31 @@ class RePS(AdditiveMethod):
         self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
     ) -> list[Term]:
         """Two preferences per row."""
-        terms = []
-        for number, row in enumerate(rows):
-            factors = rng.choice(TRAINING_FACTORS, 2)
-            concept, neutral = (
-                EditedPass(turn, None, "add", float(factor))
-                for turn, factor in zip(both_responses(row, "elicit"), factors, strict=True)
-            )
-            terms.append(
-                preference_term(concept, neutral, reps_steer_loss, "elicit", number, len(rows))
-            )
-            concept, neutral = (
-                EditedPass(turn, None, "null_out") for turn in both_responses(row, "suppress")
-            )
-            terms.append(
-                preference_term(concept, neutral, reps_suppress_loss, "suppress", number, len(rows))
-            )
-        return terms
+        added = [
+            both_responses(row, "elicit", "add", map(float, rng.choice(TRAINING_FACTORS, 2)))
+            for row in rows
+        ]
+        nulled = [both_responses(row, "suppress", "null_out") for row in rows]
+        elicit = preference_terms(added, reps_steer_loss, "elicit")
+        suppress = preference_terms(nulled, reps_suppress_loss, "suppress")
+        # Row by row, as in the first release: the order decides how the sums round.
+        return [term for of_row in zip(elicit, suppress, strict=True) for term in of_row]
 
 
-def both_responses(row: EncodedQuadruple, direction: Direction) -> tuple[Turn, Turn]:
-    """The concept's and the neutral response after a direction's base prompt."""
+def both_responses(
+    row: EncodedQuadruple,
+    direction: Direction,
+    edit: EditName,
+    factors: Iterable[float] = (1.0, 1.0),
+) -> tuple[EditedPass, EditedPass]:
+    """The concept's and the neutral response after a direction's base prompt, each edited.
+
+    Args:
+        factors: of either response, for `add`.
+    """
     run: EditedPass = getattr(row, direction)
-    concept, neutral = row.elicit.base.response, row.suppress.base.response
-    return run.base.prompt.with_response(concept), run.base.prompt.with_response(neutral)
+    concept, neutral = (
+        EditedPass(run.base.prompt.with_response(one.base.response), None, edit, factor)
+        for one, factor in zip((row.elicit, row.suppress), factors, strict=True)
+    )
+    return concept, neutral

@@ -7,20 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 import objectives
 from concept_das.data.encoding import EditName, EncodedQuadruple, Interchange
-from concept_das.methods.base import (
-    LIKELIHOOD,
-    DirectionMethod,
-    Term,
-    matching,
-    preference_term,
-    weighted_terms,
-)
-from concept_das.steering.factors import Latents
-from concept_das.words import DIRECTIONS
+from concept_das.methods.base import DirectionMethod, Fit, directions_of
+from concept_das.methods.terms import Term, preference_terms
+from concept_das.methods.token_objective import LIKELIHOOD, matching
+from concept_das.models.blocks import Site
+from concept_das.steering.factors import Latents, measure_latents_at
 from interventions import DistributedInterchangeIntervention
 from interventions.partition import PartitionedSubspace
 from objectives import pdas_loss, projected
@@ -39,17 +34,13 @@ class InterchangeMethod(DirectionMethod):
         swap = DistributedInterchangeIntervention(embed_dim=width, low_rank_dimension=rank)
         return {"interchange": swap}
 
-    def terms(
-        self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
-    ) -> list[Term]:
-        """D+ and D-, each the mean over the batch."""
-        return [
-            term
-            for direction in DIRECTIONS
-            for term in weighted_terms(
-                [getattr(row, direction) for row in rows], direction, reduction
-            )
-        ]
+    def factors_at(
+        self, task: Fit, sites: Sequence[Site], trained: Sequence[Mapping[EditName, nn.Module]]
+    ) -> list[tuple[Float[Tensor, "rank"], Float[Tensor, "rank"]]]:
+        """Measured on the training prompts."""
+        weights = [directions_of(at_site) for at_site in trained]
+        measured = measure_latents_at(task.model, sites, weights, task.encoded)
+        return [self.factors(latents) for latents in measured]
 
     def factors(self, latents: Latents) -> tuple[Float[Tensor, "rank"], Float[Tensor, "rank"]]:
         """The mean coordinates of neutral and of concept prompts (CDAS paper, inference)."""
@@ -106,16 +97,17 @@ class PDAS(InterchangeMethod):
         self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
     ) -> list[Term]:
         """One preference per row and direction; the loss divides by lengths itself."""
-        terms = []
-        for direction, opposite in zip(DIRECTIONS, reversed(DIRECTIONS), strict=True):
-            for number, row in enumerate(rows):
-                winner: Interchange = getattr(row, direction)
-                own = getattr(row, opposite).base.response
-                loser = Interchange(
-                    winner.base.prompt.with_response(own),
-                    winner.source.prompt.with_response(own),
-                )
-                terms.append(
-                    preference_term(winner, loser, pdas_loss, direction, number, len(rows))
-                )
-        return terms
+        elicit = [(row.elicit, _answered(row.elicit, row.suppress)) for row in rows]
+        suppress = [(row.suppress, _answered(row.suppress, row.elicit)) for row in rows]
+        return [
+            *preference_terms(elicit, pdas_loss, "elicit"),
+            *preference_terms(suppress, pdas_loss, "suppress"),
+        ]
+
+
+def _answered(run: Interchange, other: Interchange) -> Interchange:
+    """A run with the response of the other direction."""
+    response = other.base.response
+    return Interchange(
+        run.base.prompt.with_response(response), run.source.prompt.with_response(response)
+    )

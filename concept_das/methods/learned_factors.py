@@ -9,19 +9,17 @@ parameter with a learning rate of its own (`factor_learning_rate`), as PrOSV tra
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data.encoding import EditName, EncodedQuadruple
-from concept_das.methods.base import Fit, Term, directions_of
+from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
+from concept_das.methods.base import Fit, directions_of, learned_factor
 from concept_das.methods.interchange import CDAS, InterchangeMethod
 from concept_das.models.blocks import Site
 from concept_das.steering.factors import measure_latents_at
-from concept_das.steering.vector import DirectionAtSite
+from concept_das.words import Direction
 from interventions import ClampIntervention
-from objectives.names import Reduction
 
 
 class CDASLearned(InterchangeMethod):
@@ -54,34 +52,19 @@ class CDASLearned(InterchangeMethod):
             built, measure_latents_at(model, sites, weights, rows), strict=True
         ):
             with torch.no_grad():
-                _factor(at_site, "elicit").copy_(latents.positive_factor)
-                _factor(at_site, "suppress").copy_(latents.negative_factor)
+                learned_factor(at_site["elicit"]).copy_(latents.positive_factor)
+                learned_factor(at_site["suppress"]).copy_(latents.negative_factor)
 
-    def terms(
-        self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
-    ) -> list[Term]:
+    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[EditedPass]:
         """CDAS's, with the direction's clamp in place of the interchange."""
-        return [
-            replace(term, runs=tuple(replace(run, edit=term.direction) for run in term.runs))
-            for term in super().terms(rows, reduction, rng)
-        ]
+        return [replace(run, edit=direction) for run in super().runs(rows, direction)]
 
-    def at_sites(
+    def factors_at(
         self, task: Fit, sites: Sequence[Site], trained: Sequence[Mapping[EditName, nn.Module]]
-    ) -> list[DirectionAtSite]:
+    ) -> list[tuple[Tensor, Tensor]]:
         """The learned factors."""
-        return [
-            DirectionAtSite(
-                directions_of(at_site),
-                _factor(at_site, "suppress").detach().cpu().clone(),
-                _factor(at_site, "elicit").detach().cpu().clone(),
-                site.layer,
-            )
-            for site, at_site in zip(sites, trained, strict=True)
-        ]
-
-
-def _factor(at_site: Mapping[EditName, nn.Module], edit: EditName) -> nn.Parameter:
-    factor = at_site[edit].factor
-    assert isinstance(factor, nn.Parameter)
-    return factor
+        negative, positive = (
+            [learned_factor(at_site[edit]).detach().cpu().clone() for at_site in trained]
+            for edit in ("suppress", "elicit")
+        )
+        return list(zip(negative, positive, strict=True))

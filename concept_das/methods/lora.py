@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -14,21 +13,14 @@ from transformers import PreTrainedModel
 
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.errors import InputError
-from concept_das.methods.base import (
-    LIKELIHOOD,
-    Fit,
-    Term,
-    TrainedMethod,
-    blocks_of,
-    weighted_terms,
-)
+from concept_das.methods.base import Fit, TrainedMethod
 from concept_das.methods.settings import TrainingConfig
-from concept_das.models.blocks import Site, find_site
+from concept_das.methods.token_objective import LIKELIHOOD
+from concept_das.models.blocks import Site, find_blocks, find_site
 from concept_das.steering.artifact import Artifact, ModuleEdit, readable
 from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.words import Direction
 from interventions.backend import pyvene as pv
-from objectives.names import Reduction
 
 TARGET = "o_proj"  # the attention's output projection
 ALPHA = 32
@@ -166,14 +158,15 @@ class LoRA(TrainedMethod):
     install = 'run `pip install "concept-das[peft]"`'
     shares_prefix = False
 
-    def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
+    def sites(
+        self, model: PreTrainedModel, layers: Sequence[int], config: TrainingConfig
+    ) -> list[Site]:
         """The block below the lowest adapted one: up to there nothing changes.
 
         Raises:
-            InputError: if there are no layers, they are beyond the model, or begin with the first.
+            InputError: if there is none, because the first block is to be adapted.
         """
         self.span(config.positions)
-        layers = blocks_of(model, config)
         if layers[0] == 0:
             raise InputError("LoRA is trained from the block below it; give --layers from 1 on")
         return [find_site(model, layers[0] - 1)]
@@ -197,7 +190,7 @@ class LoRA(TrainedMethod):
             InputError: if peft is not installed, or the model has no output projection of that
                 name.
         """
-        adapted = _new_adapter(model, blocks_of(model, config), config.rank)
+        adapted = _new_adapter(model, find_blocks(model, config.layers), config.rank)
         return [{"lora": PassThrough(adapted, embed_dim=sites[0].width)}]
 
     @contextmanager
@@ -216,12 +209,9 @@ class LoRA(TrainedMethod):
             for path, layer in plain.items():
                 _put(model, path, layer)
 
-    def terms(
-        self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
-    ) -> list[Term]:
-        """The mean negative log-likelihood of y^c after x."""
-        runs = [EditedPass(row.elicit.base, None, "lora") for row in rows]
-        return weighted_terms(runs, "elicit", reduction)
+    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[EditedPass]:
+        """x followed by y^c."""
+        return [EditedPass(row.elicit.base, None, "lora") for row in rows]
 
     def artifact(self, task: Fit, trained: Sequence[Mapping[EditName, nn.Module]]) -> Adapter:
         """A and B of every adapted layer."""
@@ -236,12 +226,12 @@ class LoRA(TrainedMethod):
         return Adapter(
             lora=lora,
             scale=ALPHA / task.config.rank,
-            blocks=tuple(blocks_of(task.model, task.config)),
+            blocks=task.layers,
             **task.common,
         )
 
 
-def _new_adapter(model: PreTrainedModel, layers: list[int], rank: int) -> dict[str, nn.Module]:
+def _new_adapter(model: PreTrainedModel, layers: Sequence[int], rank: int) -> dict[str, nn.Module]:
     """peft's layers by the path of the linear layer they wrap; the model is left as it was."""
     try:
         import peft
@@ -249,7 +239,7 @@ def _new_adapter(model: PreTrainedModel, layers: list[int], rank: int) -> dict[s
         raise InputError('LoRA needs peft; run `pip install "concept-das[peft]"`') from error
     before = dict(model.named_modules())
     config = peft.LoraConfig(
-        r=rank, lora_alpha=ALPHA, target_modules=[TARGET], layers_to_transform=layers
+        r=rank, lora_alpha=ALPHA, target_modules=[TARGET], layers_to_transform=list(layers)
     )
     had_config = "peft_config" in vars(model)
     if had_config:
@@ -258,7 +248,7 @@ def _new_adapter(model: PreTrainedModel, layers: list[int], rank: int) -> dict[s
         peft.inject_adapter_in_model(config, model, adapter_name=_NAME)
     except ValueError as error:
         raise InputError(
-            f"{type(model).__name__} has no {TARGET} in blocks {layers}, which LoRA adapts "
+            f"{type(model).__name__} has no {TARGET} in blocks {list(layers)}, which LoRA adapts "
             f"({error})"
         ) from error
     adapted = {

@@ -23,48 +23,35 @@ What pyreft 0.1.0's `LoreftIntervention` does, measured with torch 2.13:
   edited hidden state, so it is kept at 0 here.
 """
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import objectives
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.errors import InputError
-from concept_das.methods.base import (
-    LIKELIHOOD,
-    Fit,
-    Term,
-    TrainedMethod,
-    blocks_of,
-    matching,
-    weighted_terms,
-)
+from concept_das.methods.base import Fit
+from concept_das.methods.block_edits import BlockEditMethod, BlockEdits
+from concept_das.methods.interchange import CDAS
 from concept_das.methods.settings import TrainingConfig
+from concept_das.methods.token_objective import LIKELIHOOD
 from concept_das.models.blocks import Site, find_site
-from concept_das.steering.artifact import Artifact, ModuleEdit, readable
+from concept_das.steering.artifact import readable
 from concept_das.steering.positions import Span
 from concept_das.words import Direction
 from interventions.backend import pyvene as pv
-from interventions.positions import edit_where
-from objectives import projected
-from objectives.names import Reduction
+from interventions.sourceless import SourcelessEdit
 
-_PARTS = ("rotation", "weight", "bias")
 # A float32 R may be off by this much after training; far below what pyreft's loading does to it.
 _ORTHONORMAL_WITHIN = 1e-4
 
 
-@dataclass(frozen=True)
-class LoreftTensors:
-    """The parameters of one LoReFT intervention; unpacks in the order of `loreft_edit`.
+class LoreftTensors(NamedTuple):
+    """The parameters of one LoReFT intervention, in the order of `loreft_edit`.
 
     Attributes:
         rotation: R, orthonormal rows.
@@ -75,9 +62,6 @@ class LoreftTensors:
     rotation: Float[Tensor, "rank dim"]
     weight: Float[Tensor, "rank dim"]
     bias: Float[Tensor, "rank"]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.rotation, self.weight, self.bias))
 
     @classmethod
     def from_pyreft(cls, state: Mapping[str, Tensor]) -> "LoreftTensors":
@@ -94,14 +78,6 @@ class LoreftTensors:
             )
         rotation = state["rotate_layer"].T.float().contiguous()
         return cls(rotation, state["weight"].float(), state["bias"].float())
-
-    def to_pyreft(self) -> dict[str, Tensor]:
-        """The state that pyreft's `LoreftIntervention.load_state_dict` takes."""
-        return {
-            "weight": self.weight,
-            "bias": self.bias,
-            "rotate_layer": self.rotation.T.contiguous(),
-        }
 
 
 def loreft_edit(
@@ -124,65 +100,42 @@ def loreft_edit(
 
 @readable
 @dataclass(frozen=True)
-class LearnedEdit(Artifact):
+class LearnedEdit(BlockEdits):
     """A LoReFT for each direction and block: h + m R^T (W h + b - R h), m the multiplier.
 
     Attributes:
-        loreft: the parameters by direction and block (0-based); the same blocks for each direction.
+        parts: R, W and b of each edit.
         ends: how many tokens at the start of the prompt, the template prefix not counted, and how
             many at its end are edited.
     """
 
     operations: ClassVar[tuple[str, ...]] = ("loreft",)
+    formula: ClassVar[str] = "h + m R^T (W h + b - R h), at the prompt's first and last tokens"
+    names: ClassVar[tuple[str, ...]] = LoreftTensors._fields
 
-    loreft: Mapping[Direction, Mapping[int, LoreftTensors]]
     ends: tuple[int, int]
-
-    @property
-    def directions(self) -> tuple[Direction, ...]:
-        """The directions it was trained in."""
-        return tuple(self.loreft)
 
     @property
     def rank(self) -> int:
         """Rank of each edit."""
-        return next(iter(next(iter(self.loreft.values())).values())).rotation.shape[0]
+        return next(iter(next(iter(self.parts.values())).values()))[0].shape[0]
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The blocks edited, from the lowest."""
-        return tuple(sorted(next(iter(self.loreft.values()))))
+    def span(self) -> Span:
+        """The tokens at the ends of the prompt."""
+        return Span(*self.ends, generated=False)
 
-    def edits(
-        self, model: PreTrainedModel, direction: Direction, multiplier: float
-    ) -> Sequence[ModuleEdit]:
-        """One at each block."""
-        return [
-            ModuleEdit(
-                find_site(model, layer).module_name,
-                partial(_move, tensors=tensors, multiplier=multiplier),
-                span=Span(*self.ends, generated=False),
-            )
-            for layer, tensors in self.loreft[direction].items()
-        ]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """R, W and b, as `direction.layer.part`."""
-        return {
-            f"{direction}.{layer}.{part}": value
-            for direction, by_layer in self.loreft.items()
-            for layer, tensors in by_layer.items()
-            for part, value in zip(_PARTS, tensors, strict=True)
-        }
+    @staticmethod
+    def edited(hidden: Tensor, parts: tuple[Tensor, ...], multiplier: float) -> Tensor:
+        """See `loreft_edit`; the arithmetic is in float32."""
+        wide = hidden.float()
+        return (wide + multiplier * (loreft_edit(wide, *parts) - wide)).to(hidden.dtype)
 
     def edit_description(self) -> dict[str, Any]:
         """The edited blocks and tokens, and the rank."""
         return {
-            "operation": "loreft",
-            "formula": "h + m R^T (W h + b - R h), at the prompt's first and last tokens",
+            **super().edit_description(),
             "rank": self.rank,
             "directions": list(self.directions),
-            "sites": {"layers": list(self.layers), "component": "output of the decoder block"},
             "tokens": {"first": self.ends[0], "last": self.ends[1]},
         }
 
@@ -191,18 +144,12 @@ class LearnedEdit(Artifact):
         cls, tensors: dict[str, Tensor], description: Mapping[str, Any], common: dict[str, Any]
     ) -> "LearnedEdit":
         """The inverse of `tensors` and `edit_description`."""
-        loreft = {
-            direction: {
-                layer: LoreftTensors(*(tensors[f"{direction}.{layer}.{part}"] for part in _PARTS))
-                for layer in description["sites"]["layers"]
-            }
-            for direction in description["directions"]
-        }
         ends = description["tokens"]
-        return cls(loreft=loreft, ends=(ends["first"], ends["last"]), **common)
+        parts = cls.saved_parts(tensors, description)
+        return cls(parts=parts, ends=(ends["first"], ends["last"]), **common)
 
 
-class MaskedLoreft(pv.SourcelessIntervention, pv.TrainableIntervention):
+class MaskedLoreft(SourcelessEdit, pv.TrainableIntervention):
     """pyreft's LoReFT at chosen positions, in the model's own precision.
 
     pyreft's forward takes neither a mask nor hidden states of another precision; the parameters
@@ -213,22 +160,14 @@ class MaskedLoreft(pv.SourcelessIntervention, pv.TrainableIntervention):
         super().__init__(embed_dim=embed_dim, keep_last_dim=True)
         self.reft = build_loreft(embed_dim, low_rank_dimension)
 
-    def forward(
-        self,
-        base: Float[Tensor, "batch positions dim"],
-        source: None = None,
-        subspaces: None = None,
-        position_mask: Bool[Tensor, "prompts width"] | None = None,
-        **_: Any,
+    def edited(
+        self, base: Float[Tensor, "batch positions dim"], *_subspaces_and_factors: Tensor | None
     ) -> Float[Tensor, "batch positions dim"]:
-        """Edit the base at the masked prompt positions, see `interventions.positions.edit_where`.
-
-        pyvene passes a source and subspaces, which are unused. Shape and dtype are the base's.
-        """
-        return edit_where(position_mask, loreft_edit(base, *loreft_tensors(self.reft)), base)
+        """Edit the base at every position, in its own precision."""
+        return loreft_edit(base, *loreft_tensors(self.reft))
 
 
-class LoreftMethod(TrainedMethod):
+class LoreftMethod(BlockEditMethod):
     """LoReFT at several blocks, for each direction that is trained."""
 
     steering = "the learned edit of the prompt's first and last 5 tokens, times the multiplier"
@@ -239,24 +178,29 @@ class LoreftMethod(TrainedMethod):
         "your transformers"
     )
 
-    def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
-        """The recipe's layers.
+    def sites(
+        self, model: PreTrainedModel, layers: Sequence[int], config: TrainingConfig
+    ) -> list[Site]:
+        """Every block that is given.
 
         Raises:
-            InputError: if there are none, the model is not that deep, or there is weight decay,
-                which undoes pyreft's parametrisation of R.
+            InputError: if there is weight decay, which undoes pyreft's parametrisation of R.
         """
-        blocks = blocks_of(model, config)
         if config.weight_decay:
             raise InputError(
                 f"weight_decay is {config.weight_decay}, under which pyreft's rotation falls to "
                 f"zero; train {self.name} with 0"
             )
-        return [find_site(model, layer) for layer in blocks]
+        return [find_site(model, layer) for layer in layers]
 
-    def interventions(self, width: int, rank: int) -> Mapping[EditName, nn.Module]:
-        """A LoReFT for each direction."""
-        return {_edit_of(direction): MaskedLoreft(width, rank) for direction in self.directions}
+    def new_edit(self, width: int, rank: int) -> nn.Module:
+        """A LoReFT."""
+        return MaskedLoreft(width, rank)
+
+    def parts_of(self, intervention: nn.Module) -> tuple[Tensor, ...]:
+        """R, W and b."""
+        assert isinstance(intervention, MaskedLoreft)
+        return loreft_tensors(intervention.reft)
 
     def span(self, positions: str | None) -> Span:
         """The first and the last tokens of the prompt, the template prefix not counted.
@@ -272,36 +216,12 @@ class LoreftMethod(TrainedMethod):
             )
         return span
 
-    @abstractmethod
-    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[EditedPass]:
-        """The edited runs of a direction."""
-
-    def terms(
-        self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
-    ) -> list[Term]:
-        """Each direction's mean over the batch."""
-        return [
-            term
-            for direction in self.directions
-            for term in weighted_terms(self.runs(rows, direction), direction, reduction)
-        ]
-
     def artifact(self, task: Fit, trained: Sequence[Mapping[EditName, nn.Module]]) -> LearnedEdit:
         """The edits of each direction and block."""
-        layers = blocks_of(task.model, task.config)
         span = self.span(task.config.positions)
         assert span.first is not None
-        return LearnedEdit(
-            loreft={
-                direction: {
-                    layer: _plain(at_site[_edit_of(direction)])
-                    for layer, at_site in zip(layers, trained, strict=True)
-                }
-                for direction in self.directions
-            },
-            ends=(span.first, span.last),
-            **task.common,
-        )
+        parts = self.trained_parts(task, trained)
+        return LearnedEdit(parts=parts, ends=(span.first, span.last), **task.common)
 
 
 class LoReFT(LoreftMethod):
@@ -318,7 +238,7 @@ class LoReFT(LoreftMethod):
 
     def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[EditedPass]:
         """x followed by y^c."""
-        return [EditedPass(row.elicit.base, None, _edit_of(direction)) for row in rows]
+        return [EditedPass(row.elicit.base, None, direction) for row in rows]
 
 
 class CDASLoReFT(LoreftMethod):
@@ -330,12 +250,7 @@ class CDASLoReFT(LoreftMethod):
 
     name = "cdas_loreft"
     summary = "ablation: CDAS's Jensen-Shannon divergence on LoReFT, one edit each way"
-    objective = matching(objectives.jensen_shannon, projected.jensen_shannon_with_gradient)
-
-    def runs(self, rows: Sequence[EncodedQuadruple], direction: Direction) -> list[EditedPass]:
-        """The base prompt followed by the source's response; the source is the teacher."""
-        runs: list[EditedPass] = [getattr(row, direction) for row in rows]
-        return [replace(run, edit=_edit_of(direction)) for run in runs]
+    objective = CDAS.objective
 
 
 def build_loreft(embed_dim: int, low_rank_dimension: int) -> Any:
@@ -410,21 +325,3 @@ def loreft_intervention(tensors: LoreftTensors) -> Any:
         intervention.learned_source.weight.copy_(weight)
         intervention.learned_source.bias.copy_(bias)
     return intervention
-
-
-def _move(_inputs: Tensor, hidden: Tensor, tensors: LoreftTensors, multiplier: float) -> Tensor:
-    here = (tensor.to(hidden.device) for tensor in tensors)
-    wide = hidden.float()
-    return (wide + multiplier * (loreft_edit(wide, *here) - wide)).to(hidden.dtype)
-
-
-def _edit_of(direction: Direction) -> EditName:
-    return f"loreft_{direction}"
-
-
-def _plain(intervention: nn.Module) -> LoreftTensors:
-    assert isinstance(intervention, MaskedLoreft)
-    with torch.no_grad():
-        return LoreftTensors(
-            *(tensor.detach().cpu().clone() for tensor in loreft_tensors(intervention.reft))
-        )

@@ -100,7 +100,7 @@ class Prompting(FittedMethod):
         Raises:
             InputError: if the data do not say what the concept is.
         """
-        concept = task.rows[0].concept.strip().rstrip(".")
+        concept = task.common["concept"].strip().rstrip(".")
         if not concept:
             raise InputError("prompting needs the concept in words; fill the data's column concept")
         texts = {direction: text.format(concept=concept) for direction, text in TEXTS.items()}

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
 from concept_das.methods.additive import AdditiveMethod, both_responses
-from concept_das.methods.base import Fit, Term, directions_of, preference_term, weighted_terms
+from concept_das.methods.base import Fit, learned_factor
+from concept_das.methods.terms import Term, preference_terms, weighted_terms
 from concept_das.models.blocks import Site
-from concept_das.steering.vector import DirectionAtSite
 from interventions import AdditiveIntervention
 from objectives import reps_steer_loss
 from objectives.names import Reduction
@@ -42,17 +42,12 @@ class PrOSV(AdditiveMethod):
             )
         }
 
-    def at_sites(
+    def factors_at(
         self, task: Fit, sites: Sequence[Site], trained: Sequence[Mapping[EditName, nn.Module]]
-    ) -> list[DirectionAtSite]:
+    ) -> list[tuple[Tensor, Tensor]]:
         """The learned factor, and its negative."""
-        found = []
-        for site, at_site in zip(sites, trained, strict=True):
-            addition = at_site["add"]
-            assert isinstance(addition, AdditiveIntervention)
-            factor = addition.factor.detach().cpu().clone()
-            found.append(DirectionAtSite(directions_of(at_site), -factor, factor, site.layer))
-        return found
+        factors = [learned_factor(at_site["add"]).detach().cpu().clone() for at_site in trained]
+        return [(-factor, factor) for factor in factors]
 
 
 class PrOSVLang(PrOSV):
@@ -80,12 +75,5 @@ class PrOSVSimPO(PrOSV):
         self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
     ) -> list[Term]:
         """One preference per row."""
-        terms = []
-        for number, row in enumerate(rows):
-            concept, neutral = (
-                EditedPass(turn, None, "add") for turn in both_responses(row, "elicit")
-            )
-            terms.append(
-                preference_term(concept, neutral, reps_steer_loss, "elicit", number, len(rows))
-            )
-        return terms
+        pairs = [both_responses(row, "elicit", "add") for row in rows]
+        return preference_terms(pairs, reps_steer_loss, "elicit")

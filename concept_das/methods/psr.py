@@ -8,43 +8,38 @@ regulariser of the gate. The paper elicits only; suppression is trained in the s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data.encoding import EditedPass, EditName, EncodedQuadruple
+from concept_das.data.encoding import EditName
 from concept_das.errors import InputError
-from concept_das.methods.base import Fit, Term, TokenObjective, TrainedMethod, weighted_terms
+from concept_das.methods.base import Fit
+from concept_das.methods.block_edits import BlockEditMethod, BlockEdits
 from concept_das.methods.settings import TrainingConfig
+from concept_das.methods.token_objective import TokenObjective
 from concept_das.models.blocks import Site, find_site
-from concept_das.steering.artifact import Artifact, ModuleEdit, readable
-from concept_das.steering.positions import parse_positions
-from concept_das.words import DIRECTIONS, Direction
+from concept_das.steering.artifact import readable
+from concept_das.steering.positions import Span, parse_positions
 from interventions.gated import GatedAdditionIntervention, gated_add
-from objectives.names import Reduction
-
-_PARTS = ("vector", "gate", "bias")
 
 
 @readable
 @dataclass(frozen=True)
-class GatedEdit(Artifact):
-    """h + m relu(g h + b) z at several blocks, for each direction; m is the multiplier.
+class GatedEdit(BlockEdits):
+    """h + m relu(g h + b) z at every block, for each direction; m is the multiplier.
 
     Attributes:
-        gated: z `[dim]`, g `[dim]` and b `[]` by direction and block (0-based); the same blocks for
-            each direction.
+        parts: z `[dim]`, g `[dim]` and b `[]` of each edit.
         positions: the tokens it edits, see `concept_das.steering.positions`.
     """
 
     operations: ClassVar[tuple[str, ...]] = ("gated_add",)
+    formula: ClassVar[str] = "h + m relu(g h + b) z"
+    names: ClassVar[tuple[str, ...]] = ("vector", "gate", "bias")
 
-    gated: Mapping[Direction, Mapping[int, tuple[Tensor, Tensor, Tensor]]]
     positions: str = "generated"
 
     @property
@@ -52,58 +47,30 @@ class GatedEdit(Artifact):
         """1: one vector at each block."""
         return 1
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The blocks edited, from the lowest."""
-        return tuple(sorted(self.gated["elicit"]))
+    def span(self) -> Span:
+        """The tokens of `positions`."""
+        return parse_positions(self.positions)
 
-    def edits(
-        self, model: PreTrainedModel, direction: Direction, multiplier: float
-    ) -> Sequence[ModuleEdit]:
-        """One at each block."""
-        return [
-            ModuleEdit(
-                find_site(model, layer).module_name,
-                partial(_move, parts=parts, multiplier=multiplier),
-                span=parse_positions(self.positions),
-            )
-            for layer, parts in self.gated[direction].items()
-        ]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """z, g and b, as `direction.layer.part`."""
-        return {
-            f"{direction}.{layer}.{name}": value
-            for direction, by_layer in self.gated.items()
-            for layer, parts in by_layer.items()
-            for name, value in zip(_PARTS, parts, strict=True)
-        }
+    @staticmethod
+    def edited(hidden: Tensor, parts: tuple[Tensor, ...], multiplier: float) -> Tensor:
+        """See `interventions.gated.gated_add`."""
+        vector, gate, bias = parts
+        return gated_add(hidden, vector, gate, bias, multiplier)
 
     def edit_description(self) -> dict[str, Any]:
         """The edited blocks and tokens."""
-        return {
-            "operation": "gated_add",
-            "formula": "h + m relu(g h + b) z",
-            "positions": self.positions,
-            "sites": {"layers": list(self.layers), "component": "output of the decoder block"},
-        }
+        return {**super().edit_description(), "positions": self.positions}
 
     @classmethod
     def from_saved(
         cls, tensors: dict[str, Tensor], description: Mapping[str, Any], common: dict[str, Any]
     ) -> "GatedEdit":
         """The inverse of `tensors` and `edit_description`."""
-
-        def parts(direction: Direction, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-            vector, gate, bias = (tensors[f"{direction}.{layer}.{name}"] for name in _PARTS)
-            return vector, gate, bias
-
-        layers = description["sites"]["layers"]
-        gated = {d: {layer: parts(d, layer) for layer in layers} for d in DIRECTIONS}
-        return cls(gated=gated, positions=description["positions"], **common)
+        parts = cls.saved_parts(tensors, description)
+        return cls(parts=parts, positions=description["positions"], **common)
 
 
-class APSR(TrainedMethod):
+class APSR(BlockEditMethod):
     """Squared error between steered hidden states and those under the other prompt."""
 
     name = "apsr"
@@ -111,11 +78,17 @@ class APSR(TrainedMethod):
     steering = "add multiplier x gate x the vector of each block, at every new token"
     positions = "generated"
 
-    def sites(self, model: PreTrainedModel, layer: int, config: TrainingConfig) -> list[Site]:
+    objective = TokenObjective.of_states(
+        lambda student, teacher: (student.float() - teacher.float()).square().sum(dim=(0, 2))
+    )
+
+    def sites(
+        self, model: PreTrainedModel, layers: Sequence[int], config: TrainingConfig
+    ) -> list[Site]:
         """Every block.
 
         Raises:
-            InputError: if layers are given, or more than one direction for each.
+            InputError: if several layers are given, or more than one direction for each.
         """
         if config.layers or config.rank > 1:
             raise InputError(
@@ -123,50 +96,19 @@ class APSR(TrainedMethod):
             )
         return [find_site(model, i) for i in range(find_site(model, 0).n_layers)]
 
-    def interventions(self, width: int, rank: int) -> Mapping[EditName, nn.Module]:
-        """A gated addition for each direction of steering."""
-        return {direction: GatedAdditionIntervention(width) for direction in DIRECTIONS}
+    def new_edit(self, width: int, rank: int) -> nn.Module:
+        """A gated addition."""
+        return GatedAdditionIntervention(width)
 
-    def terms(
-        self, rows: Sequence[EncodedQuadruple], reduction: Reduction, rng: np.random.Generator
-    ) -> list[Term]:
-        """Each direction's mean over the batch; the source is the teacher."""
-        found = []
-        for direction in DIRECTIONS:
-            runs: list[EditedPass] = [getattr(row, direction) for row in rows]
-            runs = [replace(run, edit=direction) for run in runs]
-            found += weighted_terms(runs, direction, reduction)
-        return found
+    def parts_of(self, intervention: nn.Module) -> tuple[Tensor, ...]:
+        """z, g and b."""
+        assert isinstance(intervention, GatedAdditionIntervention)
+        return intervention.vector, intervention.gate, intervention.bias
 
     def artifact(self, task: Fit, trained: Sequence[Mapping[EditName, nn.Module]]) -> GatedEdit:
         """The gated vectors of each direction and block."""
         return GatedEdit(
-            gated={
-                direction: {
-                    layer: _plain(at_site[direction]) for layer, at_site in enumerate(trained)
-                }
-                for direction in DIRECTIONS
-            },
+            parts=self.trained_parts(task, trained),
             positions=task.config.positions or self.positions,
             **task.common,
         )
-
-    objective = TokenObjective.of_states(
-        lambda student, teacher: (student.float() - teacher.float()).square().sum(dim=(0, 2))
-    )
-
-
-def _plain(intervention: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    assert isinstance(intervention, GatedAdditionIntervention)
-    vector, gate, bias = (getattr(intervention, name).detach().cpu().clone() for name in _PARTS)
-    return vector, gate, bias
-
-
-def _move(
-    _inputs: Tensor,
-    hidden: Float[Tensor, "*batch dim"],
-    parts: tuple[Tensor, Tensor, Tensor],
-    multiplier: float,
-) -> Float[Tensor, "*batch dim"]:
-    vector, gate, bias = (part.to(hidden.device) for part in parts)
-    return gated_add(hidden, vector, gate, bias, multiplier)

@@ -4,18 +4,9 @@ import importlib.metadata
 
 from concept_das.errors import InputError
 from concept_das.methods.additive import BiPO, Lang, RePS
-from concept_das.methods.base import (
-    Method,
-    TrainedMethod,
-)
+from concept_das.methods.base import Method, TrainedMethod
 from concept_das.methods.diffmean import DiffMean
-from concept_das.methods.interchange import (
-    CDAS,
-    DAS,
-    PDAS,
-    KLStudentTeacher,
-    KLTeacherStudent,
-)
+from concept_das.methods.interchange import CDAS, DAS, PDAS, KLStudentTeacher, KLTeacherStudent
 from concept_das.methods.learned_factors import CDASLearned
 from concept_das.methods.lora import LoRA
 from concept_das.methods.loreft import CDASLoReFT, LoReFT

@@ -5,10 +5,10 @@ by the string path that pyvene accepts for every architecture (`model.layers[15]
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -74,6 +74,33 @@ def find_site(model: PreTrainedModel, layer: int) -> Site:
     layer %= n_layers
     name = _block_list_name(model, n_layers)
     return Site(layer, f"{name}[{layer}]", config.hidden_size, n_layers)
+
+
+def find_blocks(
+    model: PreTrainedModel, layers: Sequence[int] | Literal["spread"]
+) -> tuple[int, ...]:
+    """The blocks that are meant, 0-based, from the lowest.
+
+    Args:
+        layers: block indices, negative ones count from the end; or `spread`, see `spread_blocks`.
+
+    Raises:
+        InputError: if a block is given twice, or the model is not that deep.
+    """
+    if layers == "spread":
+        return spread_blocks(find_site(model, 0).n_layers)
+    blocks = sorted(find_site(model, layer).layer for layer in layers)
+    if len(set(blocks)) < len(blocks):
+        raise InputError("a layer is given twice; name each once")
+    return tuple(blocks)
+
+
+def spread_blocks(n_layers: int) -> tuple[int, ...]:
+    """Eight blocks at 20%, 30%, ... 90% of the depth; fewer where blocks would coincide.
+
+    Of 30 blocks these are 6, 9, ... 27.
+    """
+    return tuple(sorted({n_layers * tenths // 10 for tenths in range(2, 10)}))
 
 
 def decoder_of(model: nn.Module) -> nn.Module:

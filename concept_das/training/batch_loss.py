@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from concept_das.data.batches import by_token_budget
 from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass
-from concept_das.methods.base import StatesLoss, Term
+from concept_das.methods.terms import Term
+from concept_das.methods.token_objective import StatesLoss
 from concept_das.steering.positions import Span
 from concept_das.words import DIRECTIONS, Direction
 from interventions.backend import pyvene as pv

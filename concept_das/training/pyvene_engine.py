@@ -57,12 +57,7 @@ class PyveneLosses:
     def token_losses(
         self, runs: Sequence[EditedPass], parts: Sequence[int]
     ) -> list[Float[Tensor, "_"]]:
-        """One loss per response token of each run, with its graph to the directions.
-
-        Args:
-            parts: index of the concept whose interventions each run uses; it is fastest if the runs
-                of a concept stand together.
-        """
+        """See `Losses`."""
         losses: list[Tensor] = []
         for key, rows in spans([(part, run.edit) for part, run in zip(parts, runs, strict=True)]):
             losses += self._losses_of(runs[rows], self.intervenables[key])

@@ -116,12 +116,7 @@ class ReplayLosses:
     def token_losses(
         self, runs: Sequence[EditedPass], parts: Sequence[int]
     ) -> list[Float[Tensor, "_"]]:
-        """One loss per response token of each run, with its graph to the directions.
-
-        Args:
-            parts: index of the concept whose interventions each run uses; it is fastest if the runs
-                of a concept stand together.
-        """
+        """See `Losses`."""
         entries = [self.entry[run.base, run.source] for run in runs]
         sources = torch.stack([self.source.get(entry) for entry in entries], dim=1)
         factors = torch.tensor([run.factor for run in runs])

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.errors import InputError
-from concept_das.methods import FittedMethod, Job, TrainedMethod
-from concept_das.methods.base import blocks_of
+from concept_das.methods import Fit, FittedMethod, TrainedMethod
 from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
+from concept_das.models.blocks import find_blocks
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact
@@ -120,19 +120,18 @@ def train_vectors(
     """The same for several concepts, trained `engine.together` at a time."""
     start = time.monotonic()
     method = find_method(config.method)
-    layer, config = _placed(loaded, layer, config)
-    jobs = [_job(loaded, chat, concept, layer, config) for concept in concepts]
+    layers, config = place(loaded.model, layer, config)
+    fits = [_fit(loaded, chat, concept, layers, config) for concept in concepts]
     if isinstance(method, FittedMethod):
-        if config.layers:
-            raise InputError(f"{config.method} acts at one layer; give --layer and no --layers")
-        vectors = [method.fit(job) for job in jobs]
-        seconds = (time.monotonic() - start) / len(jobs)
+        method.check_one_layer(layers)
+        vectors = [method.fit(fit) for fit in fits]
+        seconds = (time.monotonic() - start) / len(fits)
         return [TrainedVector(vector, seconds=seconds) for vector in vectors]
     assert isinstance(method, TrainedMethod)
-    sites = method.sites(loaded.model, layer, config)
+    sites = method.sites(loaded.model, layers, config)
     tasks = [
         TrainingTask(
-            rows=method.rows(job.encoded, config),
+            rows=method.rows(fit.encoded, config),
             heldout=method.rows(
                 loaded.encode(chat, concept.heldout, config.max_response_tokens), config
             ),
@@ -142,56 +141,67 @@ def train_vectors(
             seed=concept.seed,
             on_epoch=concept.on_epoch,
         )
-        for concept, job in zip(concepts, jobs, strict=True)
+        for concept, fit in zip(concepts, fits, strict=True)
     ]
     results = train_directions(loaded.model, sites, tasks, config, engine=engine)
     vectors = []
-    for job, result in zip(jobs, results, strict=True):
-        job.common["recipe"]["best_epoch"] = result.best_epoch
-        vectors.append(method.artifact(job, result.interventions))
-    seconds = (time.monotonic() - start) / len(jobs)
+    for fit, result in zip(fits, results, strict=True):
+        fit.common["recipe"]["best_epoch"] = result.best_epoch
+        vectors.append(method.artifact(fit, result.interventions))
+    seconds = (time.monotonic() - start) / len(fits)
     return [
         TrainedVector(vector, result.history, seconds + result.earlier_seconds)
         for vector, result in zip(vectors, results, strict=True)
     ]
 
 
-def _placed(
-    loaded: LoadedModel, layer: Layers, config: TrainingConfig
-) -> tuple[int, TrainingConfig]:
-    """The layer of a method that acts at one, and the recipe with the layers of any other."""
-    has_own = bool(find_method(config.method).config().layers)
-    if isinstance(layer, int):
-        if config.layers and not has_own:
-            raise InputError("layer and layers are both given; give one of them")
-    elif layer == "spread":
-        config = replace(config, layers="spread")
-    elif layer is not None:
-        if len(layer) == 1 and not has_own:
-            return layer[0], replace(config, layers=())
-        config = replace(config, layers=tuple(layer))
-    elif not config.layers:
-        raise InputError("no block is named to act at; give a layer, or several as layers")
-    if config.layers == "spread":
-        config = replace(config, layers=tuple(blocks_of(loaded.model, config)))
-    return layer if isinstance(layer, int) else 0, config
+def place(
+    model: PreTrainedModel, layer: Layers, config: TrainingConfig
+) -> tuple[tuple[int, ...], TrainingConfig]:
+    """Find the blocks to act at, and put them into the recipe.
+
+    Args:
+        layer: as for `train_vector`.
+
+    Returns:
+        The blocks, from the lowest, and the recipe with them. One block that the recipe does not
+        name stays out of it, as in the first release, whose saved progress has to be the same.
+
+    Raises:
+        InputError: if no block is given, one is given twice, or the model is not that deep.
+    """
+    acts_at_several = bool(find_method(config.method).config().layers)
+    if not isinstance(layer, int):
+        layers = config.layers if layer is None else layer
+        if not layers:
+            raise InputError("no block is named to act at; give a layer, or several as layers")
+    elif acts_at_several:
+        layers = config.layers
+        if not layers:
+            raise InputError(f"{config.method} acts at several layers; give --layers '[5, 10]'")
+    elif config.layers:
+        raise InputError("layer and layers are both given; give one of them")
+    else:
+        layers = (layer,)
+    blocks = find_blocks(model, layers)
+    named = acts_at_several or config.layers or len(blocks) > 1
+    return blocks, replace(config, layers=blocks if named else ())
 
 
-def _job(
+def _fit(
     loaded: LoadedModel,
     chat: ChatFormat,
     concept: ConceptRows[Quadruple],
-    layer: int,
+    layers: tuple[int, ...],
     config: TrainingConfig,
-) -> Job:
+) -> Fit:
     if concept.seed is not None:
         config = replace(config, seed=concept.seed)
-    return Job(
-        model=loaded.model,
+    return Fit(
+        loaded=loaded,
         chat=chat,
-        layer=layer,
+        layers=layers,
         rows=concept.rows,
-        encoded=loaded.encode(chat, concept.rows, config.max_response_tokens),
         config=config,
         common={
             "model": ModelIdentity.of(loaded.model, loaded.name, loaded.revision),

@@ -1,4 +1,4 @@
-"""What the tests of the library share: a chat, quadruples, vectors and losses in plain tensors."""
+"""A chat, quadruples, vectors, and losses in plain tensors, for the tests of the library."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -185,7 +185,7 @@ def loss_of(
 
 
 def terms_of(rows: Sequence[EncodedQuadruple], method: str = "cdas") -> list[Term]:
-    """What a method's loss of the rows is made of."""
+    """The terms of a method's loss of the rows."""
     return trained_method(method).terms(rows, "sequence", np.random.default_rng(0))
 
 
@@ -206,7 +206,8 @@ def built_for(
     """A method's sites in a tiny model, and new interventions for them."""
     torch.manual_seed(0)
     config = tiny_config(method)
-    sites = trained_method(method).sites(model, layer, config)
+    layers = config.layers or (layer,)
+    sites = trained_method(method).sites(model, layers, config)
     return sites, trained_method(method).build(model, sites, config)
 
 

@@ -1,1 +1,1 @@
-"""What an earlier release did, written down, so that a rebuilt one can be held against it."""
+"""A record of what an earlier release did, against which a rebuilt one can be held."""

@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
 
 
 def differences(expected: Path, found: Path) -> list[str]:
-    """What differs between two folders of the record, a line each."""
+    """The differences between two folders of the record, a line each."""
     names = [
         {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         for folder in (expected, found)

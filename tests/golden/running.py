@@ -13,7 +13,7 @@ from unittest import mock
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """The end of a command."""
 
     code: int
     out: str

@@ -56,7 +56,7 @@ class _BreakOff:
 
 
 def record_saved(out: Path, work: Path) -> None:
-    """What the saved vectors are, and the logits that they steer to."""
+    """Describe the saved vectors, and the logits that they steer to."""
     loaded = library.LoadedModel(golden_model(), tiny_tokenizer(), "tiny")
     for name in KINDS:
         vector = library.load_vector(SAVED / name, loaded)
@@ -89,7 +89,7 @@ def _answers(loaded: library.LoadedModel, vector: library.Artifact) -> list[str]
 
 
 def record_resumed(out: Path, work: Path) -> None:
-    """How the runs that were broken off end."""
+    """Finish the runs that were broken off, and describe them."""
     for method in _BROKEN:
         checkpoint = work / method
         shutil.copytree(SAVED / f"broken-off-{method}", checkpoint)

@@ -27,7 +27,7 @@ RECIPES = (
 
 
 def record_help(out: Path, work: Path) -> None:
-    """What `--help` prints, in a terminal of 100 columns."""
+    """Record what `--help` prints, in a terminal of 100 columns."""
     write_text(out / "concept-das.txt", succeed(concept_das("--help")).out)
     write_text(out / "concept-das-data.txt", succeed(concept_das("data", "--help")).out)
     for words in COMMANDS:
@@ -69,7 +69,7 @@ def _resolved(*arguments: str) -> Any:
 
 
 def record_plans(out: Path, work: Path) -> None:
-    """What `python -m benchmarks.axbench --dry-run` says of every preset."""
+    """Record what `python -m benchmarks.axbench --dry-run` says of every preset."""
     changes = json.dumps({"all": {"epochs": 3}, "cdas": {"rank": 2}})
     for name in preset_settings("axbench"):
         text = succeed(benchmark("axbench", f"--preset={name}", "--dry-run")).out

@@ -23,7 +23,7 @@ _NO_VALUES = ("README.md",)
 
 
 def record_tables(out: Path, work: Path) -> None:
-    """What `compare` and `sweep` leave for a reader: tables and summaries."""
+    """Record the tables and summaries that `compare` and `sweep` leave for a reader."""
     model, data = write_model(work / "model"), write_rows(work / "rows.jsonl", rows())
     other = write_rows(work / "other.jsonl", rows(4, "Captain"))
     places = {str(work): "WORK"}
@@ -63,7 +63,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def record_answers(out: Path, work: Path) -> None:
-    """What the commands around data and steering print and write."""
+    """Record what the commands around data and steering print and write."""
     model, data = write_model(work / "model"), write_rows(work / "rows.jsonl", rows())
     places = {str(work): "WORK"}
     on = (f"--model={model}", "--device=cpu")
@@ -106,7 +106,7 @@ def record_answers(out: Path, work: Path) -> None:
 
 
 def record_exports(out: Path, work: Path) -> None:
-    """What each export writes: values of tensors, and the settings beside them."""
+    """Record the tensors that each export writes, and the settings beside them."""
     model, data = write_model(work / "model"), write_rows(work / "rows.jsonl", rows())
     for method in ("cdas", "reps", "diffmean", "lora", "loreft"):
         succeed(concept_das(*training_options(model, data, work / method, method)))

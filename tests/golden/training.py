@@ -85,7 +85,7 @@ def stable(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_run(run: Path, *, evaluated: bool = False, answered: bool = False) -> dict[str, Any]:
-    """What a training left in its folder, and what evaluating and steering then give."""
+    """Record a training's folder, and what evaluating and steering then give."""
     lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
     found = {
         "files": sorted(path.relative_to(run).as_posix() for path in run.rglob("*")),

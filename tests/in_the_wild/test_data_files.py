@@ -73,7 +73,7 @@ def files(source: str, contents: Mapping[str, str | bytes]) -> Callable[[Path], 
 
 
 def to_disk(data: Any) -> Callable[[Path], str]:
-    """What `save_to_disk` of `datasets` leaves."""
+    """A folder as `save_to_disk` of `datasets` leaves it."""
 
     def make(folder: Path) -> str:
         data.save_to_disk(str(folder / "saved"))

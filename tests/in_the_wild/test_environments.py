@@ -15,41 +15,17 @@ from typing import Any
 import pytest
 
 from concept_das.cli.parser import main
-from concept_das.data.reading import to_frame
 from concept_das.steering.artifact import load_vector
-from tests.concept_das.cli.test_commands import MORE_ROWS, training_options
+from tests.concept_das.cli.world import evaluate, save_world, steer, train
 from tests.in_the_wild.rows import Refused, check_sentence
-from tests.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, data and a run."""
-    folder = tmp_path_factory.mktemp("world")
-    tiny_model().save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    to_frame(MORE_ROWS).to_parquet(folder / "rows.parquet")
+    folder = save_world(tmp_path_factory.mktemp("world"))
     assert main(train(folder, folder / "run")) == 0
     return folder
-
-
-def train(world: Path, out: Path, *more: str) -> list[str]:
-    return [*training_options(world / "model", world / "rows.parquet", out), *more]
-
-
-def steer(world: Path, *more: str) -> list[str]:
-    return ["steer", "--vector", f"{world}/run/vector", "--device=cpu", "--max-new-tokens=3", *more]
-
-
-def evaluate(world: Path, *more: str) -> list[str]:
-    return [
-        "evaluate",
-        "--vector",
-        f"{world}/run/vector",
-        "--device=cpu",
-        "--multipliers=[1]",
-        *more,
-    ]
 
 
 Arranged = Callable[[pytest.MonkeyPatch, Path], None]
@@ -148,26 +124,26 @@ CASES = (
     Case(
         "stdin closed",
         stdin(None),
-        lambda world, _: steer(world),
+        lambda world, _: steer(world / "run"),
         Refused("there is no terminal to"),
     ),
     Case(
         "stdin closed, with a prompt",
         stdin(None),
-        lambda world, _: steer(world, "--prompt=Hi"),
+        lambda world, _: steer(world / "run", "--prompt=Hi"),
         None,
     ),
-    Case("stdin empty", stdin(io.StringIO("")), lambda world, _: steer(world), None),
+    Case("stdin empty", stdin(io.StringIO("")), lambda world, _: steer(world / "run"), None),
     Case(
         "stdin in latin-1",
         stdin(io.TextIOWrapper(io.BytesIO("Äpfel\n".encode("latin-1")), "utf-8")),
-        lambda world, _: steer(world),
+        lambda world, _: steer(world / "run"),
         Refused("a text is not in the encoding that was expected ('utf-8' codec can't decode byte"),
     ),
     Case(
         "a prompt in latin-1",
         lambda *_: None,
-        lambda world, _: steer(world, "--prompt=\udcc4pfel"),
+        lambda world, _: steer(world / "run", "--prompt=\udcc4pfel"),
         Refused("a text is not in the encoding that was expected ('utf-8' codec can't encode"),
     ),
     Case(
@@ -179,13 +155,13 @@ CASES = (
     Case(
         "a full disk at the end",
         full_disk,
-        lambda world, here: steer(world, "--prompt=Hi", f"--out={here}/a.jsonl"),
+        lambda world, here: steer(world / "run", "--prompt=Hi", f"--out={here}/a.jsonl"),
         Refused("cannot read or write HERE/a.jsonl: No space left on device"),
     ),
     Case(
         "a full device",
         lambda _, here: (here / "full").symlink_to("/dev/full"),
-        lambda world, here: steer(world, "--prompt=Hi", f"--out={here}/full"),
+        lambda world, here: steer(world / "run", "--prompt=Hi", f"--out={here}/full"),
         Refused("No space left on device"),
     ),
     *(
@@ -200,12 +176,12 @@ CASES = (
             (
                 "evaluate",
                 "evaluation.csv",
-                lambda world, here: evaluate(world, f"--out={here}/taken"),
+                lambda world, here: evaluate(world / "run", f"--out={here}/taken"),
             ),
             (
                 "steer",
                 "a",
-                lambda world, here: steer(world, "--prompt=Hi", f"--out={here}/taken/a"),
+                lambda world, here: steer(world / "run", "--prompt=Hi", f"--out={here}/taken/a"),
             ),
             ("data make", "a.csv", lambda _, here: make(here / "taken/a.csv")),
             ("sweep", "config.yaml", lambda world, here: sweep(world, here / "taken")),
@@ -258,7 +234,7 @@ CASES = (
         Case(
             f"a conversation with {option}",
             stdin(io.StringIO("")),
-            lambda world, _, option=option: steer(world, option),
+            lambda world, _, option=option: steer(world / "run", option),
             Refused("compare and out are of a prompt or a file; give one, or leave them out"),
         )
         for option in ("--out=a.jsonl", "--compare")
@@ -266,7 +242,7 @@ CASES = (
     Case(
         "steer out of a folder",
         lambda *_: None,
-        lambda world, here: steer(world, "--prompt=Hi", f"--out={here}"),
+        lambda world, here: steer(world / "run", "--prompt=Hi", f"--out={here}"),
         Refused("cannot write HERE: it is a folder; name a file"),
     ),
     Case(

@@ -48,7 +48,7 @@ def made(name: str, **options: Any) -> Callable[[], PreTrainedModel]:
 
 
 def changed(change: Callable[[PreTrainedModel], Any], name: str = "llama") -> Callable[[], Any]:
-    """What becomes of a tiny model."""
+    """A tiny model after a change."""
 
     def build() -> Any:
         model = tiny_model(name)

@@ -14,7 +14,7 @@ from interventions import (
     null_out,
     orthonormal_rows,
 )
-from tests.interventions.test_contract import record_calls
+from tests.interventions.cases import record_calls
 from tests.tiny import WIDTH, tiny_model
 
 DIM = 10
@@ -199,12 +199,6 @@ def test_a_mask_over_one_token_is_an_error(kind: Any) -> None:
         kind(embed_dim=DIM)(torch.randn(1, 1, DIM), position_mask=torch.tensor([[False]]))
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 2)])
-def test_a_factor_of_the_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected \(2,\)"):
-        AdditiveIntervention(weight=torch.eye(DIM)[:2], factor=torch.zeros(shape))
-
-
 @KINDS
 def test_a_saved_state_is_taken_by_an_empty_one(kind: Any) -> None:
     saved, fresh, base = kind(weight=torch.randn(3, DIM)), kind(), torch.randn(2, 3, DIM)
@@ -212,17 +206,6 @@ def test_a_saved_state_is_taken_by_an_empty_one(kind: Any) -> None:
         saved.factor.copy_(torch.tensor([2.0, -1.0, 0.5]))
     fresh.load_state_dict(saved.state_dict())
     assert torch.equal(fresh(base), saved(base))
-
-
-@KINDS
-def test_without_a_width_it_says_what_to_do(kind: Any) -> None:
-    with pytest.raises(ValueError, match=f"{kind.__name__}\\(embed_dim=hidden_size\\)"):
-        kind()(torch.randn(1, 2, DIM))
-
-
-@KINDS
-def test_its_name_tells_its_rank(kind: Any) -> None:
-    assert str(kind(weight=torch.randn(4, DIM))) == f"{kind.__name__}(rank=4)"
 
 
 def test_a_training_step_with_drawn_factors() -> None:

@@ -55,22 +55,6 @@ def test_an_empty_list_leaves_a_double_precision_row_alone() -> None:
     assert torch.equal(output, base)
 
 
-def test_a_position_mask_serves_several_sequences_per_prompt() -> None:
-    intervention = ClampIntervention(weight=torch.eye(DIM)[:1], factor=torch.tensor([2.0]))
-    mask = torch.tensor([[False, True, True], [False, False, True]])
-    base = torch.randn(2, 3, DIM)
-    repeated = intervention(base.repeat_interleave(2, 0), position_mask=mask)
-    expected = intervention(base, position_mask=mask).repeat_interleave(2, 0)
-    torch.testing.assert_close(repeated, expected)
-
-
-def test_a_mask_over_one_token_is_an_error() -> None:
-    """With a cache, a new token has the shape of a one-token prompt."""
-    intervention = ClampIntervention(weight=torch.eye(DIM)[:1])
-    with pytest.raises(ValueError, match="cannot tell the prompt from new tokens"):
-        intervention(torch.randn(1, 1, DIM), position_mask=torch.tensor([[False]]))
-
-
 def test_several_concepts_for_one_row_are_an_error() -> None:
     intervention = ClampIntervention(
         embed_dim=DIM, low_rank_dimension=2, subspace_partition=[[0, 1], [1, 2]]

@@ -15,7 +15,7 @@ from concept_das.data.batches import Batch, collate
 from concept_das.data.chat_format import ChatFormat, Turn
 from concept_das.models.blocks import find_site
 from interventions import ClampIntervention, coordinates, orthonormal_rows
-from tests.interventions.test_contract import ON_ALL, record_calls
+from tests.interventions.cases import ON_ALL, record_calls
 from tests.tiny import WIDTH, tiny_model, tiny_tokenizer
 
 FACTOR = torch.tensor([6.0])

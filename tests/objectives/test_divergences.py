@@ -33,19 +33,6 @@ def pairs_of_logits(low: float, high: float) -> st.SearchStrategy[tuple[list[flo
 
 
 @ALL
-def test_is_zero_for_a_distribution_and_itself(divergence: Divergence) -> None:
-    logits = torch.randn(2, 3, 7) * 5
-    torch.testing.assert_close(divergence(logits, logits), torch.zeros(2, 3), atol=1e-7, rtol=0)
-
-
-@ALL
-def test_does_not_change_when_a_constant_is_added_to_the_logits(divergence: Divergence) -> None:
-    student, teacher = torch.randn(2, 4, 9).double()
-    shifted = divergence(student + 3.0, teacher - 7.0)
-    torch.testing.assert_close(shifted, divergence(student, teacher))
-
-
-@ALL
 def test_gives_one_value_per_position(divergence: Divergence) -> None:
     student, teacher = torch.randn(2, 4, 3, 9).double()
     together = divergence(student, teacher)
@@ -208,17 +195,6 @@ def test_the_kls_are_what_their_names_say() -> None:
     assert kl_teacher_student(student, teacher).item() == pytest.approx(teacher_student, abs=1e-6)
     assert kl_student_teacher(student, teacher).item() == pytest.approx(student_teacher, abs=1e-6)
     assert teacher_student != pytest.approx(student_teacher, abs=1e-3)
-
-
-def test_the_kls_equal_torch_kl_div() -> None:
-    student, teacher = torch.randn(2, 6, 20)
-    p, q = student.log_softmax(-1), teacher.log_softmax(-1)
-
-    def torch_kl(target: Tensor, other: Tensor) -> Tensor:
-        return torch.nn.functional.kl_div(other, target, log_target=True, reduction="none").sum(-1)
-
-    torch.testing.assert_close(kl_teacher_student(student, teacher), torch_kl(q, p))
-    torch.testing.assert_close(kl_student_teacher(student, teacher), torch_kl(p, q))
 
 
 def test_a_kl_without_support_is_huge_but_a_number() -> None:

@@ -20,14 +20,6 @@ def test_token_pools_all_tokens() -> None:
     assert reduce_tokens(VALUES, MASK, "token").item() == pytest.approx(3.5)
 
 
-def test_sequence_is_the_default() -> None:
-    assert torch.equal(reduce_tokens(VALUES, MASK), reduce_tokens(VALUES, MASK, "sequence"))
-
-
-def test_the_names_of_the_reductions() -> None:
-    assert REDUCTIONS == ("sequence", "token")
-
-
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("padding", [math.nan, math.inf, -math.inf, 1e38])
 def test_padding_may_hold_anything(reduction: str, padding: float) -> None:

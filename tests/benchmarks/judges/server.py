@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes over the wire. `hold` keeps it back until the server stops."""
+    """An answer as it goes over the wire. `hold` keeps it back until the server stops."""
 
     status: int = 200
     body: bytes = b""

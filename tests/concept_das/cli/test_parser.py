@@ -20,7 +20,7 @@ REQUIRED = ("--data=rows", "--out=out", "--layer=1")
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """What `train` is called with."""
+    """The arguments that `train` is called with."""
     found: dict[str, Any] = {}
 
     def call(command: Any, options: Any, _without: Any) -> None:

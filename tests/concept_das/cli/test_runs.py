@@ -17,26 +17,7 @@ from concept_das.errors import InputError
 from concept_das.runs.alone import alone_in
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import load_vector
-from tests.concept_das.cli.test_commands import MORE_ROWS, training_options
-from tests.tiny import tiny_model, tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    tiny_model().save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    to_frame(MORE_ROWS).to_parquet(folder / "rows.parquet")
-    to_frame(MORE_ROWS[:8]).to_parquet(folder / "fewer.parquet")
-    return folder
-
-
-def options(world: Path, out: Path, *more: str) -> list[str]:
-    return [*training_options(world / "model", world / "rows.parquet", out), *more]
-
-
-def evaluation(out: Path, *more: str) -> list[str]:
-    return ["evaluate", "--vector", f"{out}/vector", "--device=cpu", "--multipliers=[1]", *more]
+from tests.concept_das.cli.world import MORE_ROWS, evaluate, train
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -48,10 +29,11 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(world: Path) -> Path:
-    assert main(options(world, world / "run")) == 0
-    assert main(evaluation(world / "run")) == 0
-    return world / "run"
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(train(world, out)) == 0
+    assert main(evaluate(out)) == 0
+    return out
 
 
 @pytest.fixture
@@ -59,17 +41,18 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def test_a_refused_run_changes_no_file(world: Path, run: Path) -> None:
+def test_a_refused_run_changes_no_file(world: Path, run: Path, tmp_path: Path) -> None:
     before = content(run)
+    to_frame(MORE_ROWS[:8]).to_parquet(tmp_path / "fewer.parquet")
     for more in (
         ("--epochs=3",),
         ("--heldout=0",),
-        ("--data", str(world / "fewer.parquet")),
+        ("--data", str(tmp_path / "fewer.parquet")),
         ("--layer=9",),
         ("--data=none.csv",),
         ("--rank=99",),
     ):
-        assert main(options(world, run, *more)) == 2, more
+        assert main(train(world, run, *more)) == 2, more
         assert content(run) == before, more
 
 
@@ -100,7 +83,7 @@ def test_a_refused_new_run_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     more = ("--layer=9", f"--wandb={wandb}")
-    assert main(options(world, tmp_path / "new", *more)) == 2
+    assert main(train(world, tmp_path / "new", *more)) == 2
     assert not (tmp_path / "new").exists()
     compared = ("compare", f"--data={world}/rows.parquet", f"--model={world}/model", *more)
     assert main([*compared, f"--out={tmp_path}/new", "--methods=cdas", "--heldout=2"]) == 2
@@ -109,7 +92,7 @@ def test_a_refused_new_run_leaves_nothing(
 
 def test_the_same_command_again_keeps_what_was_measured(world: Path, finished: Path) -> None:
     before = content(finished)
-    assert main(options(world, finished)) == 0
+    assert main(train(world, finished)) == 0
     assert content(finished) == before
 
 
@@ -126,17 +109,17 @@ def test_an_evaluation_that_ends_before_its_last_file_leaves_a_vector(
 
     with monkeypatch.context() as patch:
         patch.setattr("concept_das.steering.artifact.write_atomically", killed)
-        assert main(evaluation(run)) == 130
+        assert main(evaluate(run)) == 130
     assert load_vector(run / "vector").metrics == {}
     assert (run / "evaluation.partial.json").exists()  # so that nothing is measured again
-    assert main(evaluation(run)) == 0
+    assert main(evaluate(run)) == 0
     assert load_vector(run / "vector").metrics == before.metrics
     assert not (run / "evaluation.partial.json").exists()
 
 
 @pytest.mark.parametrize("heldout", [0, 4])
 def test_another_vector_takes_the_place_of_all(world: Path, run: Path, heldout: int) -> None:
-    assert main(options(world, run, "--method=diffmean", f"--heldout={heldout}")) == 0
+    assert main(train(world, run, "--method=diffmean", f"--heldout={heldout}")) == 0
     assert not (run / "evaluation.csv").exists()
     assert not (run / "rows.parquet").exists()
     assert (run / "heldout.parquet").exists() == bool(heldout)
@@ -144,7 +127,7 @@ def test_another_vector_takes_the_place_of_all(world: Path, run: Path, heldout: 
     vector = load_vector(run / "vector")
     assert vector.metrics == {}
     assert ("heldout_hash" in vector.recipe) == bool(heldout)
-    assert main(evaluation(run)) == (0 if heldout else 2)
+    assert main(evaluate(run)) == (0 if heldout else 2)
 
 
 def test_evaluation_takes_the_rows_that_were_held_out_and_no_others(
@@ -159,16 +142,16 @@ def test_evaluation_takes_the_rows_that_were_held_out_and_no_others(
     before = (run / "vector/vector.json").read_bytes()
     for rows in (read_quadruples(run / "train.parquet"), held[:2], held[::-1]):
         to_frame(rows).to_parquet(run / "heldout.parquet")
-        assert main(evaluation(run)) == 2
+        assert main(evaluate(run)) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert "heldout.parquet does not hold the rows that were held out when" in error
         assert (run / "vector/vector.json").read_bytes() == before
     given = ("--data", str(run / "heldout.parquet"), "--out", str(tmp_path / "other"))
-    assert main(evaluation(run, *given)) == 0
+    assert main(evaluate(run, *given)) == 0
     assert "an input that" not in caplog.text
     to_frame(MORE_ROWS).to_parquet(tmp_path / "all.parquet")
     given = ("--data", str(tmp_path / "all.parquet"), "--out", str(tmp_path / "other"))
-    assert main(evaluation(run, *given)) == 0
+    assert main(evaluate(run, *given)) == 0
     assert f"7 of 10 rows have an input that {run}/vector was trained on" in caplog.text
 
 
@@ -177,14 +160,14 @@ def test_a_vector_of_an_earlier_release_is_measured_on_what_is_there(run: Path) 
     recipe = {name: value for name, value in vector.recipe.items() if name != "heldout_hash"}
     replace(vector, recipe=recipe).save(run / "vector")
     to_frame(read_quadruples(run / "heldout.parquet")[:2]).to_parquet(run / "heldout.parquet")
-    assert main(evaluation(run)) == 0
+    assert main(evaluate(run)) == 0
 
 
 def test_rows_with_equal_inputs_are_not_on_both_sides(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     to_frame([*MORE_ROWS, *MORE_ROWS[:4]]).to_parquet(tmp_path / "rows.parquet")
-    arguments = options(world, tmp_path / "run", "--data", str(tmp_path / "rows.parquet"))
+    arguments = train(world, tmp_path / "run", "--data", str(tmp_path / "rows.parquet"))
     with caplog.at_level(logging.WARNING):
         assert main(arguments) == 0
     assert (

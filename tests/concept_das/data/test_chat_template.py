@@ -73,7 +73,7 @@ def test_the_parts(
 
 
 def outcome(work: Callable[[], Any]) -> tuple[Any, str]:
-    """What comes out, or the sentence that says why nothing does."""
+    """The outcome, or the sentence that says why there is none."""
     try:
         return work(), ""
     except InputError as error:

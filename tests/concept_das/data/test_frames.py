@@ -1,4 +1,4 @@
-"""What `tests/in_the_wild/test_data_files.py` does not try: names, splits, texts."""
+"""Names, splits and texts that `tests/in_the_wild/test_data_files.py` does not try."""
 
 import gzip
 from pathlib import Path

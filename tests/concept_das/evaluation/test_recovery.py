@@ -344,7 +344,7 @@ class _Stop(Exception):
 
 
 def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[str]:
-    """Which batches are measured; the n-th is interrupted."""
+    """Notes the batches that are measured, and interrupts the n-th."""
     calls: list[str] = []
     for name in ("heldout", "unrelated"):
         original = getattr(evaluation._Measurement, name)

@@ -115,7 +115,7 @@ def test_a_name_is_taken_once() -> None:
 
 
 class Entry:
-    """What `importlib.metadata.entry_points` finds in an installed package."""
+    """An entry point as `importlib.metadata.entry_points` finds it in an installed package."""
 
     value = "their_package:Method"
 

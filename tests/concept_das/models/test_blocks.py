@@ -6,7 +6,14 @@ from torch import nn
 
 from concept_das.data.batches import collate
 from concept_das.errors import InputError
-from concept_das.models.blocks import capture, decoder_of, find_site, hidden_states_at
+from concept_das.models.blocks import (
+    capture,
+    decoder_of,
+    find_blocks,
+    find_site,
+    hidden_states_at,
+    spread_blocks,
+)
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, encoded_rows
 from tests.tiny import LAYERS, WIDTH, tiny_model
 
@@ -128,3 +135,14 @@ def test_the_decoder_of_a_language_model_inside_another() -> None:
     model.get_decoder = lambda: model.language_model
     model.get_output_embeddings = lambda: model.language_model.lm_head
     assert decoder_of(model) is model.language_model.model
+
+
+def test_the_blocks_that_are_meant() -> None:
+    model = tiny_model()
+    assert find_blocks(model, [-1, 0]) == (0, LAYERS - 1)
+    assert find_blocks(model, "spread") == spread_blocks(LAYERS) == (0, 1, 2, 3)
+    assert spread_blocks(30) == (6, 9, 12, 15, 18, 21, 24, 27)
+    with pytest.raises(InputError, match="a layer is given twice; name each once"):
+        find_blocks(model, [1, 1 - LAYERS])
+    with pytest.raises(InputError, match="layer 4 is out of range"):
+        find_blocks(model, [4])

@@ -1,4 +1,4 @@
-"""What holds for whatever a method leaves behind: one suite over all of them."""
+"""One suite over the artifacts of all methods."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from concept_das.data.chat_format import Turn
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.evaluation.recovery import evaluate
 from concept_das.methods.lora import Adapter
-from concept_das.methods.loreft import LearnedEdit
+from concept_das.methods.loreft import LearnedEdit, LoreftTensors
 from concept_das.methods.prompt import SteeringPrompt
 from concept_das.methods.registry import METHODS, find_method
 from concept_das.models.logits import collate_for, response_logits
@@ -230,9 +230,9 @@ def test_the_learned_edit_is_that_of_pyreft() -> None:
         {
             "component": f"model.layers[{layer}].output",
             "low_rank_dimension": artifact.rank,
-            "intervention": loreft_intervention(tensors),
+            "intervention": loreft_intervention(LoreftTensors(*tensors)),
         }
-        for layer, tensors in artifact.loreft["elicit"].items()
+        for layer, tensors in artifact.parts["elicit"].items()
     ]
     theirs = pyreft.get_reft_model(model, pyreft.ReftConfig(representations=representations))
     _, output = theirs(

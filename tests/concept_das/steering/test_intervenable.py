@@ -221,7 +221,7 @@ def test_ours_for_code_that_expects_a_reft_model(pyreft: Any, tmp_path: Path) ->
     theirs.save(str(tmp_path))
     again = from_pyreft(tmp_path, loaded.model, prefix_length=edit.prefix_length)
     for ours, read in zip(
-        edit.loreft["suppress"].values(), again.loreft["elicit"].values(), strict=True
+        edit.parts["suppress"].values(), again.parts["elicit"].values(), strict=True
     ):
         for a, b in zip(ours, read, strict=True):
             torch.testing.assert_close(a, b)

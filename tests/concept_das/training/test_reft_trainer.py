@@ -64,7 +64,7 @@ def pyreft() -> Any:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trainer made of the rows.
+    """A trainer's result on the rows.
 
     Attributes:
         losses: cross-entropy per response token, before each step and after the last.
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def turns_of(encoded: Sequence[EncodedQuadruple]) -> list[Turn]:
-    """What LoReFT learns from: the neutral prompt with the concept's response."""
+    """LoReFT's training rows: the neutral prompt with the concept's response."""
     return [row.elicit.base for row in encoded]
 
 
@@ -110,7 +110,7 @@ def built_as_here(
 ) -> tuple[list[Site], list[Mapping[EditName, nn.Module]]]:
     """The sites, and the interventions with the parameters that training begins with."""
     method = trained_method(config.method)
-    sites = method.sites(loaded.model, 0, config)
+    sites = method.sites(loaded.model, config.layers, config)
     torch.manual_seed(config.seed)
     return sites, method.build(loaded.model, sites, config)
 
@@ -161,7 +161,7 @@ def by_pyreft(
                 {
                     "component": site.component,
                     "low_rank_dimension": config.rank,
-                    "intervention": at_site["loreft_elicit"].reft,
+                    "intervention": at_site["elicit"].reft,
                 }
                 for site, at_site in zip(sites, built, strict=True)
             ]

@@ -177,7 +177,7 @@ def test_the_layers_of_a_vector() -> None:
         assert several or len(vector.layers) == 1
         return vector.layers
 
-    assert layers_of(-1) == layers_of((3,)) == (3,)
+    assert layers_of(-1) == layers_of((3,)) == layers_of((3,), method="diffmean") == (3,)
     assert layers_of((2, 1)) == layers_of(None, layers=(1, -2)) == (1, 2)
     assert layers_of("spread") == layers_of(None, layers="spread") == (0, 1, 2, 3)
     with pytest.raises(InputError, match="layer and layers are both given; give one"):

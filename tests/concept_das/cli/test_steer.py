@@ -1,0 +1,131 @@
+"""The command `steer`: prompts, files and the terminal."""
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from transformers import LlamaForCausalLM
+
+from concept_das.cli.parser import main
+from concept_das.steering.artifact import load_vector
+from tests.concept_das.cli.world import save_model, steer, train
+from tests.tiny import CHAT_TEMPLATE
+
+
+def test_a_vector_is_steered_in_the_chat_format_of_its_training(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text(f"{{{{ strftime_now('%B') }}}}{CHAT_TEMPLATE}{{{{ closing }}}}")
+    options = ["--chat-template", str(template), "--template-options", '{"closing": "Well,"}']
+    out = tmp_path / "out"
+    assert main(train(world, out, *options, "--date=2026-01-31")) == 0
+    chat = load_vector(out / "vector").chat
+    assert chat is not None
+    assert (chat["options"], chat["date"]) == ({"closing": "Well,"}, "2026-01-31")
+    template.unlink()  # the vector has its own copy
+    assert main(["steer", "--vector", str(out / "vector"), "--prompt", "Hi"]) == 0
+    assert "steered:" in capsys.readouterr().out
+
+
+def test_steering_another_fine_tune_when_asked_for(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = steer(run, "--model", str(save_model(tmp_path, seed=1)), "--prompt", "Hi")
+    assert main(command) != 0
+    assert "give allow_other_weights=True if this is a fine-tune" in capsys.readouterr().err
+    assert main([*command, "--allow-other-weights=True"]) == 0
+    assert "steered:" in capsys.readouterr().out
+
+
+def test_steering_a_prompt(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(steer(run, "--compare", "--prompt", "Hi")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "instruction: Hi"
+    assert any(line.startswith("    steered: ") for line in lines)
+    assert any(line.startswith("  unsteered: ") for line in lines)
+
+
+def test_comparing_changes_neither_answer(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.txt").write_text("Hi\nName a fruit\nSing\n")
+    batches: list[int] = []
+    original = LlamaForCausalLM.generate
+
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        batches.append(len(kwargs["input_ids"]))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
+
+    def answers(*more: str) -> pd.DataFrame:
+        out = tmp_path / "out.jsonl"
+        options = steer(run, "--file", str(tmp_path / "in.txt"), "--out", str(out))
+        assert main([*options, "--temperature=1.2", "--multiplier=3", *more]) == 0
+        return pd.read_json(out, lines=True)
+
+    both = answers("--compare")
+    assert batches == [6]  # steered and unsteered in one batch
+    assert both["steered"].equals(answers()["steered"])
+    assert both["unsteered"].equals(answers("--multiplier=0", "--compare=true")["unsteered"])
+    assert not both["steered"].equals(both["unsteered"])
+    assert not both["steered"].equals(answers("--seed=1")["steered"])
+    assert both["steered"].equals(answers("--batch-tokens=1")["steered"])
+    assert batches[-3:] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_steering_a_file(run: Path, tmp_path: Path, suffix: str) -> None:
+    texts = ["Hi", "Name a fruit", "Hi"]
+    lines = texts if suffix == ".txt" else [json.dumps({"instruction": text}) for text in texts]
+    file, out = tmp_path / f"in{suffix}", tmp_path / "out.jsonl"
+    file.write_text("\n\n".join(lines) + "\n")
+    options = steer(run, "--file", str(file), "--out", str(out), "--direction=suppress")
+    assert main([*options, "--multiplier=3", "--rule=interpolate", "--compare=true"]) == 0
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [answer["instruction"] for answer in answers] == texts
+    assert answers[0] == answers[2]
+    assert all(set(answer) == {"instruction", "steered", "unsteered"} for answer in answers)
+
+
+def test_sampling_at_the_terminal(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def typed(*more: str) -> str:
+        lines = iter(["Hi there", ""])
+        monkeypatch.setattr(builtins, "input", lambda _: next(lines))
+        assert main(steer(run, *more)) == 0
+        return capsys.readouterr().out.strip()
+
+    sampling = ("--temperature=1.5", "--seed=2")
+    assert main(steer(run, "--prompt=Hi there", *sampling)) == 0
+    expected = capsys.readouterr().out.split("steered: ", 1)[1].strip()
+    assert typed(*sampling) == expected
+    assert typed(*sampling, "--seed=3") != expected
+    assert typed() != expected
+
+
+@pytest.mark.parametrize("end", ["empty line", "end of file"])
+def test_steering_from_the_terminal(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
+) -> None:
+    assert main(steer(run, "--prompt", "Hi there", "--multiplier=2.0")) == 0
+    expected = capsys.readouterr().out.split("steered: ", 1)[1].strip()
+    typed = iter(["Hi there", " Hi there ", ""] if end == "empty line" else ["Hi there"] * 2)
+    prompts = []
+
+    def read(prompt: str) -> str:
+        prompts.append(prompt)
+        try:
+            return next(typed)
+        except StopIteration as stop:
+            raise EOFError from stop
+
+    monkeypatch.setattr(builtins, "input", read)
+    assert main(steer(run, "--multiplier=2.0")) == 0
+    assert prompts == ["> "] * 3
+    assert capsys.readouterr().out.count(expected) >= 2
