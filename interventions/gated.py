@@ -51,7 +51,7 @@ class GatedAdditionIntervention(SourcelessEdit, pv.TrainableIntervention):
         return type(self).__name__ + "()"
 
     def edited(
-        self, base: Float[Tensor, "batch positions dim"], *_subspaces_and_factors: Tensor | None
+        self, base: Float[Tensor, "batch positions dim"], subspaces: Any, row_factors: Any
     ) -> Float[Tensor, "batch positions dim"]:
         """Move the base at every position."""
         return gated_add(base, self.vector, self.gate, self.bias)

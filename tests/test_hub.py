@@ -19,16 +19,14 @@ from huggingface_hub.errors import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.hub import STRANGER, TOKEN, Hub
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 PROMPT = torch.arange(3, 9)[None]
 
 
 @pytest.fixture
 def served(hub: Hub, tmp_path: Path) -> Hub:
-    tiny_model().save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    hub.add("google/gemma-2-2b-it", tmp_path / "model")
+    hub.add("google/gemma-2-2b-it", save_tiny(tmp_path / "model"))
     return hub
 
 

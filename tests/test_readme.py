@@ -11,7 +11,7 @@ from concept_das import SteeringVector
 from concept_das.cli.configs import underscored
 from concept_das.cli.parser import build_parser
 from concept_das.steering.vector import ModelIdentity
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,11 +46,7 @@ def test_links_and_paths_lead_to_files(page):
 
 @pytest.fixture
 def tiny_folder(tmp_path):
-    """A tiny chat model on disk, as a hub id would resolve to."""
-    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    return save_tiny(tmp_path / "model")
 
 
 def test_the_pyvene_script_trains_and_saves(tiny_folder, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Tiny models with random weights and a tokenizer, all built in code: no files, no network."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import transformers
@@ -150,3 +151,10 @@ def tiny_model(name: str = "llama", *, seed: int = 0) -> PreTrainedModel:
         torch.manual_seed(seed)
         model = build(getattr(transformers, config_class)(**options))
     return model.eval()
+
+
+def save_tiny(folder: Path, *, seed: int = 0) -> Path:
+    """A tiny model with its tokenizer in a folder, as a hub id would resolve to."""
+    tiny_model(seed=seed).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

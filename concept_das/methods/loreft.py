@@ -161,7 +161,7 @@ class MaskedLoreft(SourcelessEdit, pv.TrainableIntervention):
         self.reft = build_loreft(embed_dim, low_rank_dimension)
 
     def edited(
-        self, base: Float[Tensor, "batch positions dim"], *_subspaces_and_factors: Tensor | None
+        self, base: Float[Tensor, "batch positions dim"], subspaces: Any, row_factors: Any
     ) -> Float[Tensor, "batch positions dim"]:
         """Edit the base at every position, in its own precision."""
         return loreft_edit(base, *loreft_tensors(self.reft))

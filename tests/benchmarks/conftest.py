@@ -5,7 +5,8 @@ import pytest
 
 from benchmarks.steps import Subject
 from tests.benchmarks.judges.server import Served, serving
-from tests.benchmarks.tiny_model import save_tiny, subject_of
+from tests.benchmarks.tiny_model import subject_of
+from tests.tiny import save_tiny
 
 
 @pytest.fixture(scope="session")

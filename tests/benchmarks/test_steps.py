@@ -18,8 +18,9 @@ from concept_das.runs.stages import Job, Piece
 from concept_das.steering.context import Steering
 from concept_das.training.options import DEFAULT_ENGINE
 from concept_das.training.tracking import NoTracker
-from tests.benchmarks.tiny_model import save_tiny, subject_of
+from tests.benchmarks.tiny_model import subject_of
 from tests.concept_das.helpers import ROWS, random_vector
+from tests.tiny import save_tiny
 
 HOW = Answering(new_tokens=8, temperature=1.0, seed=3, batch_tokens=400)
 
@@ -72,7 +73,7 @@ def test_a_trained_method_is_read_again(subject, tmp_path, layers) -> None:
 
 
 def saved(folder: Path, seed: int) -> Subject:
-    return subject_of(save_tiny(folder, seed), system="Be brief.")
+    return subject_of(save_tiny(folder, seed=seed), system="Be brief.")
 
 
 def test_a_folder_is_told_by_its_weights(tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ ROWS = (
     Quadruple("How far is it?", "Ten miles.", "How far is it, pirate?", "A league", 3, "Pirate"),
 )
 
+MORE_ROWS = [
+    replace(
+        row, negative_input=f"{row.negative_input} {i}", positive_input=f"{row.positive_input} {i}"
+    )
+    for i in range(2)
+    for row in ROWS
+]
+
 
 def tiny_chat(**options: Any) -> ChatFormat:
     return ChatFormat.of(tiny_tokenizer(), **options)

@@ -22,7 +22,7 @@ from tests.benchmarks.axbench.files import TINY, write_tiny
 from tests.benchmarks.judges.made_questions import write_questions
 from tests.benchmarks.judges.server import Served, completion, error
 from tests.benchmarks.tiny_benchmark import content
-from tests.benchmarks.tiny_model import save_tiny
+from tests.tiny import save_tiny
 
 STAGES = ("data", "train.cdas", "factors", "calibrate", "generate.cdas", "judge.cdas")
 GATHERED = ("select", "report")

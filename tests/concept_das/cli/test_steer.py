@@ -11,8 +11,8 @@ from transformers import LlamaForCausalLM
 
 from concept_das.cli.parser import main
 from concept_das.steering.artifact import load_vector
-from tests.concept_das.cli.world import save_model, steer, train
-from tests.tiny import CHAT_TEMPLATE
+from tests.concept_das.cli.world import steer, train
+from tests.tiny import CHAT_TEMPLATE, save_tiny
 
 
 def test_a_vector_is_steered_in_the_chat_format_of_its_training(
@@ -34,7 +34,7 @@ def test_a_vector_is_steered_in_the_chat_format_of_its_training(
 def test_steering_another_fine_tune_when_asked_for(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = steer(run, "--model", str(save_model(tmp_path, seed=1)), "--prompt", "Hi")
+    command = steer(run, "--model", str(save_tiny(tmp_path, seed=1)), "--prompt", "Hi")
     assert main(command) != 0
     assert "give allow_other_weights=True if this is a fine-tune" in capsys.readouterr().err
     assert main([*command, "--allow-other-weights=True"]) == 0

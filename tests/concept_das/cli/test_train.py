@@ -15,7 +15,8 @@ from concept_das.data.reading import read_quadruples, to_frame
 from concept_das.errors import TrainingError
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
-from tests.concept_das.cli.world import MORE_ROWS, error_of, evaluate, train
+from tests.concept_das.cli.world import error_of, evaluate, train
+from tests.concept_das.helpers import MORE_ROWS
 from tests.tiny import tiny_model
 
 

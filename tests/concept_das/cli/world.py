@@ -1,34 +1,18 @@
 """A tiny model, rows and commands in a folder, as a user has them on a disk."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from concept_das.cli.parser import main
 from concept_das.data.reading import to_frame
-from tests.concept_das.helpers import ROWS
-from tests.tiny import tiny_model, tiny_tokenizer
-
-MORE_ROWS = [
-    replace(
-        row, negative_input=f"{row.negative_input} {i}", positive_input=f"{row.positive_input} {i}"
-    )
-    for i in range(2)
-    for row in ROWS
-]
-
-
-def save_model(folder: Path, seed: int = 0) -> Path:
-    """A tiny model with its tokenizer."""
-    tiny_model(seed=seed).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+from tests.concept_das.helpers import MORE_ROWS
+from tests.tiny import save_tiny
 
 
 def save_world(folder: Path) -> Path:
     """A tiny model in `model`, and `MORE_ROWS` in `rows.parquet`."""
-    save_model(folder / "model")
+    save_tiny(folder / "model")
     to_frame(MORE_ROWS).to_parquet(folder / "rows.parquet")
     return folder
 

@@ -11,7 +11,6 @@ import yaml
 
 from concept_das.cli.parser import main
 from concept_das.data.quadruples import Quadruple, split_quadruples
-from concept_das.data.reading import to_frame
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
 from concept_das.experiments.sweep import SweepPlan, sweep
@@ -24,16 +23,10 @@ from concept_das.steering.artifact import load_vector
 from concept_das.steering.vector import SteeringVector
 from concept_das.training import loop as training
 from concept_das.training.vectors import train_vector
-from tests.concept_das.helpers import ROWS, tiny_chat, tiny_loaded
-from tests.tiny import CHAT_TEMPLATE, LAYERS, WIDTH, tiny_model, tiny_tokenizer
+from tests.concept_das.cli.world import save_world
+from tests.concept_das.helpers import MORE_ROWS, ROWS, tiny_chat, tiny_loaded
+from tests.tiny import CHAT_TEMPLATE, LAYERS, WIDTH, tiny_model
 
-MORE_ROWS = [
-    replace(
-        row, negative_input=f"{row.negative_input} {i}", positive_input=f"{row.positive_input} {i}"
-    )
-    for i in range(2)
-    for row in ROWS
-]
 CONFIG = TrainingConfig(epochs=2, batch_size=4, max_response_tokens=6)
 PLAN = SweepPlan(
     layers=(1, -1), ranks=(1, 2), seeds=(7, 8), heldout=3, multipliers=(0.5, 1.0), unrelated=2
@@ -367,13 +360,10 @@ def test_the_heat_map_prints_every_value() -> None:
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("cli")
-    tiny_model().save_pretrained(folder / "tiny")
-    tiny_tokenizer().save_pretrained(folder / "tiny")
-    to_frame(MORE_ROWS).to_parquet(folder / "rows.parquet")
+    world = save_world(tmp_path_factory.mktemp("world"))
     return [
-        *("sweep", "--model", str(folder / "tiny"), "--device=cpu", "--wandb=off"),
-        *("--data", str(folder / "rows.parquet"), "--layers=[1, -1]", "--ranks=[1, 2]"),
+        *("sweep", f"--model={world}/model", "--device=cpu", "--wandb=off"),
+        *(f"--data={world}/rows.parquet", "--layers=[1, -1]", "--ranks=[1, 2]"),
         *("--seeds=[7]", "--heldout=3", "--multipliers=[0.5, 1]", "--unrelated=2"),
         *("--epochs=2", "--batch-size=4", "--max-response-tokens=6"),
     ]
