@@ -164,8 +164,8 @@ def place(
         layer: as for `train_vector`.
 
     Returns:
-        The blocks, from the lowest, and the recipe with them. One block that the recipe does not
-        name stays out of it, as in the first release, whose saved progress has to be the same.
+        The blocks, from the lowest, and the recipe with them. A single block that the recipe did
+        not name is left out of it, so that progress of the first release still fits the run.
 
     Raises:
         InputError: if no block is given, one is given twice, or the model is not that deep.

@@ -131,24 +131,6 @@ def test_the_cache_makes_no_difference_without_padding(architecture: str) -> Non
     assert bench.steered(use_cache=True).agrees_with(bench.steered(use_cache=False))
 
 
-@ON_ALL
-def test_with_a_cache_the_prompt_and_each_new_token_are_seen_once(architecture: str) -> None:
-    bench = Bench.of(architecture)
-    calls = record_calls(bench.intervention)
-    bench.steered(use_cache=True)
-    widths = [base.shape[1] for base, _output in calls]
-    assert widths == [bench.prompt_width] + [1] * (NEW_TOKENS - 1)
-
-
-@ON_ALL
-def test_without_a_cache_the_whole_sequence_is_seen_each_time(architecture: str) -> None:
-    bench = Bench.of(architecture)
-    calls = record_calls(bench.intervention)
-    bench.steered(use_cache=False)
-    widths = [base.shape[1] for base, _output in calls]
-    assert widths == [bench.prompt_width + i for i in range(NEW_TOKENS)]
-
-
 @pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])
 @ON_ALL
 def test_prefix_and_padding_stay_and_all_else_is_clamped(
@@ -157,6 +139,9 @@ def test_prefix_and_padding_stay_and_all_else_is_clamped(
     bench = Bench.of(architecture)
     calls = record_calls(bench.intervention)
     bench.steered(use_cache=use_cache)
+    width, rest = bench.prompt_width, range(1, NEW_TOKENS)
+    widths = [width, *(1 if use_cache else width + i for i in rest)]
+    assert [base.shape[1] for base, _output in calls] == widths
     mask = bench.mask()
     assert mask.any(dim=1).all()
     assert not mask.all(dim=1).any()
