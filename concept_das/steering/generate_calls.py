@@ -3,6 +3,7 @@
 The blocks of one model share one wrapper around its `generate`, so they may be left in any order.
 """
 
+import copy
 import threading
 import weakref
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from concept_das.errors import InputError
 
@@ -77,6 +78,8 @@ def watching_generate(model: PreTrainedModel, watcher: Watcher) -> Iterator[None
 
 
 def _telling(watched: _Watched, original: Any) -> Any:
+    is_transformers_own = getattr(original, "__func__", None) is GenerationMixin.generate
+
     def generate(*args: Any, **kwargs: Any) -> Any:
         prompts = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
         prompts = kwargs.get("inputs_embeds") if prompts is None else prompts
@@ -86,9 +89,23 @@ def _telling(watched: _Watched, original: Any) -> Any:
         for watcher in watchers:
             watcher.begin(None if prompts is None else len(prompts), lengths)
         try:
-            return original(*args, **kwargs)
+            return original(*args, **(_uncompiled(kwargs) if is_transformers_own else kwargs))
         finally:
             for watcher in watchers:
                 watcher.end()
 
     return generate
+
+
+def _uncompiled(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `generate` by which transformers does not compile the steps of decoding.
+
+    It does so for static caches on a GPU, from its own idea; what it compiles has no hooks.
+    """
+    if not hasattr(GenerationConfig(), "disable_compile"):
+        return kwargs
+    if kwargs.get("generation_config") is None:
+        return {**kwargs, "disable_compile": True}
+    config = copy.deepcopy(kwargs["generation_config"])
+    config.disable_compile = True
+    return {**kwargs, "generation_config": config}
