@@ -45,7 +45,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """
     _check(table)
     keys = ["method", "concept_id", "concept", "multiplier"]
-    groups = table.assign(concept=table["concept"].fillna("")).groupby(keys, sort=False)
+    concepts = table["concept"].astype(object).fillna("")  # without any, a column of numbers
+    groups = table.assign(concept=concepts).groupby(keys, sort=False)
     columns: list[pd.Series] = [groups["seed"].nunique().rename("seeds")]
     for measure in _measures(table):
         columns += [groups[measure].mean(), groups[measure].std(ddof=1).rename(f"{measure}_sd")]

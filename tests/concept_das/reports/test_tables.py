@@ -119,6 +119,11 @@ def test_mean_and_deviation_over_seeds() -> None:
     assert not [name for name in summary if name.endswith("_low") or name.startswith("param")]
 
 
+def test_rows_without_any_concept_are_one() -> None:
+    table = small(a={(1, 1, 1.0): 0.1, (1, 2, 1.0): 0.3}).assign(concept=math.nan)
+    assert list(summarise(table)["concept"]) == [""]
+
+
 def test_one_multiplier_is_the_best_of_all_concepts_together() -> None:
     table = small(
         a={
