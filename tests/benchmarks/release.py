@@ -28,6 +28,7 @@ from concept_das.methods.settings import TrainingConfig
 from concept_das.models import loading
 from concept_das.models.loading import LoadedModel
 from tests.benchmarks.axbench.files import TINY, write_tiny
+from tests.benchmarks.judges.made_questions import write_questions
 from tests.benchmarks.judges.server import Served
 from tests.benchmarks.safety.pipeline import fake_scores
 from tests.hub import Hub
@@ -132,6 +133,7 @@ class World:
 def small_world(release: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> World:
     """Small presets, a judge on loopback, and in place of slow parts what does next to nothing."""
     world = World(write_release(release))
+    write_questions(Path("axbench"))  # as if AxBench had been cloned beside the run
     shrink_presets(monkeypatch)
     monkeypatch.setenv("OPENAI_BASE_URL", served.url)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
