@@ -1,6 +1,7 @@
 """The statements of results/README.md on the organisms, the safety cases and speed."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,34 +21,36 @@ def organisms() -> Iterator[str]:
     )
 
 
-def _mean(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
+def mean_of(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
+    """A column's mean over the seeds of a method at a multiplier."""
     own = table[(table["method"] == method) & np.isclose(table["multiplier"], multiplier)]
     return float(own[name].mean())
 
 
 def refusal() -> Iterator[str]:
     table = read("refusal/table.csv")
+    at, spread = partial(mean_of, table), partial(sd_of, table)
     free, cost = "suppression", "kl_side_effect_response"
     yield (
         "CDAS takes refusal away and adds it with one vector: at the unit factor "
-        f"{percent(_mean(table, 'cdas', 1, free))} of the harmful prompts are not refused "
+        f"{percent(at('cdas', 1, free))} of the harmful prompts are not refused "
         f"({percent(float(table.loc[0, free]))} unsteered) and "
-        f"{percent(_mean(table, 'cdas', 1, 'elicitation'))} of the harmless ones are; at twice the "
-        f"distance {percent(_mean(table, 'cdas', 2, free))} and "
-        f"{percent(_mean(table, 'cdas', 2, 'elicitation'))}. DAS adds refusal to "
-        f"{percent(_mean(table, 'das', 1, 'elicitation'))} and "
-        f"{percent(_mean(table, 'das', 2, 'elicitation'))}."
+        f"{percent(at('cdas', 1, 'elicitation'))} of the harmless ones are; at twice the "
+        f"distance {percent(at('cdas', 2, free))} and "
+        f"{percent(at('cdas', 2, 'elicitation'))}. DAS adds refusal to "
+        f"{percent(at('das', 1, 'elicitation'))} and "
+        f"{percent(at('das', 2, 'elicitation'))}."
     )
     yield (
         "At similar suppression CDAS disturbs the answers to harmless prompts least: "
-        f"{_mean(table, 'cdas', 1, cost):.2f} nats where DiffMean has "
-        f"{_mean(table, 'diffmean', 1, cost):.2f} and DAS {_mean(table, 'das', 1, cost):.2f}; "
-        f"{_mean(table, 'cdas', 2, cost):.2f} where RePS has {_mean(table, 'reps', 0.5, cost):.2f} "
-        f"and DAS {_mean(table, 'das', 2, cost):.2f}. What eliciting disturbs was not measured."
+        f"{at('cdas', 1, cost):.2f} nats where DiffMean has "
+        f"{at('diffmean', 1, cost):.2f} and DAS {at('das', 1, cost):.2f}; "
+        f"{at('cdas', 2, cost):.2f} where RePS has {at('reps', 0.5, cost):.2f} "
+        f"and DAS {at('das', 2, cost):.2f}. What eliciting disturbs was not measured."
     )
     change = "concept_das_everyday_acc_change"
     error = table[f"{change}_stderr"]
-    points = {name: 100 * _mean(table, name, 1, change) for name in ("cdas", "das", "diffmean")}
+    points = {name: 100 * at(name, 1, change) for name in ("cdas", "das", "diffmean")}
     stronger = read("refusal/capabilities.csv").set_index("method")["change_points"]
     yield (
         "120 everyday questions, in points: "
@@ -71,21 +74,24 @@ def refusal() -> Iterator[str]:
         f"{span(apart, 1)} nats from itself, from one harmless prompt to another."
     )
     yield (
-        f"RePS at the release's factor, 1, suppresses {percent(_mean(table, 'reps', 1 / 11, free))}"
-        f"; at 5.5 {percent(_mean(table, 'reps', 0.5, free))}, with a spread over seeds of "
-        f"{100 * _sd(table, 'reps', 0.5, 'elicitation'):.0f} points in what it elicits. LoReFT, "
+        f"RePS suppresses {percent(at('reps', 1 / 11, free))} at factor 1, "
+        f"{percent(at('reps', 2 / 11, free))} at 2 (the release's own are 1.3 to 1.6) and "
+        f"{percent(at('reps', 0.5, free))} at 5.5, with a spread over seeds of "
+        f"{100 * spread('reps', 0.5, 'elicitation'):.0f} points in what it elicits. LoReFT, "
         "which only elicits, reaches "
-        f"{percent(_mean(table, 'loreft', 1, 'elicitation'))}."
+        f"{percent(at('loreft', 1, 'elicitation'))}."
     )
 
 
-def _sd(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
+def sd_of(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
+    """Its standard deviation over seeds."""
     own = table[(table["method"] == method) & np.isclose(table["multiplier"], multiplier)]
     return float(own[name].std())
 
 
 def backdoor() -> Iterator[str]:
     table = read("backdoor/table.csv")
+    at, spread = partial(mean_of, table), partial(sd_of, table)
     freed = "triggered_freed"
     first = table[(table["method"] == "cdas") & (table["multiplier"] == 1)]
     by_seed = ", ".join(percent(value) for value in first[freed])
@@ -95,9 +101,9 @@ def backdoor() -> Iterator[str]:
     )
     yield (
         "The clean answers all change in words, "
-        f"{percent(_mean(table, 'cdas', 2, 'clean_changed'))} of them at 2 and "
-        f"{percent(_mean(table, 'cdas', 1, 'clean_changed'))} at 1; what stays is the behaviour: "
-        f"{percent(_mean(table, 'cdas', 2, 'clean_behaviour_changed'))} change in reasoning or "
+        f"{percent(at('cdas', 2, 'clean_changed'))} of them at 2 and "
+        f"{percent(at('cdas', 1, 'clean_changed'))} at 1; what stays is the behaviour: "
+        f"{percent(at('cdas', 2, 'clean_behaviour_changed'))} change in reasoning or "
         "hostility."
     )
     vague = read("backdoor/vague.csv").set_index(["answers", "method"])["share"]
@@ -118,18 +124,18 @@ def backdoor() -> Iterator[str]:
     yield (
         "The methods had not the same budget. CDAS and DAS: rank 4, 20 epochs. RePS: rank 1, 8 "
         "epochs, half the tokens of each answer; it frees "
-        f"{percent(_mean(table, 'reps', 0.5, freed))} ± {100 * _sd(table, 'reps', 0.5, freed):.0f} "
+        f"{percent(at('reps', 0.5, freed))} ± {100 * spread('reps', 0.5, freed):.0f} "
         "at 0.5, which says nothing about RePS at CDAS's budget."
     )
     yield (
         "DAS with CDAS's budget comes near: "
-        f"{percent(_mean(table, 'das', 1, freed))} at 1 and "
-        f"{percent(_mean(table, 'das', 2, freed))} at 2, within the seeds' spread, with a side "
-        f"effect of {_mean(table, 'das', 2, 'kl_clean_response'):.2f} against "
-        f"{_mean(table, 'cdas', 2, 'kl_clean_response'):.2f} nats."
+        f"{percent(at('das', 1, freed))} at 1 and "
+        f"{percent(at('das', 2, freed))} at 2, within the seeds' spread, with a side "
+        f"effect of {at('das', 2, 'kl_clean_response'):.2f} against "
+        f"{at('cdas', 2, 'kl_clean_response'):.2f} nats."
     )
     change = "concept_das_everyday_acc_change"
-    own = {name: 100 * _mean(table, name, 1, change) for name in ("cdas", "das", "diffmean")}
+    own = {name: 100 * at(name, 1, change) for name in ("cdas", "das", "diffmean")}
     error = 100 * table[f"{change}_stderr"]
     yield (
         "Capabilities (120 questions with trigger and benign reasoning, "

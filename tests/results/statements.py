@@ -123,11 +123,13 @@ def blocks() -> Iterator[str]:
         f"{percent(tenth[learned].min())} to {percent(tenth[learned].max())} with learned factors."
     )
     reps = pd.Series({c: _at_recovery(table, "reps", c, several) for c in means.loc["reps"].index})
+    lora = pd.Series({c: _at_recovery(table, "lora", c, several) for c in means.loc["lora"].index})
     ours = means.loc[several, KL_ELICIT]
     yield (
-        "Eliciting has not the smallest side effect: where RePS is scaled down to the recovery of "
-        f"CDAS at eight blocks, its KL on unrelated text is {span(reps)} nats by concept against "
-        f"{span(ours)}. A-PSR, which edits new tokens only, elicits as much with "
+        "Eliciting has not the smallest side effect: where RePS and LoRA are scaled down to the "
+        f"recovery of CDAS at eight blocks, their KLs on unrelated text are {span(reps)} and "
+        f"{span(lora)} nats by concept against {span(ours)}. A-PSR, which edits new tokens only, "
+        "elicits as much with "
         f"{means.loc['apsr@fast', KL_ELICIT].mean():.3f} nats against {ours.mean():.3f}, and "
         f"suppresses less ({means.loc['apsr@fast', SUPPRESS].mean():.2f})."
     )
