@@ -9,21 +9,27 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from concept_das.data.batches import by_token_budget, collate, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.models.blocks import evaluating
+from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact
-from concept_das.steering.context import Steering, check_steering, steer
+from concept_das.steering.context import Steering, _model_of, check_steering, steer
 from concept_das.steering.sampling import RowSampler, check_sampling, row_seed
 
 
 @torch.no_grad()
 def generate_responses(
-    model: PreTrainedModel,
-    chat: ChatFormat,
+    model: PreTrainedModel | LoadedModel,
+    chat: ChatFormat | PreTrainedTokenizerBase,
     prompts: Sequence[Prompt | str],
     *,
     steering: Artifact | Steering | Sequence[Artifact | Steering | None] | None = None,
@@ -44,6 +50,7 @@ def generate_responses(
     concepts are best given in one call.
 
     Args:
+        chat: the chat format, or a tokenizer for that of its template.
         prompts: as `ChatFormat.prompt` makes them, or instructions as text.
         steering: one for all prompts, or one entry per prompt, None to leave it alone; a bare
             vector elicits at multiplier 1.
@@ -65,6 +72,9 @@ def generate_responses(
         InputError: if temperature, top_k or top_p mean nothing, steering or keys are not one per
             prompt, or a vector was trained with another chat format.
     """
+    model = _model_of(model)
+    if isinstance(chat, PreTrainedTokenizerBase):
+        chat = ChatFormat.of(chat)
     asked = [chat.prompt(p) if isinstance(p, str) else p for p in prompts]
     rows = _per_prompt("steering", steering, len(prompts))
     rows = [Steering(row) if isinstance(row, Artifact) else row for row in rows]

@@ -12,7 +12,7 @@ from concept_das.errors import InputError, VectorMismatchError
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.generation import decoding, generate_responses
 from concept_das.steering.sampling import RowSampler, row_seed
-from tests.concept_das.helpers import PAD, ROWS, random_vector, tiny_chat, unchecked
+from tests.concept_das.helpers import PAD, ROWS, random_vector, tiny_chat, tiny_loaded, unchecked
 from tests.tiny import tiny_model
 
 CHAT = tiny_chat()
@@ -55,6 +55,14 @@ def test_an_answer_is_the_models_greedy_continuation() -> None:
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     expected = CHAT.tokenizer.decode(ids[len(PROMPTS[0].ids) :], skip_special_tokens=True)
     assert answers(model, PROMPTS[:1], max_new_tokens=5) == [expected.strip()]
+
+
+def test_a_loaded_model_a_tokenizer_and_text() -> None:
+    loaded = tiny_loaded()
+    texts = [row.negative_input for row in ROWS]
+    assert answers(loaded.model) == generate_responses(
+        loaded, loaded.tokenizer, texts, max_new_tokens=NEW
+    )
 
 
 def ending_model() -> PreTrainedModel:
