@@ -76,9 +76,17 @@ def run(entry: Entry, out: Path, more: Sequence[str]) -> int:
             code = function([*words, *more, f"--out={out / name}"])
         if code:
             return int(code)
-    if not dry and shard_of_environment().rank == 0 and (table := write_beside(entry, out)):
-        print(f"open {table.resolve()}")
+    if not dry and shard_of_environment().rank == 0:
+        table = write_beside(entry, out, _model_in(more))
+        print(f"open {table.resolve()}" if table else "")
     return 0
+
+
+def _model_in(words: Sequence[str]) -> str | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model")
+    model: str | None = parser.parse_known_args(words)[0].model
+    return model
 
 
 if __name__ == "__main__":

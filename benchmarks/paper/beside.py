@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmarks.axbench.presets import Preset
 from benchmarks.axbench.published import published
+from benchmarks.models import is_model
 from benchmarks.paper.entries import Entry
 from benchmarks.safety.report import LAYERS_FILE
 from benchmarks.safety.settings import SafetyPreset
@@ -28,8 +29,11 @@ NOTES = (
 )
 
 
-def write_beside(entry: Entry, out: Path) -> Path | None:
+def write_beside(entry: Entry, out: Path, model: str | None = None) -> Path | None:
     """Write OUT/table.csv and OUT/table.md from the reports of an entry's runs.
+
+    Args:
+        model: that was measured in place of the presets' own.
 
     Returns:
         The second; None for an entry that measures nothing.
@@ -52,7 +56,10 @@ def write_beside(entry: Entry, out: Path) -> Path | None:
     wide = whole.assign(cell=[_cell(row) for row in whole.to_dict("records")]).pivot_table(
         index=rows, columns=columns, values="cell", aggfunc="first", sort=False
     )
-    notes = [note for note in (*NOTES, entry.note) if note]
+    warnings = []
+    if model is not None and not all(is_model(model, one.model) for one in presets.values()):
+        warnings = [f"**Measured on {model}, which is not the paper's model.**"]
+    notes = [note for note in (*warnings, *NOTES, entry.note) if note]
     write_markdown(out / "table.md", entry.title, notes, {"Table": wide.reset_index()}, [])
     return out / "table.md"
 

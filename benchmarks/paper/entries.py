@@ -87,6 +87,10 @@ class Entry:
                 f"judge: about ${cost:,.0f} at {Endpoint.model}'s list price for all {_CONCEPTS} "
                 "concepts, in proportion for fewer"
             )
+            lines.append(
+                "the judge's questions: a checkout of https://github.com/stanfordnlp/axbench, here "
+                "or by --judge-questions"
+            )
         return lines or ["nothing"]
 
     def judge_cost(self) -> float:

@@ -66,20 +66,30 @@ def test_published_and_measured_numbers_stand_side_by_side(
     out, words = tmp_path / "out", world.flags(entry)
     assert run(entry, out, words) == 0
     table = pd.read_csv(out / "table.csv").set_index(["method", "what"])
-    assert table["published"]["cdas", "tuned"] == 0.631
+    assert table["published"]["cdas", "fair"] == 0.631
     assert table["published"]["cdas", "oracle"] == 0.662
-    assert 0 <= table["measured"]["cdas", "tuned"] <= 2
-    assert 0 <= table["measured"]["cdas", "unit"] <= 2
+    assert 0 <= table["measured"]["cdas", "fair"] <= 2
+    assert 0 <= table["measured"]["cdas", "fixed"] <= 2
     # A method that this project does not have
-    assert table["published"]["sae", "tuned"] == 0.177
-    assert pd.isna(table["measured"]["sae", "tuned"])
+    assert table["published"]["sae", "fair"] == 0.177
+    assert pd.isna(table["measured"]["sae", "fair"])
     text = (out / "table.md").read_text()
-    assert "| sae | tuned | - / 0.177 |" in text
+    assert "| sae | fair | - / 0.177 |" in text
     assert "/ 0.631 |" in text
+    assert "not the paper's model" not in text
     # Given again, nothing is done again.
     asked = len(full_hub.asked)
     assert run(entry, out, words) == 0
     assert not any("safetensors" in request for request in full_hub.asked[asked:])
+
+
+def test_another_model_is_said_to_be_one(world: World, tmp_path: Path) -> None:
+    whole = ENTRIES["axbench-factors"]
+    entry = replace(whole, runs={"2b-l10": whole.runs["2b-l10"]})
+    other = ["--model", "meta-llama/Llama-3.1-8B-Instruct"]
+    assert run(entry, tmp_path / "out", [*other, *world.flags(entry)]) == 0
+    text = (tmp_path / "out/table.md").read_text()
+    assert "**Measured on meta-llama/Llama-3.1-8B-Instruct, which is not the paper's" in text
 
 
 def test_the_list_names_every_table(capsys: pytest.CaptureFixture[str]) -> None:
