@@ -20,12 +20,10 @@ import yaml
 from safetensors.torch import load_file
 
 from concept_das.cli.parser import main
-from concept_das.data.reading import to_frame
 from concept_das.steering.artifact import load_vector
 from tests.benchmarks.axbench import tiny_axbench
 from tests.benchmarks.axbench.files import write_tiny
-from tests.benchmarks.tiny_model import save_tiny
-from tests.concept_das.cli.test_commands import MORE_ROWS, training_options
+from tests.concept_das.cli.world import save_world, train
 
 pytestmark = pytest.mark.slow
 
@@ -59,10 +57,8 @@ class Work:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("kills")
-    save_tiny(folder / "model")
     write_tiny(folder / "data")
-    to_frame(MORE_ROWS).to_parquet(folder / "rows.parquet")
-    assert main([*training_options(folder / "model", folder / "rows.parquet", folder / "run")]) == 0
+    assert main(train(save_world(folder), folder / "run")) == 0
     yield folder
     tiny_axbench.PRESETS.pop(tiny_axbench.PRESET, None)
 
@@ -71,7 +67,7 @@ def work_of(command: str, world: Path) -> Work:
     model, rows, out = world / "model", world / "rows.parquet", world / "out"
     on_model = (f"--model={model}", "--device=cpu")
     if command == "train":
-        arguments = [*training_options(model, rows, out), "--epochs=12"]
+        arguments = train(world, out, "--epochs=12")
     elif command == "evaluate":
         arguments = ["evaluate", "--vector", f"{out}/vector", "--device=cpu", "--batch-size=2"]
         return Work(lambda: main(arguments), out, before=world / "run")

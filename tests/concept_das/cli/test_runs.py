@@ -64,7 +64,7 @@ def test_a_second_command_on_the_folder_is_refused(
     make = ["data", "make", *rows, f"--out={run}/rows.csv", "--device=cpu"]
     with alone_in(run):
         before = content(run)
-        for command in (options(world, run), evaluation(run)):
+        for command in (train(world, run), evaluate(run)):
             assert main(command) == 2
             error = capsys.readouterr().err.splitlines()[-1]
             assert f"{run} is being worked on by process {os.getpid()} on " in error
@@ -74,7 +74,7 @@ def test_a_second_command_on_the_folder_is_refused(
         assert main(make) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert f"{run}/rows.csv is being worked on by process" in error
-        assert main(evaluation(run)) == 0
+        assert main(evaluate(run)) == 0
     assert not list(run.glob(".*"))
 
 
