@@ -4,12 +4,14 @@
     after = capability_scores(..., steering=Steering(vector, "suppress"))
     capability_change(before, after)
 
-The paper reports such changes for vectors that suppress: MMLU and TruthfulQA under refusal,
-tinyMMLU under the backdoor. The same questions are asked with and without steering, so the
-difference is taken question by question: its standard error is that of the mean difference, and
-most often far below what the two scores' own errors suggest.
+The paper reports such changes for vectors that suppress: MMLU (5 examples) and TruthfulQA (3) under
+refusal, tinyMMLU and tinyARC under the backdoor. The same questions are asked with and without
+steering, so the difference is taken question by question: its standard error is that of the mean
+difference, and most often far below what the two scores' own errors suggest.
 """
 
+import copy
+import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -28,6 +30,9 @@ from concept_das.steering.context import Steering, steer
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 EVERYDAY = "concept_das_everyday"
 """The project's own task, which needs no network."""
+
+# Solved examples before each question: of every task, or by its name; a task's own where None.
+Shots = int | Mapping[str, int | None] | None
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,12 @@ def capability_scores(
     tasks: Sequence[str] = (EVERYDAY,),
     *,
     steering: Steering | None = None,
-    num_fewshot: int | None = None,
+    num_fewshot: Shots = None,
     limit: int | None = None,
     apply_chat_template: bool = False,
     fewshot_as_multiturn: bool = True,
     framing: Framing = Framing(),
+    chat: ChatFormat | None = None,
     batch_size: int = 8,
 ) -> pd.DataFrame:
     """Score a model, steered or not, on tasks of lm-eval.
@@ -74,10 +80,13 @@ def capability_scores(
         tasks: names that lm-eval knows (tasks, groups, tags), tasks of this folder, or yaml files.
         steering: None for the model as it is. A prompt that steers, and LoReFT, which edits the end
             of a prompt, are refused: lm-eval does not say where its prompts end.
-        num_fewshot: solved examples before each question; the task's own number by default.
+        num_fewshot: solved examples before each question, of every task or by its name; the task's
+            own number by default.
         limit: only the first so many questions of each task.
         fewshot_as_multiturn: with the template, whether each example is a turn of its own.
         framing: text around questions and answers; needs the template.
+        chat: the chat format whose template is used, with its system prompt, date and options; the
+            tokenizer's own if None.
         batch_size: answers per forward pass.
 
     Returns:
@@ -112,18 +121,42 @@ def capability_scores(
             return str(text) + (framing.before_answer if add_generation_prompt else "")
 
     manager = _task_manager(tasks)
-    prefix_length = _prefix_length(tokenizer, apply_chat_template)
+    chat = chat or (ChatFormat.of(tokenizer) if apply_chat_template else None)
+    prefix_length = _prefix_length(tokenizer, chat if apply_chat_template else None)
+    template = chat.template.arguments("") if chat is not None else {}
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = template.get("chat_template", tokenizer.chat_template)
+    known = {"conversation", "chat_template"}
+    found = []
     with steer(model, steering, prefix_length=prefix_length) if steering else nullcontext():
-        results = lm_eval.simple_evaluate(
-            FramedLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-            tasks=list(tasks),
-            task_manager=manager,
-            num_fewshot=num_fewshot,
-            limit=limit,
-            apply_chat_template=apply_chat_template,
-            fewshot_as_multiturn=apply_chat_template and fewshot_as_multiturn,
+        lm = FramedLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            chat_template_args={k: v for k, v in template.items() if k not in known},
         )
-    return scores_of(results)
+        for shots, some in _by_shots(tasks, num_fewshot):
+            results = lm_eval.simple_evaluate(
+                lm,
+                tasks=some,
+                task_manager=manager,
+                num_fewshot=shots,
+                limit=limit,
+                system_instruction=chat.system if chat is not None else None,
+                apply_chat_template=apply_chat_template,
+                fewshot_as_multiturn=apply_chat_template and fewshot_as_multiturn,
+            )
+            found.append(scores_of(results))
+    return pd.concat(found, ignore_index=True)
+
+
+def _by_shots(tasks: Sequence[str], shots: Shots) -> Iterable[tuple[int | None, list[str]]]:
+    """Tasks that have as many examples, which lm-eval is asked for together."""
+    groups: dict[int | None, list[str]] = {}
+    for task in tasks:
+        count = shots.get(task) if isinstance(shots, Mapping) else shots
+        groups.setdefault(count, []).append(task)
+    return groups.items()
 
 
 def scores_of(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -207,8 +240,16 @@ def _task_manager(tasks: Sequence[str]) -> Any:
     from lm_eval.tasks import TaskManager
 
     own = TaskManager(include_path=str(TASKS_FOLDER), include_defaults=False)
-    if set(tasks) <= set(own.all_tasks):
+    if all(task in own.all_tasks or Path(task).is_file() for task in tasks):
         return own
+    # Their scores are estimates for the whole benchmark, by a package that lm-eval does not bring.
+    tiny = [task for task in tasks if task.startswith("tiny")]
+    if tiny and importlib.util.find_spec("tinyBenchmarks") is None:
+        raise InputError(
+            f"lm-eval's {tiny[0]} needs the package tinyBenchmarks, which is not on PyPI: pip "
+            "install git+https://github.com/felipemaiapolo/tinyBenchmarks; or take "
+            "concept_das_tinymmlu and concept_das_tinyarc, plain accuracy on the same questions"
+        )
     manager = TaskManager(include_path=str(TASKS_FOLDER))
     unknown = [task for task in tasks if task not in manager.all_tasks and not Path(task).is_file()]
     if unknown:
@@ -219,10 +260,10 @@ def _task_manager(tasks: Sequence[str]) -> Any:
     return manager
 
 
-def _prefix_length(tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool) -> int:
+def _prefix_length(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat | None) -> int:
     """Leading tokens of every prompt that are not to be steered."""
-    if apply_chat_template:
-        return len(ChatFormat.of(tokenizer).prefix)
+    if chat is not None:
+        return len(chat.prefix)
     first = tokenizer("text")["input_ids"][0]
     return int(tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id)
 

@@ -59,7 +59,7 @@ def estimate_text(case: Case, settings: Settings, size: Size) -> str:
         lines.append(f"training pairs: from {size.written:,} answers of the untouched model")
     limit = settings.choices.capability_limit
     asked = f", the first {limit} questions of each" if limit else ""
-    lines.append(f"capabilities: {', '.join(settings.choices.tasks) or 'none'}{asked}")
+    lines.append(f"capabilities: {', '.join(settings.tasks) or 'none'}{asked}")
     if case.judge is not None:
         verdicts = total["answers"] + len(case.rules[0].labelled)
         lines.append(
@@ -71,7 +71,7 @@ def estimate_text(case: Case, settings: Settings, size: Size) -> str:
 
 
 def _method(case: Case, settings: Settings, size: Size, name: str) -> dict[str, Any]:
-    scored = 1 if settings.choices.tasks else 0
+    scored = 1 if settings.tasks else 0
     if name == UNSTEERED:
         return {
             "method": name,

@@ -34,6 +34,9 @@ class SafetyPreset:
         new_tokens: length of the answers.
         folder: holds the benchmark's published numbers (`published.csv`).
         published: which of them are of this model; None if none are.
+        tasks: of lm-eval that show the cost, with the number of solved examples before each
+            question; a task's own number if None.
+        tasks_source: where these are from.
         rule: what a multiplier of a clamp means; see `Choices`.
         rule_source: where that is from.
     """
@@ -45,6 +48,8 @@ class SafetyPreset:
     new_tokens: int
     folder: Path
     published: str | None = None
+    tasks: Mapping[str, int | None] = field(default_factory=lambda: {EVERYDAY: None})
+    tasks_source: str = "this project: needs no network"
     rule: Rule = "paper"
     rule_source: str = "CDAS paper: m x factor"
 
@@ -129,7 +134,8 @@ class Choices:
             given. They are the same at 1.
         new_tokens: length of the answers.
         generation_batch_tokens: tokens of a batch of answers; changes no answer.
-        tasks: of lm-eval, to see what suppressing costs elsewhere; '[]' for none.
+        tasks: of lm-eval, to see what suppressing costs elsewhere, with the preset's numbers of
+            solved examples; '[]' for none; the preset's tasks if not given.
         capability_limit: the first so many questions of each task.
         capability_multipliers: strengths to score them at; that of published results, or 1, if not
             given.
@@ -146,14 +152,14 @@ class Choices:
     rule: Rule | None = None
     new_tokens: int | None = None
     generation_batch_tokens: int = 8192
-    tasks: list[str] = field(default_factory=lambda: [EVERYDAY])
+    tasks: list[str] | None = None
     capability_limit: int | None = None
     capability_multipliers: list[float] = field(default_factory=list)
     stages: str = "all"
 
     def __post_init__(self) -> None:
         for name in ("seeds", "layers", "multipliers", "capability_multipliers", "tasks"):
-            values = getattr(self, name)
+            values = getattr(self, name) or []
             if len(set(values)) < len(values):
                 raise InputError(f"{name} holds {values}; give each of them once")
         if not self.seeds:
@@ -249,6 +255,12 @@ class Settings:
         return replace(self.answering, **strengths.decoding) if strengths else self.answering
 
     @property
+    def tasks(self) -> dict[str, int | None]:
+        """Tasks of lm-eval with their number of solved examples; None for a task's own."""
+        preset, chosen = self.preset.tasks, self.choices.tasks
+        return {name: preset.get(name) for name in (preset if chosen is None else chosen)}
+
+    @property
     def reported(self) -> dict[str, float]:
         """The multiplier of published results by method."""
         return {name: self.preset.strengths[name].reported_multiplier for name in self.configs}
@@ -269,6 +281,14 @@ class Settings:
             _sourced("layer", layers, [recipe.layer], recipe.layer_source),
             _sourced("rule of clamps", self.rule, preset.rule, preset.rule_source),
         ]
+        if self.tasks:
+            asked = ", ".join(
+                name if shots is None else f"{name} ({shots} examples)"
+                for name, shots in self.tasks.items()
+            )
+            same = self.tasks == dict(preset.tasks)
+            source = preset.tasks_source if same else f"changed by hand; {preset.tasks_source}"
+            rows.append({"setting": "capabilities", "value": asked, "source": source})
         template = self.subject.chat_options.chat_template
         if recipe.chat_template or template:
             source = recipe.chat_source if template == recipe.chat_template else "changed by hand"

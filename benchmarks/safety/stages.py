@@ -125,11 +125,13 @@ class SafetyBenchmark:
         }
         rules = {**computed, "the rules of rates": sources_of(*_RULES)}
         yield stage(f"measure.{method}", partial(self._measure, method), needs, measuring, rules)
-        if settings.choices.tasks:
+        if settings.tasks:
+            shots = {name: count for name, count in settings.tasks.items() if count is not None}
             asking = {
                 **model,
                 **scored_at,
-                "tasks": settings.choices.tasks,
+                "tasks": list(settings.tasks),
+                **({"shots": shots} if shots else {}),
                 "limit": settings.choices.capability_limit,
                 "framing": asdict(settings.framing),
             }
@@ -265,11 +267,13 @@ class SafetyBenchmark:
             frame = capability_scores(
                 settings.subject.loaded.model,
                 settings.subject.loaded.tokenizer,
-                settings.choices.tasks,
+                list(settings.tasks),
                 steering=steering,
+                num_fewshot=settings.tasks,
                 limit=settings.choices.capability_limit,
                 apply_chat_template=True,
                 framing=settings.framing,
+                chat=settings.subject.chat,
             )
             found.append({"multiplier": multiplier, "scores": frame.to_dict("records")})
         write_atomically(job.folder / SCORES_FILE, json.dumps(found, default=float).encode())

@@ -342,3 +342,23 @@ def test_the_packaged_model_is_above_chance_and_below_perfection() -> None:
     assert found.samples.tolist() == [120, 120]
     assert (found.value > 0.25 + 3 * found.stderr).all()
     assert (found.value < 1 - 3 * found.stderr).all()
+
+
+def test_the_package_that_lm_evals_tiny_tasks_need_is_named() -> None:
+    message = r"tinyMMLU needs the package tinyBenchmarks, .*or take concept_das_tinymmlu"
+    with pytest.raises(InputError, match=message):
+        scores(tasks=["tinyMMLU"])
+
+
+def test_a_chat_formats_template_is_used_with_its_system_prompt() -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    chat = tiny_chat(system="Be terse.", chat_template=tokenizer.chat_template.replace("user", "u"))
+    with recorded_ids(model) as calls:
+        scores(model, tokenizer, limit=2, apply_chat_template=True, chat=chat)
+    texts = [tokenizer.decode(row) for ids in calls for row in ids]
+    assert all(text.startswith("<|im_start|>system\nBe terse.<|im_end|>") for text in texts)
+    steering = Steering(random_vector(model, prefix_length=3))
+    first = first_changed(model, tokenizer, steering, apply_chat_template=True, chat=chat)
+    assert first == len(chat.prefix) > len(tiny_chat().prefix)
+    # The tokenizer itself is left as it was.
+    assert tokenizer.chat_template == tiny_tokenizer().chat_template

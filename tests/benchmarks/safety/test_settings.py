@@ -46,6 +46,7 @@ def test_choices_take_the_presets_place_and_are_told_as_such() -> None:
         rule="paper",
         seeds=[1, 2],
         new_tokens=7,
+        tasks=["mmlu"],
     )
     assert (found.configs["cdas"].epochs, found.configs["lora"].layers) == (2, (1, 2))
     assert found.multipliers("cdas") == found.multipliers("lora") == (1.0, 4.0)
@@ -55,6 +56,7 @@ def test_choices_take_the_presets_place_and_are_told_as_such() -> None:
     assert rows["layer"]["value"] == "3"
     assert rows["rule of clamps"]["value"] == "paper"
     assert rows["cdas multipliers"]["value"] == "1 4"
+    assert rows["capabilities"]["value"] == "mmlu"
     assert all(row["source"].startswith("changed by hand; ") for row in rows.values())
 
 
@@ -118,3 +120,13 @@ def test_a_users_template_goes_before_the_presets() -> None:
     assert chat_of(ChatOptions(chat_template="mine.jinja"), recipe).chat_template == "mine.jinja"
     assert chat_of(ChatOptions(chat_template="tokenizer"), recipe).chat_template is None
     assert chat_of(ChatOptions(), PRESET.recipe) == ChatOptions()
+
+
+def test_the_papers_numbers_of_examples_come_with_its_tasks() -> None:
+    def of(name: str, **choices: Any) -> Settings:
+        return Settings(PRESETS[name], Choices(**choices), SUBJECT, DEFAULT_ENGINE, Framing())
+
+    assert of("llama-3.1-70b").tasks == {"mmlu": 5, "concept_das_truthfulqa": 3}
+    assert of("llama-3.1-8b", tasks=["mmlu", "gsm8k"]).tasks == {"mmlu": 5, "gsm8k": None}
+    assert of("organism").tasks == {"concept_das_everyday": None}
+    assert of("phi-3.5-mini", tasks=[]).tasks == {}
