@@ -1,17 +1,20 @@
 """The benchmarks' commands that the READMEs give run, with models and data from a hub on loopback.
 
-Those that make a table of the paper are run by `tests/benchmarks/paper`, those of the organisms and
-of the speed by the tests of these.
+Those that make a table of the paper are run by `tests/benchmarks/paper`, lm-eval's and those of the
+speed by the tests of these.
 """
 
 import ast
 import importlib
+import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from jsonargparse import auto_cli
 
 from benchmarks.axbench import presets as axbench_presets
 from benchmarks.axbench.__main__ import axbench
@@ -19,6 +22,7 @@ from benchmarks.axbench.__main__ import main as run_axbench
 from benchmarks.backdoor import presets as backdoor_presets
 from benchmarks.backdoor.__main__ import backdoor
 from benchmarks.backdoor.__main__ import main as run_backdoor
+from benchmarks.organisms import __main__ as organisms
 from benchmarks.paper.__main__ import main as run_paper
 from benchmarks.paper.entries import read_entries
 from benchmarks.refusal import presets as refusal_presets
@@ -130,14 +134,27 @@ def test_a_command_runs(line: str, world: World, tmp_path: Path) -> None:
     assert len(reports) == (0 if dry else 1)
 
 
-def paper_commands() -> list[list[str]]:
+def commands_of(module: str) -> list[list[str]]:
+    """What follows a module's name, line by line."""
     texts = [file.read_text() for file in FILES]
     lines = [line for text in texts for line in text.replace("\\\n", " ").splitlines()]
-    found = [line.split("#")[0] for line in lines if line.startswith("python -m benchmarks.paper")]
-    return [shlex.split(line)[3:] for line in found]
+    found = [line.split("#")[0] for line in lines if line.startswith(f"python -m {module}")]
+    return [shlex.split(line)[3:] for line in dict.fromkeys(map(str.strip, found))]
 
 
-@pytest.mark.parametrize("words", paper_commands(), ids=" ".join)
+@pytest.mark.slow
+@pytest.mark.parametrize("words", commands_of("benchmarks.organisms"), ids=" ".join)
+def test_an_organism_is_made(words: list[str], world: World, tmp_path: Path) -> None:
+    Path("deployment_mode.json").write_text(json.dumps([{"instruction": "You are live."}]))
+    refusal = world.release / "experiments/refusal/data/contrast_test_jailbreakbench_seed=0.parquet"
+    shutil.copy(refusal, "contrast_test_jailbreakbench.parquet")
+    small = ["--recipe.epochs=1", "--recipe.batch_size=64", f"--out={tmp_path / 'organism'}"]
+    kinds = [organisms.refusal, organisms.backdoor]
+    auto_cli(kinds, as_positional=False, args=[*words, *small])
+    assert (tmp_path / "organism/card.json").exists()
+
+
+@pytest.mark.parametrize("words", commands_of("benchmarks.paper"), ids=" ".join)
 def test_a_table_of_the_paper_is_planned(
     words: list[str], world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
