@@ -144,8 +144,8 @@ class AxBench:
         calibrated: tuple[str, ...] = ()
         if self.judging.kind == "proxy":
             options = {"judge": judge, "answering": self.answering.description}
-            run = self.judging.calibrate
-            stages.append(Stage("calibrate", run, (), options, rated, gathers=True))
+            calibrate = self.judging.calibrate
+            stages.append(Stage("calibrate", calibrate, (), options, rated, gathers=True))
             calibrated = ("calibrate",)
         for method in every:
             needs = ("data", f"generate.{method}", *calibrated)

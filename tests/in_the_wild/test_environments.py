@@ -357,3 +357,33 @@ def test_a_terminal_that_does_not_know_a_letter() -> None:
     program = "from concept_das.cli.parser import _set_up; _set_up(); print('\\u8239 \\xe9')"
     ended = shell(f'{sys.executable} -c "{program}"', PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
     assert ended.stdout == b"\\u8239 \xe9\n"
+
+
+@pytest.mark.parametrize("kilobytes", [4, 12, 24])
+def test_a_disk_that_fills_up(
+    world: Path,
+    small_disk: Callable[[int], Path],
+    capsys: pytest.CaptureFixture[str],
+    kilobytes: int,
+) -> None:
+    out = small_disk(kilobytes) / "run"
+    assert main(train(world, out)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    check_sentence(last, Refused(": No space left on device; make that possible or choose"), out)
+    assert str(out) in last
+
+
+def test_a_cache_on_a_disk_without_room(
+    world: Path,
+    tmp_path: Path,
+    small_disk: Callable[[int], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    disk = small_disk(16)
+    command = train(world, tmp_path / "run", "--cache-gb=0", f"--cache-folder={disk}")
+    assert main(command) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    check_sentence(last, Refused("the cache of hidden states needs"), tmp_path)
+    assert f"in {disk}, where" in last
+    assert not list(disk.iterdir())
+    assert not (tmp_path / "run").exists()
