@@ -191,8 +191,9 @@ def _as_train(rows: Sequence[Quadruple]) -> pd.DataFrame:
     frame = to_frame(rows)
     named = {"negative_input": "input", "positive_output": "output", "concept": "output_concept"}
     positive = frame.rename(columns=named)[[*AXBENCH_COLUMNS]]
-    nothing = {"output_concept": "", "concept_id": NO_CONCEPT}
-    neutral = positive.assign(output=frame["negative_output"], **nothing)
+    neutral = positive.assign(
+        output=frame["negative_output"], output_concept="", concept_id=NO_CONCEPT
+    )
     return pd.concat([neutral, positive], ignore_index=True)
 
 

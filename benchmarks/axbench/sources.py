@@ -249,7 +249,7 @@ def _contrastive_on_hub(cell: Cell) -> tuple[str, str] | None:
         None, with a warning, if the hub has none of the repositories or it is not clear which file.
     """
     from huggingface_hub import list_repo_files
-    from huggingface_hub.utils import RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     for repository in CONTRASTIVE:
         try:

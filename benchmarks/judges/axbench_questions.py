@@ -15,14 +15,16 @@ from string import Formatter
 from benchmarks.judges.ratings import Item, Question
 from concept_das.errors import InputError
 
+
+def _string(name: str, *fields: str) -> tuple[str, frozenset[str]]:
+    return f"UNIDIRECTIONAL_PAIRWISE_EVALUATION_{name}_TEMPLATE", frozenset(fields)
+
+
 # By question: the name of the string, and the fields that it is filled with.
 _STRINGS: dict[Question, tuple[str, frozenset[str]]] = {
-    question: (f"UNIDIRECTIONAL_PAIRWISE_EVALUATION_{name}_TEMPLATE", frozenset(fields))
-    for question, name, fields in (
-        ("concept", "CONCEPT_RELEVANCE", ("concept", "sentence")),
-        ("instruct", "INSTRUCTION_RELEVANCE", ("instruction", "sentence")),
-        ("fluency", "FLUENCY", ("sentence",)),
-    )
+    "concept": _string("CONCEPT_RELEVANCE", "concept", "sentence"),
+    "instruct": _string("INSTRUCTION_RELEVANCE", "instruction", "sentence"),
+    "fluency": _string("FLUENCY", "sentence"),
 }
 
 _IN_CHECKOUTS = ("axbench/evaluators/prompt_templates.py", "cdas/chat_templates/eval_templates.py")

@@ -71,7 +71,7 @@ class Entry:
             if model is None:
                 lines.append("a model of your own")
                 continue
-            count = int(known_models().loc[model, "parameters"])
+            count = known_models()["parameters"][model]
             four = any(
                 preset.recipe.loading.get("load_in_4bit", False)
                 for _, preset in self.presets()

@@ -179,7 +179,7 @@ def _neutral_for(model: PreTrainedModel) -> dict[str, Any]:
     """Arguments that undo the defaults of a model which it may not have."""
     plain = GenerationConfig()
     # In transformers 5 they are None there, and filled in later.
-    filled = getattr(plain, "_get_default_generation_params", dict)()
+    filled: dict[str, Any] = getattr(plain, "_get_default_generation_params", dict)()
     own = model.generation_config.to_dict()
     neutral = {
         name: filled.get(name) if value is None else value

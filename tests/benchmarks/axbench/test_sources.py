@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from huggingface_hub.utils import RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from benchmarks.axbench.sources import (
     ALPACA_EVAL,
