@@ -8,6 +8,7 @@ whenever the process is killed.
 """
 
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -335,7 +336,7 @@ def _read(folder: Path) -> Artifact:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(corrupt) from error
-    reader = _READERS.get(signed["operation"])
+    reader = _reader(signed["operation"])
     if reader is None:
         raise InputError(
             f"{folder} steers by {signed['operation']!r}, which this release cannot do; import the "
@@ -357,6 +358,15 @@ def _description(path: Path) -> dict[str, Any]:
     if not isinstance(signed, dict):
         raise InputError(f"{path} is no description of a vector; restore it")
     return signed
+
+
+def _reader(operation: str) -> type[Artifact] | None:
+    """The class that reads an operation: of this room, or else of a method, which load pyvene."""
+    if operation not in _READERS:
+        importlib.import_module("concept_das.steering.vector")
+    if operation not in _READERS:  # by name, because methods are above this room
+        importlib.import_module("concept_das.methods").all_methods()
+    return _READERS.get(operation)
 
 
 def _described(model: ModelIdentity) -> str:

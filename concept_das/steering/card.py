@@ -101,7 +101,9 @@ def _title(vector: "Artifact", repo_id: str) -> str:
 
 
 def _about(vector: "Artifact", base: str | None) -> str:
-    model = f"[{base}](https://huggingface.co/{base})" if base else f"`{vector.model.name}`"
+    model, name = f"[{base}](https://huggingface.co/{base})", f"`{vector.model.name}`"
+    if base != vector.model.name:
+        model = f"{name}, made of {model}," if base else name
     lines = [
         f"It steers {model} by the method `{vector.method}` of concept-das, at "
         f"{_blocks(vector)}, in these directions:",

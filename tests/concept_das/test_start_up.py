@@ -3,6 +3,7 @@
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,17 @@ for package in (concept_das, concept_das.exports, concept_das.methods, intervent
 def test_the_installed_command_is_the_command_line() -> None:
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="concept-das")
     assert command.load() is main
+
+
+def test_every_kind_of_vector_is_read_by_load_vector_alone() -> None:
+    """Vectors are read without pyvene; what other methods saved brings its method along."""
+    program = """
+from pathlib import Path
+from concept_das import load_vector
+load_vector("pirate")
+assert "pyvene" not in sys.modules
+kinds = {type(load_vector(path.parent)).__name__ for path in Path(FOLDER).rglob("vector.json")}
+assert {"SteeringVector", "Adapter", "LearnedEdit", "SteeringPrompt"} <= kinds, kinds
+"""
+    folder = Path(__file__).parents[1] / "golden/saved"
+    assert "pyvene" in loaded_by(program.replace("FOLDER", repr(str(folder))))
