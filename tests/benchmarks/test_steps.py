@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -83,6 +84,19 @@ def test_a_folder_is_told_by_its_weights(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text("{}")
     assert saved(tmp_path, 0).description == before
     assert saved(tmp_path, 1).description["weights"] != before["weights"]
+
+
+def test_an_edited_template_file_is_another_chat(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    options = ChatOptions(chat_template=str(tmp_path / "chat.jinja"))
+
+    def described() -> dict[str, Any]:
+        return Subject(ModelOptions(model="a/b"), options).description
+
+    before = described()
+    assert described() == before
+    (tmp_path / "chat.jinja").write_text("{{ messages }}!")
+    assert described() != before
 
 
 def test_the_description_loads_nothing_and_holds_what_results_depend_on() -> None:

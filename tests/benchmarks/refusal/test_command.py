@@ -1,6 +1,7 @@
 """The whole benchmark on a tiny model."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import benchmarks.safety.stages as stages
 from benchmarks.refusal.__main__ import main
 from benchmarks.refusal.case import REFUSAL
+from concept_das.runs.stages import Jobs
 from tests.benchmarks.safety.pipeline import SMALL, fake_scores, killed_at, rows_of
 from tests.benchmarks.tiny_benchmark import content
 
@@ -108,6 +110,57 @@ def test_the_same_command_does_nothing_and_again_elsewhere_the_same(
     monkeypatch.setattr(stages, "answer", None)
     assert main(command(model, finished)) == 0
     assert content(finished) == before
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The jobs that are run, stage and piece."""
+    found: list[str] = []
+    run_job = Jobs.run
+
+    def noted(self: Jobs, slot: tuple[str, str | None]) -> None:
+        found.append(" ".join(filter(None, slot)))
+        run_job(self, slot)
+
+    monkeypatch.setattr(Jobs, "run", noted)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pieces", "names"),
+    [("--seeds=[1, 2, 3]", "seed-1 seed-2 seed-3"), ("--layers=[0, 2]", "layer-0 layer-2")],
+)
+def test_seeds_and_layers_are_shared_by_processes(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ran: list[str],
+    pieces: str,
+    names: str,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    more = ("--methods=cdas", "--stages=data,train", pieces)
+    for rank in range(2):
+        ran.clear()
+        monkeypatch.setenv("RANK", str(rank))
+        assert main(command(model, tmp_path / "out", *more)) == 0
+        own = [f"train.cdas {name}" for name in names.split()[rank::2]]
+        assert ran == [*(["data"] if rank == 0 else []), *own]
+
+
+def test_edited_phrases_are_counted_by_again(
+    model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[str]
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    assert main(command(model, out)) == 0
+    assert ran == []
+    known = stages.sources_of
+    edited = {"benchmarks.detectors": "edited"}
+    monkeypatch.setattr(
+        stages, "sources_of", lambda *names: edited.get(names[0], "") + known(*names)
+    )
+    assert main(command(model, out)) == 0
+    assert {job.split(".")[0] for job in ran} == {"measure"}  # to the same numbers, so no report
 
 
 def test_more_methods_and_seeds_leave_the_finished_alone(model: Path, tmp_path: Path) -> None:
