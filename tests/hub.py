@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
+from packaging.version import Version
 
 Kind = Literal["model", "dataset"]
 
@@ -168,19 +169,20 @@ class Hub:
         """Point the libraries of this process to the hub; they read the environment at import."""
         import datasets.config
         import huggingface_hub.constants
+        import huggingface_hub.file_download
         import huggingface_hub.hf_api
         import transformers.utils.hub
         from huggingface_hub.hf_file_system import HfFileSystem
 
         home = self.folder / "home"
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         changed: dict[Any, dict[str, Any]] = {
             huggingface_hub.constants: {
                 "ENDPOINT": self.url,
-                "HUGGINGFACE_CO_URL_TEMPLATE": self.url
-                + "/{repo_id}/resolve/{revision}/{filename}",
+                "HUGGINGFACE_CO_URL_TEMPLATE": template,
                 "HF_HUB_OFFLINE": False,
                 "HF_HUB_DISABLE_XET": True,
                 "HF_HUB_DISABLE_TELEMETRY": True,
@@ -190,6 +192,8 @@ class Hub:
                 "HF_TOKEN_PATH": str(home / "token"),
                 "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
             },
+            # Before 1.0 the client has a copy.
+            huggingface_hub.file_download: {"HUGGINGFACE_CO_URL_TEMPLATE": template},
             huggingface_hub.hf_api.api: {"endpoint": self.url},
             datasets.config: {
                 "HF_ENDPOINT": self.url,
@@ -214,6 +218,28 @@ class Hub:
                 if hasattr(place, name):
                     monkeypatch.setattr(place, name, value)
         HfFileSystem.clear_instance_cache()
+        _forget_sessions()
+
+
+def check_card(card: Any) -> None:
+    """Let the hub check a card; clients before 1.0 would ask the real hub for it."""
+    import huggingface_hub
+
+    if Version(huggingface_hub.__version__).major >= 1:
+        card.validate()
+
+
+def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `HF_HUB_OFFLINE=1` in the environment of a new process."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    _forget_sessions()
+
+
+def _forget_sessions() -> None:
+    """Before 1.0 a client reads when it makes its session if it is offline, and keeps it."""
+    from huggingface_hub.utils import _http
+
+    getattr(_http, "reset_sessions", lambda: None)()
 
 
 @lru_cache(maxsize=4096)

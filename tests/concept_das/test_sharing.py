@@ -14,7 +14,7 @@ from concept_das.exports import share_comparison
 from concept_das.models.identity import ModelIdentity
 from concept_das.reports.results import write_comparison
 from tests.concept_das.helpers import ROWS, random_vector
-from tests.hub import TOKEN, Hub
+from tests.hub import TOKEN, Hub, check_card
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -96,7 +96,7 @@ def test_a_comparison_is_shared_as_a_data_set(hub: Hub, tmp_path: Path) -> None:
     assert {"README.md", "table.csv", "tradeoff.png", "comparison.html"} <= files
     assert not any("private" in name for name in files)
     card = DatasetCard.load("name/compared")
-    card.validate()
+    check_card(card)
     assert card.data.license == "mit"
     assert "| cdas |" in card.text
     assert "![recovery by strength](recovery.png)" in card.text

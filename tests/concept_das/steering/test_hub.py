@@ -18,7 +18,7 @@ from concept_das.steering.artifact import load_vector
 from concept_das.steering.hub import is_hub_id
 from concept_das.steering.vector import SteeringVector
 from tests.concept_das.helpers import random_vector, tiny_loaded
-from tests.hub import STRANGER, TOKEN, Hub
+from tests.hub import STRANGER, TOKEN, Hub, check_card, go_offline
 from tests.tiny import tiny_model, tiny_tokenizer
 
 METRICS = {
@@ -97,7 +97,7 @@ def test_without_a_connection_the_cache_is_read(hub: Hub, monkeypatch: pytest.Mo
     pirate().push_to_hub("name/pirate", token=TOKEN)
     load_vector("name/pirate")
     pirate().push_to_hub("name/other", token=TOKEN)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    go_offline(monkeypatch)
     asked = len(hub.asked)
     assert same(SteeringVector.load("name/pirate"), pirate())
     with pytest.raises(InputError, match="name/other is not in its cache"):
@@ -166,7 +166,9 @@ def test_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    for place in ("constants", "file_download"):
+        name = f"huggingface_hub.{place}.HUGGINGFACE_CO_URL_TEMPLATE"
+        monkeypatch.setattr(name, template, raising=False)
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client tries again, later and later
     with pytest.raises(InputError, match="the hub cannot be reached"):
         load_vector("name/pirate")
@@ -178,7 +180,7 @@ def test_the_card_is_valid_and_tells_what_was_measured(hub: Hub, run: Path) -> N
     vector = replace(vector, model=identity)
     vector.push_to_hub("name/pirate", run=run, license="mit", token=TOKEN)
     card = ModelCard.load("name/pirate")
-    card.validate()
+    check_card(card)
     data = card.data
     assert (data.base_model, data.license) == ("google/gemma-2-2b-it", "mit")
     assert data.library_name == "concept-das"
@@ -246,7 +248,7 @@ def test_the_card_of_a_vector_that_was_not_measured(hub: Hub) -> None:
     vector = replace(pirate(), metrics={}, concept="")
     vector.push_to_hub("name/it", token=TOKEN)
     card = ModelCard.load("name/it")
-    card.validate()
+    check_card(card)
     assert card.data.eval_results is None
     assert "# it" in card.text
     assert "Nothing yet" in card.text
