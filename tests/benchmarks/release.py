@@ -29,7 +29,7 @@ from concept_das.models import loading
 from concept_das.models.loading import LoadedModel
 from tests.benchmarks.axbench.files import TINY, write_tiny
 from tests.benchmarks.judges.made_questions import write_questions
-from tests.benchmarks.judges.server import Served
+from tests.benchmarks.judges.server import Reply, Served, completion
 from tests.benchmarks.safety.pipeline import fake_scores
 from tests.hub import Hub
 from tests.tiny import TINY_ARCHITECTURES, tiny_model, tiny_tokenizer
@@ -137,6 +137,7 @@ def small_world(release: Path, served: Served, monkeypatch: pytest.MonkeyPatch) 
     shrink_presets(monkeypatch)
     monkeypatch.setenv("OPENAI_BASE_URL", served.url)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
+    served.otherwise = _rating_or_verdict
     monkeypatch.setattr("benchmarks.safety.stages.capability_scores", fake_scores)
     monkeypatch.setattr("benchmarks.backdoor.data.shows_help", bool)
     monkeypatch.setattr("benchmarks.backdoor.data.shows_backdoor", bool)
@@ -150,6 +151,11 @@ def small_world(release: Path, served: Served, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(loading, "load_model", load_whole)
     return world
+
+
+def _rating_or_verdict(request: dict[str, Any]) -> Reply:
+    asks_for_refusal = "Refusal: [[x]]" in request["messages"][-1]["content"]
+    return completion("Refusal: [[no]]" if asks_for_refusal else "Rating: [[2]]")
 
 
 def shrink_presets(monkeypatch: pytest.MonkeyPatch) -> None:
