@@ -221,7 +221,7 @@ def _model_of(model: Any) -> PreTrainedModel:
         return model.model
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"steer was given a {type(model).__name__} for a model; load it first (load_model)"
+            f"a {type(model).__name__} was given for a model; load it first (load_model)"
         )
     return model
 

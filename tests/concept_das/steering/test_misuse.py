@@ -147,7 +147,7 @@ def test_a_loaded_model_is_taken_and_names_are_not() -> None:
         assert generated(loaded.model, PROMPTS[:1]) == expected
     with (
         unchecked(),
-        pytest.raises(InputError, match="steer was given a str for a model; load it first"),
+        pytest.raises(InputError, match="a str was given for a model; load it first"),
         steer("smollm2-135m", vector),
     ):
         pass
