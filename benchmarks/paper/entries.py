@@ -16,6 +16,7 @@ from benchmarks.judges.prices import PRICES
 from benchmarks.models import known_models
 from benchmarks.refusal.presets import PRESETS as REFUSAL
 from benchmarks.safety.settings import SafetyPreset
+from concept_das.words import DIRECTIONS
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -94,10 +95,10 @@ class Entry:
         return lines or ["nothing"]
 
     def judge_cost(self) -> float:
-        """Dollars for the ratings of AxBench's runs, over all concepts; see the dry run."""
+        """Dollars for the ratings of AxBench's runs, towards all concepts; see the dry run."""
         price = PRICES[Endpoint.model]
         asked = [
-            requests(preset, _CONCEPTS, "model", given=True)
+            requests(preset, _CONCEPTS, "model", given=True, directions=DIRECTIONS[:1])
             for _, preset in self.presets()
             if isinstance(preset, Preset)
         ]

@@ -1,5 +1,6 @@
 """Every table of the paper is listed and made, with models and data from a hub on loopback."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,11 @@ def test_a_plan_is_printed_without_a_model(
     printed = capsys.readouterr().out
     presets = list(ENTRIES[name].presets())
     assert printed.count("Nothing has been run") == len(presets)
+    # The listed price is the plans' own.
+    planned = re.findall(r"about \$([\d,.]+) at", printed)
+    assert sum(float(one.replace(",", "")) for one in planned) == pytest.approx(
+        ENTRIES[name].judge_cost(), abs=0.01 * len(presets)
+    )
     assert presets or "cdas" in printed
     assert not (tmp_path / "out").exists()
 
