@@ -299,7 +299,11 @@ class Settings:
             if isinstance(find_method(name), TrainedMethod):
                 rows.append(_sourced(name, _in_words(config), _in_words(own), source))
             else:
-                rows.append({"setting": name, "value": "nothing is trained", "source": source})
+                told = "nothing is trained"
+                if name == "diffmean":
+                    where = {"all": "over all tokens", "source_token": "at the source token"}
+                    told, source = f"means {where[config.means]}", _source_of(config, own, source)
+                rows.append({"setting": name, "value": told, "source": source})
             known, used = preset.strengths[name], self.multipliers(name)
             rows.append(_sourced(f"{name} multipliers", used, known.multipliers, known.source))
             if known.decoding:
@@ -310,9 +314,13 @@ class Settings:
 
 def _sourced(setting: str, used: Sequence[Any], own: Sequence[Any], source: str) -> dict[str, str]:
     """A setting; a value of the user's own has another source."""
-    given = source if list(used) == list(own) else f"changed by hand; {source}"
+    given = _source_of(list(used), list(own), source)
     value = used if isinstance(used, str) else " ".join(f"{one:.4g}" for one in used)
     return {"setting": setting, "value": value, "source": given}
+
+
+def _source_of(used: object, own: object, source: str) -> str:
+    return source if used == own else f"changed by hand; {source}"
 
 
 def _in_words(config: TrainingConfig) -> str:

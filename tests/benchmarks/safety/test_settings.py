@@ -130,3 +130,15 @@ def test_the_papers_numbers_of_examples_come_with_its_tasks() -> None:
     assert of("llama-3.1-8b", tasks=["mmlu", "gsm8k"]).tasks == {"mmlu": 5, "gsm8k": None}
     assert of("organism").tasks == {"concept_das_everyday": None}
     assert of("phi-3.5-mini", tasks=[]).tasks == {}
+
+
+def test_the_tokens_of_diffmean_are_named() -> None:
+    def told(**changes: Any) -> dict[str, str]:
+        rows = settings(methods="diffmean", changes=changes).sources()
+        (row,) = (row for row in rows if row["setting"] == "diffmean")
+        return row
+
+    assert told()["value"] == "means over all tokens"
+    changed = told(diffmean={"means": "source_token"})
+    assert changed["value"] == "means at the source token"
+    assert changed["source"].startswith("changed by hand; ")
