@@ -6,6 +6,7 @@ import pytest
 from benchmarks.steps import Subject
 from tests.benchmarks.judges.server import Served, serving
 from tests.benchmarks.tiny_model import subject_of
+from tests.hub import Hub
 from tests.tiny import save_tiny
 
 
@@ -13,6 +14,19 @@ from tests.tiny import save_tiny
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model; nothing writes to it."""
     return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def full_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub with what the paper's commands take.
+
+    One for all tests: huggingface_hub keeps in the process which commit a repository is at.
+    """
+    from tests.benchmarks.release import fill
+
+    folder = tmp_path_factory.mktemp("full-hub")
+    with Hub(folder / "hub") as hub:
+        yield fill(hub, folder / "content")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ from concept_das.cli.configs import underscored
 from concept_das.cli.parser import COMMANDS, REPLACED, _parser_of
 from tests.benchmarks.axbench.files import write_tiny
 from tests.benchmarks.judges.server import Served
-from tests.benchmarks.release import World, fill, small_world
+from tests.benchmarks.release import World, small_world
 from tests.hub import Hub
 
 ROOT = Path(__file__).parent.parent.parent
@@ -84,19 +84,12 @@ def runs() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-@pytest.fixture(scope="module")
-def full_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("hub")
-    with Hub(folder / "hub") as hub, pytest.MonkeyPatch.context() as patch:
-        hub.use_in_process(patch)
-        yield fill(hub, folder / "content")
-
-
 @pytest.fixture
 def world(
     full_hub: Hub, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path
 ) -> World:
     """A folder with the files and the models that the pages name."""
+    full_hub.use_in_process(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("concept_das.models.loading.packaged_model", lambda _cache: model)
     for name in ("MODEL", "runs/organisms/refusal", "runs/organisms/backdoor"):

@@ -1,7 +1,6 @@
 """Every table of the paper is listed and made, with models and data from a hub on loopback."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from benchmarks.paper.__main__ import main, run
 from benchmarks.paper.entries import RESULTS, read_entries
 from tests.benchmarks.judges.server import Served
-from tests.benchmarks.release import World, fill, small_world
+from tests.benchmarks.release import World, small_world
 from tests.hub import Hub
 from tests.tiny import TINY_ARCHITECTURES
 
@@ -19,16 +18,9 @@ ENTRIES = read_entries()
 MADE = [name for name, entry in ENTRIES.items() if list(entry.presets())]
 
 
-@pytest.fixture(scope="module")
-def full_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("hub")
-    with Hub(folder / "hub") as hub, pytest.MonkeyPatch.context() as patch:
-        hub.use_in_process(patch)
-        yield fill(hub, folder / "content")
-
-
 @pytest.fixture
 def world(full_hub: Hub, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    full_hub.use_in_process(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return small_world(tmp_path / "release", served, monkeypatch)
 
