@@ -41,6 +41,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "patience": st.integers(0, 9),
     "positions": st.sampled_from([None, "all", "prompt", "p1+s1", "p2+s2"]),
     "factor_learning_rate": RATES,
+    "means": st.sampled_from(["all", "source_token"]),
+    "suppression_prompts": st.sampled_from(["concept", "neutral"]),
 }
 
 
