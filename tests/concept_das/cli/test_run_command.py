@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from concept_das.cli.parser import run_command
-from concept_das.errors import InputError
+from concept_das.errors import InputError, UnfinishedError
 
 calls: list[tuple[object, ...]] = []
 
@@ -34,6 +34,8 @@ def greet(name: str, group: Group, dry_run: bool = False, out: Path = Path("runs
     """
     if name == "nobody":
         raise InputError("nobody cannot be greeted; name somebody")
+    if name == "absent":
+        raise UnfinishedError("the endpoint failed on 1 of 2 questions; run again to ask those")
     if name == "late":
         raise KeyboardInterrupt
     calls.append((name, group, dry_run, out))
@@ -54,6 +56,11 @@ def test_flags_come_from_the_signature_with_dashes_or_underscores() -> None:
     ("name", "code", "message"),
     [
         ("nobody", 2, "greet: nobody cannot be greeted; name somebody\n"),
+        (
+            "absent",
+            2,
+            "greet: the endpoint failed on 1 of 2 questions; run again to ask those\n",
+        ),
         ("late", 130, "greet: interrupted; the same command goes on from here\n"),
     ],
 )
