@@ -26,6 +26,7 @@ class Batch:
         response_mask: `[batch, positions]`, true at the positions whose logits predict a response
             token (the first is the prompt's last token).
         offsets: number of padding slots before each row.
+        gives_positions: false for a model that takes no positions and counts tokens by itself.
     """
 
     input_ids: Int[Tensor, "batch positions"]
@@ -34,14 +35,12 @@ class Batch:
     response_mask: Bool[Tensor, "batch positions"]
     offsets: tuple[int, ...]
     rows: tuple[Turn, ...]
+    gives_positions: bool = True
 
     def model_inputs(self) -> dict[str, Tensor]:
         """Keyword arguments of the model's forward."""
-        return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "position_ids": self.position_ids,
-        }
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return {**inputs, "position_ids": self.position_ids} if self.gives_positions else inputs
 
     def source_positions(self) -> list[int]:
         """Index of each row's source token in the padded row."""

@@ -1,7 +1,9 @@
 """Teacher-forced logits at response positions, the common ground of training and evaluation."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from transformers import PreTrainedModel
 
 from concept_das.data.batches import Batch, collate
 from concept_das.data.chat_format import Turn
+from concept_das.models.blocks import decoder_of
 
 
 @contextmanager
@@ -51,4 +54,8 @@ def mean_log_likelihood(logits: Float[Tensor, "response vocab"], response: Seque
 
 def collate_for(model: PreTrainedModel, rows: Sequence[Turn]) -> Batch:
     """Right-padded batch on the device the model takes its inputs on."""
-    return collate(rows, model.get_input_embeddings().weight.device)
+    batch = collate(rows, model.get_input_embeddings().weight.device)
+    # Some models of transformers 4 (OPT, BART's decoder) take no positions.
+    taken = inspect.signature(decoder_of(model).forward).parameters
+    named = "position_ids" in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    return batch if named else replace(batch, gives_positions=False)

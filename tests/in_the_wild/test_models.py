@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from transformers import PreTrainedModel
 
 from concept_das.models.blocks import decoder_of, find_site
@@ -67,6 +68,10 @@ def adapted(model: PreTrainedModel) -> Any:
     return peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
 
 
+V5 = Version(transformers.__version__).major >= 5
+# In transformers 4 their decoders take no positions, or no plain cache.
+ON_FIVE = "replayed" if V5 else "whole"
+
 ENCODER = Refused("has an encoder and a decoder; pass a decoder-only transformer")
 STATE = Refused("keeps a state in place of keys and values")
 
@@ -82,11 +87,15 @@ ROWS = (
     model("GPT-NeoX", made("GPTNeoXForCausalLM")),
     model("Falcon", made("FalconForCausalLM")),
     model("Bloom", made("BloomForCausalLM", n_head=2, n_layer=LAYERS)),
-    model("OPT", made("OPTForCausalLM", ffn_dim=24, word_embed_proj_dim=WIDTH)),
+    model(
+        "OPT",
+        made("OPTForCausalLM", ffn_dim=24, word_embed_proj_dim=WIDTH),
+        "replayed" if Version(transformers.__version__) >= Version("4.52") else "whole",
+    ),
     model("Phi", made("PhiForCausalLM")),
     model("StableLM", made("StableLmForCausalLM", num_key_value_heads=2)),
     model("Mixtral", made("MixtralForCausalLM", num_key_value_heads=2, num_local_experts=2)),
-    model("BART's decoder", made("BartForCausalLM", d_model=WIDTH, decoder_layers=LAYERS)),
+    model("BART's decoder", made("BartForCausalLM", d_model=WIDTH, decoder_layers=LAYERS), ON_FIVE),
     model("its decoder is itself", changed(answers_with_itself, "gpt2")),
     model("a decoder that is itself, Llama", changed(answers_with_itself)),
     model("an adapter", changed(adapted)),
@@ -97,7 +106,9 @@ ROWS = (
     model("Mamba-2", made("Mamba2ForCausalLM", num_heads=4, head_dim=8, n_groups=1), STATE),
     model("RWKV", made("RwkvForCausalLM", attention_hidden_size=WIDTH), STATE),
     model(
-        "RecurrentGemma", made("RecurrentGemmaForCausalLM", num_key_value_heads=1, lru_width=WIDTH)
+        "RecurrentGemma",
+        made("RecurrentGemmaForCausalLM", num_key_value_heads=1, lru_width=WIDTH),
+        ON_FIVE,
     ),
 )
 
