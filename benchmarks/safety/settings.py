@@ -302,7 +302,10 @@ class Settings:
                 told = "nothing is trained"
                 if name == "diffmean":
                     where = {"all": "over all tokens", "source_token": "at the source token"}
-                    told, source = f"means {where[config.means]}", _source_of(config, own, source)
+                    told, source = (
+                        f"means {where[config.means]}",
+                        _source_of(config.means, own.means, source),
+                    )
                 rows.append({"setting": name, "value": told, "source": source})
             known, used = preset.strengths[name], self.multipliers(name)
             rows.append(_sourced(f"{name} multipliers", used, known.multipliers, known.source))
