@@ -206,8 +206,9 @@ class Hub:
                 "DOWNLOADED_DATASETS_PATH": home / "datasets/downloads",
                 "EXTRACTED_DATASETS_PATH": home / "datasets/downloads/extracted",
             },
-            # transformers 4 has copies of its own.
+            # transformers 5 keeps a client, made for the hub of the first use; 4 has copies.
             transformers.utils.hub: {
+                "_hf_api": None,
                 "_is_offline_mode": False,
                 "TRANSFORMERS_CACHE": str(home / "hub"),
                 "HUGGINGFACE_CO_RESOLVE_ENDPOINT": self.url,
