@@ -124,6 +124,9 @@ def load_model(
         model = model.to(target)
     model.eval()
     model.config.return_dict = True  # a few are saved with False
+    # transformers 4 attends by sdpa, which leaves out the cap on Gemma-2's attention scores.
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        model.config._attn_implementation = "eager"
     commit = getattr(model.config, "_commit_hash", None)
     return LoadedModel(model, tokenizer, name, commit or revision)
 

@@ -44,7 +44,7 @@ except SystemExit as end:
 
 def test_steering_loads_what_transformers_loads_and_no_more() -> None:
     beyond = ("pyvene", "datasets", "pandas", "matplotlib", "wandb", "scipy", "sklearn")
-    transformers = "import torch, transformers.modeling_utils"
+    transformers = "import torch, transformers.modeling_utils, transformers.generation.utils"
     assert loaded_by("from concept_das import steer", beyond) <= loaded_by(transformers, beyond)
 
 

@@ -35,6 +35,15 @@ def test_a_local_folder(folder: Path) -> None:
     assert ChatFormat.of(loaded.tokenizer).prefix == ChatFormat.of(tiny_tokenizer()).prefix
 
 
+def test_the_cap_on_attention_scores_is_kept(tmp_path: Path) -> None:
+    """By itself, transformers 4 loads Gemma-2 for an attention that leaves it out."""
+    tiny_model("gemma2").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), device="cpu", dtype="float32")
+    ids = torch.arange(3, 19).unsqueeze(0)
+    torch.testing.assert_close(loaded.model(ids).logits, tiny_model("gemma2")(ids).logits)
+
+
 def test_a_model_saved_to_return_tuples(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "return_dict": False}))
