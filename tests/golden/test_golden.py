@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import transformers
 
 from tests.golden.files import differences
 from tests.golden.record import EXPECTED, OF_ARGPARSE, PARTS, PYTHON, SLOW, record
@@ -19,6 +20,8 @@ def test_nothing_has_changed(part: str, tmp_path: Path) -> None:
     recorded = json.loads((EXPECTED / "python.json").read_text())
     if part in OF_ARGPARSE and recorded != PYTHON:
         pytest.skip(f"recorded with Python {recorded}, whose argparse has other words")
+    if part == "variants" and transformers.__version__.startswith("4."):
+        pytest.skip("transformers 4 loads another tokenizer for the tiny Qwen2")
     (tmp_path / "work").mkdir()
     logging.disable(logging.INFO)
     try:
