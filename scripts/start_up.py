@@ -13,7 +13,7 @@ import sys
 
 COMMANDS = (
     *("", "data make", "data axbench", "data check", "train", "evaluate", "steer", "export"),
-    *("inspect", "methods", "compare", "sweep", "demo"),
+    *("inspect", "methods", "compare", "sweep", "share", "demo"),
 )
 MAIN = "import sys; from concept_das.cli import main; sys.exit(main({}))"
 
