@@ -19,7 +19,7 @@ def known_models() -> pd.DataFrame:
 
 
 def is_model(name: str, hub_id: str | None) -> bool:
-    """Whether a name or a local folder is that model of the hub.
+    """True if a name or a local folder is that model of the hub.
 
     A folder is, if it is called after the model (by its own name, by its place in the hub's cache,
     or by `_name_or_path` in its configuration) and its configuration has the model's sizes. Sizes

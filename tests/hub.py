@@ -261,7 +261,7 @@ def _is_lfs(sample: bytes, size: int) -> bool:
 
 
 def is_lfs(path: Path) -> bool:
-    """Whether the hub keeps a file as an LFS object."""
+    """True if the hub keeps a file as an LFS object."""
     with path.open("rb") as file:
         return _is_lfs(file.read(512), path.stat().st_size)
 

@@ -1,4 +1,4 @@
-"""What keeps a run's scores from standing beside published ones."""
+"""The differences that keep a run's scores from standing beside published ones."""
 
 from collections.abc import Mapping, Sequence
 

@@ -105,7 +105,7 @@ class Entry:
         return sum(price.of(tokens_in, tokens_out) for _, tokens_in, tokens_out in asked)
 
     def state(self) -> list[str]:
-        """Whether results/ has a table that was made with the same commands, and of which model."""
+        """Tables in results/ that the same commands made, with their models, one line each."""
         there = {path: of for path, of in self.results.items() if (RESULTS / path).exists()}
         lines = [f"measured on {of}: results/{path}" for path, of in there.items()]
         if not any(True for _ in self.presets()):

@@ -90,7 +90,7 @@ def evaluate_vector(
 
 def _headline(direction: Direction, metrics: Mapping[str, float]) -> str:
     """A sentence with the recoveries and the gap of a direction."""
-    from concept_das.evaluation.recovery import RECOVERY
+    from concept_das.words import RECOVERY
 
     name, gap = RECOVERY[direction], f"gap_{direction}"
     fixed = f"{metrics[f'{name}_at_1']:.2f} at 1 (fixed), " if f"{name}_at_1" in metrics else ""

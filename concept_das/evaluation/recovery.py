@@ -41,17 +41,12 @@ from concept_das.runs.files import fingerprint_of
 from concept_das.runs.rows import RowLog
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
-from concept_das.words import DIRECTIONS, Direction, Rule
+from concept_das.words import DIRECTIONS, RECOVERY, Direction, Rule
 from objectives import jensen_shannon, kl_teacher_student
 
 log = logging.getLogger(__name__)
 
 _POSITIVE = (0.0, np.inf)
-
-RECOVERY: dict[Direction, str] = {
-    "elicit": "elicitation_recovery",
-    "suppress": "suppression_recovery",
-}
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from concept_das.evaluation.recovery import RECOVERY
 from concept_das.methods.registry import METHODS
 from concept_das.reports.tables import Strength
 from concept_das.steering.factors import Latents
-from concept_das.words import DIRECTIONS, Direction
+from concept_das.words import DIRECTIONS, RECOVERY, Direction
 from interventions import orthonormal_rows
 
 # CDAS is the project's own method: drawn over the others, and the only one in red. The rest are

@@ -12,9 +12,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from concept_das.evaluation.recovery import RECOVERY
 from concept_das.reports.figures import LEAST_KL
-from concept_das.words import DIRECTIONS, Direction
+from concept_das.words import DIRECTIONS, RECOVERY, Direction
 
 # The colour of a cell without a value, and the weights of red, green and blue in brightness.
 MISSING = np.array([0.91, 0.91, 0.93])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from concept_das.data.files import write_table
 from concept_das.errors import InputError
-from concept_das.evaluation.recovery import RECOVERY, Evaluation
+from concept_das.evaluation.recovery import Evaluation
 from concept_das.reports.figures import demo_figures, figure_png, recovery_figure, tradeoff_figure
 from concept_das.reports.heatmap import best_cell, heatmap
 from concept_das.reports.page import Card, Picture, Sample, write_page
@@ -32,7 +32,7 @@ from concept_das.runs.files import write_atomically
 from concept_das.steering.factors import Latents
 from concept_das.steering.vector import SteeringVector
 from concept_das.training.vectors import TrainedVector
-from concept_das.words import DIRECTIONS, Direction
+from concept_das.words import DIRECTIONS, RECOVERY, Direction
 
 _RECOVERY_READING = (
     "Recovery is measured on held-out rows without a judge: 1 is all of the prompt's effect, 0 is "

@@ -10,9 +10,8 @@ from pandas.api.types import is_numeric_dtype
 
 from concept_das.errors import InputError
 from concept_das.evaluation.intervals import mean_with_interval
-from concept_das.evaluation.recovery import RECOVERY
 from concept_das.runs.files import write_atomically
-from concept_das.words import DIRECTIONS
+from concept_das.words import DIRECTIONS, RECOVERY
 
 # The multiplier that is reported: the one with the best mean recovery on the very rows that it is
 # reported on, those that other held-out rows chose (`Evaluation.fair`), or 1.

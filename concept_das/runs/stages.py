@@ -274,7 +274,7 @@ class Jobs:
         return self._done[slot]
 
     def _made_by(self, stage: str) -> Mapping[str, Any] | None:
-        """What has to have made a stage's files; None if it is taken as it is."""
+        """The makers that a stage's files must have; None if it is taken as it is."""
         if self._only is not None and stage not in self._only:
             return None
         return self._stages[stage].made_by

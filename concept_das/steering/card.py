@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from concept_das.models.packaged import PACKAGED_MODEL
+from concept_das.words import RECOVERY
 
 if TYPE_CHECKING:
     from concept_das.steering.artifact import Artifact
@@ -21,11 +22,6 @@ EVALUATION_FILE, SAMPLES_FILE = "evaluation.csv", "samples.json"
 _PACKAGED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 _SHOWN_SAMPLES = 3
-
-_RECOVERY: dict["Direction", str] = {
-    "elicit": "elicitation_recovery",
-    "suppress": "suppression_recovery",
-}
 
 _DOES: dict["Direction", str] = {
     "elicit": "towards the concept",
@@ -48,7 +44,7 @@ def vector_card(
 
     measured = list(_measured(vector, run))
     results = []
-    for direction, name in _RECOVERY.items():
+    for direction, name in RECOVERY.items():
         here = {r["chosen"]: r for r in measured if r["direction"] == direction and name in r}
         row = here.get("fair") or here.get("fixed") or here.get("oracle")
         if row is None:
@@ -167,7 +163,7 @@ def _measured(vector: "Artifact", run: Path | None) -> Iterator[dict[str, Any]]:
                 for row in csv.DictReader(file)
             ]
     for direction in vector.directions:
-        name = _RECOVERY[direction]
+        name = RECOVERY[direction]
         for row in _metrics(direction, vector.metrics):
             # The table may be of other rows than the vector's own: then it has other recoveries.
             same = [
@@ -187,7 +183,7 @@ def _metrics(direction: "Direction", metrics: Mapping[str, Any]) -> Iterator[dic
         for name, value in metrics.items()
         if isinstance(value, int | float) and value == value  # noqa: PLR0124 (it may be NaN)
     }
-    name, multiplier = _RECOVERY[direction], f"multiplier_{direction}"
+    name, multiplier = RECOVERY[direction], f"multiplier_{direction}"
     others = {key: known[key] for key in _others(direction) if key in known}
     if f"{multiplier}_oracle" in known:
         if f"{name}_at_1" in known:
@@ -220,7 +216,7 @@ def _table(measured: Sequence[Mapping[str, Any]]) -> str:
     ]
     for row in measured:
         direction = row["direction"]
-        cells = [_cell(row, name) for name in (_RECOVERY[direction], *_others(direction))]
+        cells = [_cell(row, name) for name in (RECOVERY[direction], *_others(direction))]
         start = f"| {direction} | {row['chosen']} | {row['multiplier']:g}"
         lines.append(f"{start} | {' | '.join(cells)} |")
     return "\n".join(

@@ -1,4 +1,4 @@
-"""What the benchmarks take from elsewhere, in small: the hub's models and data, and the release.
+"""Small copies of the hub's models and data and of the release, which benchmarks take.
 
 Repositories have their real ids and layouts; the models are tiny and random, the texts few.
 """
@@ -112,7 +112,7 @@ def write_release(root: Path) -> Path:
 
 @dataclass(frozen=True)
 class World:
-    """Where a benchmark's command runs in seconds.
+    """A place in which a benchmark's command runs in seconds.
 
     Attributes:
         release: a checkout.
@@ -123,7 +123,7 @@ class World:
     in_four_bits: list[str] = field(default_factory=list)
 
     def flags(self, entry: Entry) -> list[str]:
-        """What a reader of the paper's table gives, and what makes it small."""
+        """Flags that a reader of the paper's table gives, and those that make it small."""
         given = {"--data": str(self.release), "--model": "meta-llama/Llama-3.1-8B-Instruct"}
         sweeps = any("--layers" in command for command in entry.runs.values())
         small = ["--wandb=off", "--device=cpu", *(["--layers=[1, 2]"] if sweeps else [])]

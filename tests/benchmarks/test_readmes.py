@@ -128,7 +128,7 @@ def test_a_command_runs(line: str, world: World, tmp_path: Path) -> None:
 
 
 def commands_of(module: str) -> list[list[str]]:
-    """What follows a module's name, line by line."""
+    """The words after a module's name, line by line."""
     texts = [file.read_text() for file in FILES]
     lines = [line for text in texts for line in text.replace("\\\n", " ").splitlines()]
     found = [line.split("#")[0] for line in lines if line.startswith(f"python -m {module}")]

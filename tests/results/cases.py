@@ -21,10 +21,20 @@ def organisms() -> Iterator[str]:
     )
 
 
-def mean_of(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
-    """A column's mean over the seeds of a method at a multiplier."""
+def over_seeds(table: pd.DataFrame, method: str, multiplier: float, name: str) -> pd.Series:
+    """A column of a method at a multiplier, a value for each seed."""
     own = table[(table["method"] == method) & np.isclose(table["multiplier"], multiplier)]
-    return float(own[name].mean())
+    return own[name]
+
+
+def mean_of(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
+    """Its mean."""
+    return float(over_seeds(table, method, multiplier, name).mean())
+
+
+def sd_of(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
+    """Its standard deviation."""
+    return float(over_seeds(table, method, multiplier, name).std())
 
 
 def refusal() -> Iterator[str]:
@@ -81,12 +91,6 @@ def refusal() -> Iterator[str]:
         "which only elicits, reaches "
         f"{percent(at('loreft', 1, 'elicitation'))}."
     )
-
-
-def sd_of(table: pd.DataFrame, method: str, multiplier: float, name: str) -> float:
-    """Its standard deviation over seeds."""
-    own = table[(table["method"] == method) & np.isclose(table["multiplier"], multiplier)]
-    return float(own[name].std())
 
 
 def backdoor() -> Iterator[str]:

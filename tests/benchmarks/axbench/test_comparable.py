@@ -1,4 +1,4 @@
-"""What keeps a run from standing beside published scores is found and said."""
+"""Each difference that keeps a run from standing beside published scores is said."""
 
 from dataclasses import replace
 from pathlib import Path

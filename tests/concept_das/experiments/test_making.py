@@ -168,7 +168,7 @@ def test_the_partial_file_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
 
 
 def making_settings() -> dict[str, Any]:
-    """What the first releases told unfinished work by."""
+    """The settings by which the first releases told unfinished work."""
     return {
         "model": "tiny-llama",
         "system": None,

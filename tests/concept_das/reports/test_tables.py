@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from concept_das.errors import InputError
-from concept_das.evaluation.recovery import RECOVERY
 from concept_das.reports.figures import (
     figure_png,
     method_styles,
@@ -18,7 +17,7 @@ from concept_das.reports.figures import (
 from concept_das.reports.page import Picture
 from concept_das.reports.results import write_comparison
 from concept_das.reports.tables import average, summarise, to_markdown
-from concept_das.words import DIRECTIONS
+from concept_das.words import DIRECTIONS, RECOVERY
 from tests.concept_das.reports.pages import Page
 
 METHODS = {  # best recovery, best multiplier, side effect at 1

@@ -1,4 +1,4 @@
-"""What was compiled is steered too: it runs as plain Python inside the block."""
+"""A compiled model is steered too: it runs as plain Python inside the block."""
 
 import copy
 import shutil
