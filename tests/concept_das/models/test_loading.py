@@ -13,6 +13,7 @@ from concept_das.errors import InputError
 from concept_das.models import loading as models
 from concept_das.models import packaged
 from concept_das.models.loading import load_model
+from tests.hub import Hub
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -33,6 +34,13 @@ def test_a_local_folder(folder: Path) -> None:
     assert (loaded.name, loaded.revision) == (str(folder), None)
     assert torch.equal(loaded.model(ids).logits, tiny_model()(ids).logits)
     assert ChatFormat.of(loaded.tokenizer).prefix == ChatFormat.of(tiny_tokenizer()).prefix
+
+
+def test_a_model_of_the_hub_has_its_commit(folder: Path, hub: Hub) -> None:
+    commit = hub.add("somebody/tiny", folder)
+    other = hub.add("somebody/tiny", folder, revision="v2")
+    assert load_model("somebody/tiny", device="cpu").revision == commit
+    assert load_model("somebody/tiny", device="cpu", revision="v2").revision == other
 
 
 def test_the_cap_on_attention_scores_is_kept(tmp_path: Path) -> None:
