@@ -217,17 +217,6 @@ def methods() -> Iterator[str]:
     )
 
 
-def ranks() -> Iterator[str]:
-    table = read("ranks/table.csv")
-    at_one = table[table["multiplier"] == 1].set_index("rank")
-    yield (
-        "More directions suppress a little better "
-        f"({at_one.loc[1, SUPPRESS]:.2f} at rank 1, {at_one.loc[8, SUPPRESS]:.2f} at rank 8), and "
-        f"rank 4 elicits most ({at_one.loc[4, ELICIT]:.2f}); but all ranks lie within one interval "
-        "over the 16 held-out rows."
-    )
-
-
 def axbench() -> Iterator[str]:
     table = read("axbench/table.csv").fillna({"factor": "NA"})
     score = table.set_index(["method", "direction", "factor"])["score"]
@@ -260,23 +249,14 @@ def axbench() -> Iterator[str]:
     )
 
 
-def axbench_concept_3() -> Iterator[str]:
-    yield (
-        "The intervals are wide, as there are 20 held-out rows, and all three multipliers lie "
-        "within each other's."
-    )
-
-
 STATEMENTS = {
     "demo": demo,
     "blocks": blocks,
     "methods": methods,
-    "ranks": ranks,
     "axbench": axbench,
     "organisms": organisms,
     "refusal": refusal,
     "backdoor": backdoor,
-    "axbench-concept-3": axbench_concept_3,
     "speed": speed,
 }
 

@@ -119,25 +119,6 @@ def methods() -> list[Rows]:
     return [_comparison("methods/table.csv", {name: name for name in names})]
 
 
-def ranks() -> list[Rows]:
-    """At multiplier 1."""
-    table = read("ranks/table.csv")
-    rows = [["rank", *_RECOVERY, _JSD]]
-    for rank, own in table[table["multiplier"] == 1].groupby("rank"):
-        row = own.iloc[0]
-        rows.append(
-            [
-                str(rank),
-                bracketed(row, ELICIT),
-                f"{row[KL_ELICIT]:.3f}",
-                bracketed(row, SUPPRESS),
-                f"{row[KL_SUPPRESS]:.3f}",
-                f"{row[JSD_ELICIT]:.3f} / {row[JSD_SUPPRESS]:.3f}",
-            ]
-        )
-    return [rows]
-
-
 def axbench() -> list[Rows]:
     """Scores without intervals, as no score by concept was kept; detection with them."""
     table = read("axbench/table.csv").fillna({"factor": "NA"})
@@ -217,21 +198,6 @@ def backdoor() -> list[Rows]:
     return [_safety("backdoor/table.csv", columns)]
 
 
-def axbench_concept_3() -> list[Rows]:
-    """All multipliers."""
-    rows = [["multiplier", "elicit", "suppress", "KL side effect"]]
-    for _, row in read("axbench-concept-3/evaluation.csv").iterrows():
-        rows.append(
-            [
-                f"{row['multiplier']:g}",
-                bracketed(row, ELICIT),
-                bracketed(row, SUPPRESS),
-                f"{row['kl_side_effect']:.3f}",
-            ]
-        )
-    return [rows]
-
-
 def speed() -> list[Rows]:
     """Steps of the release's loop and of the engine."""
     steps = read("speed/steps.csv").set_index(["rows", "dtype", "way"])
@@ -266,12 +232,10 @@ TABLES = {
     "demo": demo,
     "blocks": blocks,
     "methods": methods,
-    "ranks": ranks,
     "axbench": axbench,
     "organisms": organisms,
     "refusal": refusal,
     "backdoor": backdoor,
-    "axbench-concept-3": axbench_concept_3,
     "speed": speed,
 }
 
