@@ -3,9 +3,10 @@
 A sampled text depends on its row's seed alone: not on its neighbours, nor on how rows are batched.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from tqdm import tqdm
@@ -23,12 +24,56 @@ from concept_das.models.blocks import evaluating
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering, _model_of, check_steering, steer
+from concept_das.steering.positions import parse_positions
 from concept_das.steering.sampling import RowSampler, check_sampling, row_seed
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Question:
+    """A prompt that a generator is to answer.
+
+    Attributes:
+        prompt: what steers with text is in it already.
+        steering: None for the untouched model, also where text steers.
+        seed: of the sampling, see `row_seed`.
+    """
+
+    prompt: Prompt
+    steering: Steering | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The way answers are decoded; see `generate_responses`."""
+
+    positions: str = "all"
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    batch_tokens: int = 8192
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Answers questions: `HuggingFace`, or one of `concept_das.serving`."""
+
+    def check(self, rows: Sequence[Steering | None], positions: str) -> None:
+        """Make sure, before any work, that rows can be steered.
+
+        Raises:
+            InputError: if they cannot.
+        """
+
+    def answers(
+        self, questions: Sequence[Question], how: Decoding
+    ) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """Indices of questions with the token ids of their answers, as they are finished."""
+
+
 def generate_responses(
-    model: PreTrainedModel | LoadedModel,
+    model: PreTrainedModel | LoadedModel | None,
     chat: ChatFormat | PreTrainedTokenizerBase,
     prompts: Sequence[Prompt | str],
     *,
@@ -43,6 +88,7 @@ def generate_responses(
     batch_tokens: int = 8192,
     progress: str | None = None,
     on_batch: Callable[[list[int], list[str]], None] | None = None,
+    generator: Generator | None = None,
 ) -> list[str]:
     """The model's answers, in the order of the prompts.
 
@@ -50,6 +96,7 @@ def generate_responses(
     concepts are best given in one call.
 
     Args:
+        model: None if a generator is given, which has its own.
         chat: the chat format, or a tokenizer for that of its template.
         prompts: as `ChatFormat.prompt` makes them, or instructions as text.
         steering: one for all prompts, or one entry per prompt, None to leave it alone; a bare
@@ -66,52 +113,80 @@ def generate_responses(
         progress: title of a progress bar; none if not given.
         on_batch: called with the indices and texts of each finished batch, so that long work can be
             saved as it goes.
+        generator: who answers, see `concept_das.serving.generators`; the model itself by default.
+            Greedy answers are the same but for ties; noise of the sampling is another.
 
     Raises:
         VectorMismatchError: if a vector belongs to another model.
         InputError: if temperature, top_k or top_p mean nothing, steering or keys are not one per
-            prompt, or a vector was trained with another chat format.
+            prompt, a vector was trained with another chat format, or the generator refuses.
     """
-    model = _model_of(model)
     if isinstance(chat, PreTrainedTokenizerBase):
         chat = ChatFormat.of(chat)
+    source = generator or HuggingFace(_model_of(model), chat.tokenizer)
     asked = [chat.prompt(p) if isinstance(p, str) else p for p in prompts]
     rows = _per_prompt("steering", steering, len(prompts))
     rows = [Steering(row) if isinstance(row, Artifact) else row for row in rows]
     keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))
-    check_steering(model, rows, positions)
+    parse_positions(positions)
+    source.check(rows, positions)
     check_sampling(temperature, top_k, top_p)
     # Many vectors have one chat format.
     for row in {str(row.vector.chat): row for row in rows if row is not None}.values():
         row.vector.check_chat(chat)
     given = [p if row is None else row.prompt(p) for p, row in zip(asked, rows, strict=True)]
     rows = [None if row is None or row.vector.is_text else row for row in rows]
-    pad = pad_id_of(chat.tokenizer)
-    device = model.get_input_embeddings().weight.device
+    questions = [
+        Question(prompt, row, row_seed(seed, key))
+        for prompt, row, key in zip(given, rows, keys, strict=True)
+    ]
+    how = Decoding(positions, max_new_tokens, temperature, top_k, top_p, batch_tokens)
     texts = [""] * len(given)
-    lengths = [len(prompt.ids) + max_new_tokens for prompt in given]
-    with (
-        evaluating(model),
-        tqdm(total=len(given), desc=progress, disable=progress is None) as bar,
-    ):
-        for indices in by_token_budget(lengths, batch_tokens):
-            batch = collate([Turn(given[i]) for i in indices], device, "left", pad)
-            seeds = [row_seed(seed, keys[i]) for i in indices]
-            with _steered(model, [rows[i] for i in indices], positions):
-                output = model.generate(
-                    input_ids=batch.input_ids,
-                    attention_mask=batch.attention_mask,
-                    **decoding(model, pad, max_new_tokens, temperature, seeds, top_k, top_p),
-                )
-            new = chat.tokenizer.batch_decode(
-                output[:, batch.input_ids.shape[1] :], skip_special_tokens=True
-            )
-            for i, text in zip(indices, new, strict=True):
+    with tqdm(total=len(given), desc=progress, disable=progress is None) as bar:
+        for indices, new in source.answers(questions, how):
+            found = chat.tokenizer.batch_decode(new, skip_special_tokens=True)
+            for i, text in zip(indices, found, strict=True):
                 texts[i] = text.strip()
             if on_batch is not None:
                 on_batch(indices, [texts[i] for i in indices])
             bar.update(len(indices))
     return texts
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """Answers by a model's own `generate`, under `steer`."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def check(self, rows: Sequence[Steering | None], positions: str) -> None:
+        """See `check_steering`."""
+        check_steering(self.model, rows, positions)
+
+    @torch.no_grad()
+    def answers(
+        self, questions: Sequence[Question], how: Decoding
+    ) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """See `Generator`; one batch after the other."""
+        model, pad = self.model, pad_id_of(self.tokenizer)
+        device = model.get_input_embeddings().weight.device
+        length = how.max_new_tokens
+        lengths = [len(one.prompt.ids) + length for one in questions]
+        for indices in by_token_budget(lengths, how.batch_tokens):
+            some = [questions[i] for i in indices]
+            batch = collate([Turn(one.prompt) for one in some], device, "left", pad)
+            seeds = [one.seed for one in some]
+            with (
+                evaluating(model),
+                _steered(model, [one.steering for one in some], how.positions),
+            ):
+                output = model.generate(
+                    input_ids=batch.input_ids,
+                    attention_mask=batch.attention_mask,
+                    **decoding(model, pad, length, how.temperature, seeds, how.top_k, how.top_p),
+                )
+            yield indices, output[:, batch.input_ids.shape[1] :].tolist()
 
 
 # What a model's own generation defaults may say: where a text ends, which tokens are no text (of
