@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from benchmarks.judges.answer_cache import Answer, AnswerCache, canonical_request
 from benchmarks.judges.prices import PRICES, Estimate, Price, Usage, approximate_tokens

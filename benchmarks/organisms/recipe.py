@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.data.batches import Batch, batches, collate

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from concept_das.errors import InputError
+from concept_das.notebook import html_table
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,16 @@ class Quadruple:
     concept_id: int = 0
     concept: str = ""
     concept_genre: str = "text"
+
+    def _repr_html_(self) -> str:
+        """Both sides beneath each other, for notebooks."""
+        rows = [
+            ("neutral", self.negative_input, self.negative_output),
+            ("concept", self.positive_input, self.positive_output),
+        ]
+        return html_table(
+            self.concept or f"concept {self.concept_id}", rows, ("", "input", "output")
+        )
 
 
 def data_hash(rows: Sequence[Quadruple]) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.data.batches import batches
@@ -37,6 +37,7 @@ from concept_das.evaluation.by_strength import SteeredLogits, steered_logits
 from concept_das.evaluation.intervals import mean_interval, mean_with_interval, ratio_interval
 from concept_das.models.blocks import evaluating
 from concept_das.models.logits import mean_log_likelihood
+from concept_das.notebook import html_table, rounded
 from concept_das.runs.files import fingerprint_of
 from concept_das.runs.rows import RowLog
 from concept_das.steering.artifact import Artifact
@@ -133,6 +134,27 @@ class Evaluation:
             return {n: v for n, v in metrics.items() if not n.startswith("kl_side_effect")}
         effects = [metrics[name] for name in metrics if name.startswith("kl_side_effect_")]
         return {**metrics, "kl_side_effect": float(np.mean(effects))}
+
+    def _repr_html_(self) -> str:
+        """The measures of the table with their intervals, for notebooks."""
+        shown = {
+            name: f"{word}, {direction}"
+            for direction in DIRECTIONS
+            for name, word in (
+                (RECOVERY[direction], "recovery"),
+                (f"heldout_jsd_{direction}", "JSD"),
+                (f"kl_side_effect_{direction}", "KL side effect"),
+            )
+            if name in self.table and self.table[name].notna().any()
+        }
+        rows = [
+            [
+                f"{row['multiplier']:g}",
+                *(rounded(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in shown),
+            ]
+            for row in self.table.to_dict("records")
+        ]
+        return html_table("held-out rows, 95% intervals", rows, ["multiplier", *shown.values()])
 
 
 def unrelated_turns(chat: ChatFormat, limit: int) -> list[Turn]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from concept_das.errors import InputError, UnfinishedError
 from concept_das.runs.alone import alone_in

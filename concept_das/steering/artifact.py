@@ -28,10 +28,11 @@ from concept_das.data.chat_format import ChatFormat, Prompt
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
+from concept_das.notebook import html_table, rounded
 from concept_das.runs.files import sha256_of, without_nan, write_atomically
 from concept_das.steering.hub import DESCRIPTION_FILE, TENSORS_FILE, push_vector, vector_folder
 from concept_das.steering.positions import EVERYWHERE, Span
-from concept_das.words import DIRECTIONS, Direction
+from concept_das.words import DIRECTIONS, RECOVERY, Direction
 
 FORMAT_VERSION = 1
 
@@ -266,6 +267,21 @@ class Artifact(ABC):
             "metrics": without_nan(self.metrics),
             "versions": dict(self.versions),
         }
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        blocks = ", ".join(map(str, self.layers)) or "none"
+        measured = {way: self.metrics.get(RECOVERY[way]) for way in self.directions}
+        rows = [
+            ("model", self.model.name),
+            (
+                "blocks",
+                f"{blocks} of {self.model.n_layers}" + f", rank {self.rank}" * bool(self.rank),
+            ),
+            ("edit", self.edit_description()["formula"]),
+            *((f"recovery, {way}", rounded(value)) for way, value in measured.items() if value),
+        ]
+        return html_table(f"{self.method}: {self.concept}".rstrip(": "), rows)
 
 
 _READERS: dict[str, type[Artifact]] = {}

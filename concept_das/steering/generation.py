@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.data.batches import batches

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from concept_das.data.batches import by_token_budget
