@@ -1,0 +1,176 @@
+"""The vectors that an engine serves, by name, and how an engine is told of them.
+
+They are folders, named when the engine starts, in vLLM's `additional_config`, which reaches all of
+its processes::
+
+    LLM(model, **engine_arguments({"pirate": "runs/pirate"}))
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save as to_safetensors
+
+from concept_das.errors import InputError, VectorMismatchError
+from concept_das.models.identity import ModelIdentity
+from concept_das.serving.request import SteeringRequest
+from concept_das.steering.context import Steering
+from concept_das.steering.hub import DESCRIPTION_FILE, vector_folder
+from concept_das.steering.vector import SteeringVector
+
+CONFIG_KEY = "concept_das"
+
+
+def engine_arguments(vectors: Mapping[str, str | os.PathLike[str]]) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`, so that it serves vectors.
+
+    Args:
+        vectors: by name: a folder, or another name of a vector (see `load_vector`).
+    """
+    folders = {name: str(vector_folder(given).absolute()) for name, given in vectors.items()}
+    return {"additional_config": {CONFIG_KEY: {"vectors": folders}}, "enforce_eager": True}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A vector that is served.
+
+    Attributes:
+        digest: SHA-256 over all that its edits depend on.
+    """
+
+    vector: SteeringVector
+    digest: str
+
+    @classmethod
+    def read(cls, name: str, folder: Path) -> "Served":
+        """Read a saved vector.
+
+        Raises:
+            InputError: if the folder holds none, or something that cannot be served.
+        """
+        if not re.fullmatch(r"[\w.:-]+", name):
+            raise InputError(
+                f"{name!r} is no name for a served vector; use letters, digits, and any of _ . : -"
+            )
+        operation = _operation(folder)
+        if operation is not None and operation not in SteeringVector.operations:
+            raise InputError(
+                f"{name} ({folder}) steers by {operation!r}, which vLLM is not taught; serve a "
+                "vector that clamps or adds"
+            )
+        vector = SteeringVector.load(folder)
+        facts = [vector.operation, vector.layers, vector.positions, vector.prefix_length]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(to_safetensors({n: t.contiguous() for n, t in vector.tensors().items()}))
+        return cls(vector, digest.hexdigest())
+
+    def described(self) -> dict[str, Any]:
+        """What a client may want to know of it."""
+        vector = self.vector
+        return {
+            "method": vector.method,
+            "concept": vector.concept,
+            "operation": vector.operation,
+            "layers": list(vector.layers),
+            "rank": vector.rank,
+            "positions": vector.positions,
+            "directions": list(vector.directions),
+            "prefix_length": vector.prefix_length,
+            "sha256": self.digest,
+        }
+
+
+def _operation(folder: Path) -> str | None:
+    """How a saved artifact steers; None if it does not say, which reading it will tell."""
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = description.get("operation") if isinstance(description, dict) else None
+    return found if isinstance(found, str) else None
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The vectors that an engine serves, by name."""
+
+    vectors: Mapping[str, Served]
+
+    @classmethod
+    def read(cls, folders: Mapping[str, str | os.PathLike[str]]) -> "Catalogue":
+        """Read saved vectors.
+
+        Raises:
+            InputError: if one cannot be read or served.
+        """
+        return cls({name: Served.read(name, Path(folder)) for name, folder in folders.items()})
+
+    @classmethod
+    def of(cls, additional_config: Any) -> "Catalogue":
+        """Read the vectors that an engine was started with; empty if with none.
+
+        Raises:
+            InputError: if its configuration means nothing, or a vector cannot be read or served.
+        """
+        own = additional_config.get(CONFIG_KEY) if isinstance(additional_config, Mapping) else None
+        if own is None:
+            return cls({})
+        vectors = own.get("vectors") if isinstance(own, Mapping) else None
+        if not isinstance(vectors, Mapping) or set(own) != {"vectors"}:
+            raise InputError(
+                f"additional_config[{CONFIG_KEY!r}] is {own!r}; give "
+                '{"vectors": {name: folder, ...}}'
+            )
+        return cls.read(vectors)
+
+    def check_model(self, model: ModelIdentity, weights_are_known: bool) -> None:
+        """Make sure that the vectors belong to the model.
+
+        Args:
+            weights_are_known: whether the model's fingerprint can be compared.
+
+        Raises:
+            VectorMismatchError: if one does not.
+        """
+        for name, served in self.vectors.items():
+            own = served.vector.model
+            fits = own.has_shape_of(model)
+            if fits and weights_are_known:
+                fits = own.has_weights_of(model)
+            if not fits:
+                raise VectorMismatchError(
+                    f"the vector {name} belongs to {own.name} ({own.n_layers} blocks of width "
+                    f"{own.hidden_size}), and {model.name} is another model; serve that one, or "
+                    "leave the vector out"
+                )
+
+    def described(self) -> list[dict[str, Any]]:
+        """The vectors, for a listing."""
+        return [{"name": name, **served.described()} for name, served in self.vectors.items()]
+
+    def steering(self, request: SteeringRequest) -> Steering:
+        """What a request asks for.
+
+        Raises:
+            InputError: if there is no vector of that name, or it cannot do that.
+        """
+        return request.steering(self._served(request.vector).vector)
+
+    def digest(self, request: SteeringRequest) -> str:
+        """SHA-256 over all that a request's edits depend on, whatever its vector is called."""
+        given = [request.direction, request.multiplier, request.rule, request.positions]
+        facts = [self._served(request.vector).digest, *given, request.factor]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _served(self, name: str) -> Served:
+        if name not in self.vectors:
+            known = ", ".join(self.vectors) or "none: the engine was started without vectors"
+            raise InputError(f"there is no vector {name!r} here; known: {known}")
+        return self.vectors[name]
