@@ -21,8 +21,9 @@ from .models.loading import LoadedModel as LoadedModel
 from .models.loading import load_model as load_model
 from .steering.artifact import Artifact as Artifact
 from .steering.artifact import load_vector as load_vector
-from .steering.context import Steering as Steering
 from .steering.context import steer as steer
+from .steering.entries import Steering as Steering
+from .steering.entries import Together as Together
 from .steering.generation import generate_responses as generate_responses
 from .steering.intervenable import from_intervenable as from_intervenable
 from .steering.vector import SteeringVector as SteeringVector

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,7 +32,10 @@ from concept_das.notebook import html_table, rounded
 from concept_das.runs.files import sha256_of, without_nan, write_atomically
 from concept_das.steering.hub import DESCRIPTION_FILE, TENSORS_FILE, push_vector, vector_folder
 from concept_das.steering.positions import EVERYWHERE, Span
-from concept_das.words import DIRECTIONS, RECOVERY, Direction
+from concept_das.words import DIRECTIONS, RECOVERY, Direction, Rule
+
+if TYPE_CHECKING:
+    from concept_das.steering.entries import Steering
 
 FORMAT_VERSION = 1
 
@@ -140,6 +143,18 @@ class Artifact(ABC):
     def prompt(self, prompt: Prompt, direction: Direction) -> Prompt:
         """The prompt to give to the model; changed only by what steers with text."""
         return prompt
+
+    def at(
+        self, multiplier: float, direction: Direction = "elicit", rule: Rule = "paper"
+    ) -> "Steering":
+        """It with a strength, to steer with; see `Steering`.
+
+        Raises:
+            InputError: if the multiplier is no finite number.
+        """
+        from concept_das.steering.entries import Steering
+
+        return Steering(self, direction, multiplier, rule)
 
     def check_direction(self, direction: Direction) -> None:
         """Make sure it can steer in a direction.

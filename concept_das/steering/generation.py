@@ -4,8 +4,9 @@ A sampled text depends on its row's seed alone: not on its neighbours, nor on ho
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,8 +23,8 @@ from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.models.blocks import evaluating
 from concept_das.models.loading import LoadedModel
-from concept_das.steering.artifact import Artifact
-from concept_das.steering.context import Steering, _model_of, check_steering, steer
+from concept_das.steering.context import _model_of, check_steering, steer_rows
+from concept_das.steering.entries import Entry, Steering, parts_of
 from concept_das.steering.positions import parse_positions
 from concept_das.steering.sampling import RowSampler, check_sampling, row_seed
 
@@ -36,11 +37,18 @@ class Question:
         prompt: what steers with text is in it already.
         steering: None for the untouched model, also where text steers.
         seed: of the sampling, see `row_seed`.
+        more: what else steers it at once; only the model's own `generate` can.
     """
 
     prompt: Prompt
     steering: Steering | None
     seed: int
+    more: tuple[Steering, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Steering, ...]:
+        """All that steers it."""
+        return (*parts_of(self.steering), *self.more)
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ def generate_responses(
     chat: ChatFormat | PreTrainedTokenizerBase,
     prompts: Sequence[Prompt | str],
     *,
-    steering: Artifact | Steering | Sequence[Artifact | Steering | None] | None = None,
+    steering: Entry | Sequence[Entry | None] | None = None,
     positions: str = "all",
     max_new_tokens: int = 128,
     temperature: float = 0.0,
@@ -99,8 +107,8 @@ def generate_responses(
         model: None if a generator is given, which has its own.
         chat: the chat format, or a tokenizer for that of its template.
         prompts: as `ChatFormat.prompt` makes them, or instructions as text.
-        steering: one for all prompts, or one entry per prompt, None to leave it alone; a bare
-            vector elicits at multiplier 1.
+        steering: one for all prompts, or one entry per prompt, None to leave it alone; several
+            vectors for a prompt as `Together`. A bare vector elicits at multiplier 1.
         positions: see `steer`.
         max_new_tokens: length of an answer, in tokens.
         temperature: 0 decodes greedily.
@@ -123,27 +131,37 @@ def generate_responses(
     """
     if isinstance(chat, PreTrainedTokenizerBase):
         chat = ChatFormat.of(chat)
-    source = generator or HuggingFace(_model_of(model), chat.tokenizer)
     asked = [chat.prompt(p) if isinstance(p, str) else p for p in prompts]
-    rows = _per_prompt("steering", steering, len(prompts))
-    rows = [Steering(row) if isinstance(row, Artifact) else row for row in rows]
+    rows = [parts_of(entry) for entry in _per_prompt("steering", steering, len(prompts))]
     keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))
     parse_positions(positions)
-    source.check(rows, positions)
+    if generator is None:
+        generator = HuggingFace(_model_of(model), chat.tokenizer)
+        check_steering(generator.model, rows, positions)
+    elif any(len(row) > 1 for row in rows):
+        raise InputError(
+            "a generator steers a prompt with one vector; for several at once let the model itself "
+            "answer"
+        )
+    else:
+        generator.check([row[0] if row else None for row in rows], positions)
     check_sampling(temperature, top_k, top_p)
     # Many vectors have one chat format.
-    for row in {str(row.vector.chat): row for row in rows if row is not None}.values():
-        row.vector.check_chat(chat)
-    given = [p if row is None else row.prompt(p) for p, row in zip(asked, rows, strict=True)]
-    rows = [None if row is None or row.vector.is_text else row for row in rows]
+    for part in {str(part.vector.chat): part for row in rows for part in row}.values():
+        part.vector.check_chat(chat)
+    # What steers with text changes the prompt, everything else the model.
+    given = [
+        reduce(lambda p, part: part.prompt(p), row, p) for p, row in zip(asked, rows, strict=True)
+    ]
+    rows = [tuple(part for part in row if not part.vector.is_text) for row in rows]
     questions = [
-        Question(prompt, row, row_seed(seed, key))
+        Question(prompt, row[0] if row else None, row_seed(seed, key), row[1:])
         for prompt, row, key in zip(given, rows, keys, strict=True)
     ]
     how = Decoding(positions, max_new_tokens, temperature, top_k, top_p, batch_tokens)
     texts = [""] * len(given)
     with tqdm(total=len(given), desc=progress, disable=progress is None) as bar:
-        for indices, new in source.answers(questions, how):
+        for indices, new in generator.answers(questions, how):
             found = chat.tokenizer.batch_decode(new, skip_special_tokens=True)
             for i, text in zip(indices, found, strict=True):
                 texts[i] = text.strip()
@@ -162,7 +180,7 @@ class HuggingFace:
 
     def check(self, rows: Sequence[Steering | None], positions: str) -> None:
         """See `check_steering`."""
-        check_steering(self.model, rows, positions)
+        check_steering(self.model, [parts_of(row) for row in rows], positions)
 
     @torch.no_grad()
     def answers(
@@ -177,9 +195,10 @@ class HuggingFace:
             some = [questions[i] for i in indices]
             batch = collate([Turn(one.prompt) for one in some], device, "left", pad)
             seeds = [one.seed for one in some]
+            rows = [one.parts for one in some]
             with (
                 evaluating(model),
-                _steered(model, [one.steering for one in some], how.positions),
+                steer_rows(model, rows, how.positions) if any(rows) else nullcontext(),
             ):
                 output = model.generate(
                     input_ids=batch.input_ids,
@@ -266,17 +285,9 @@ def _neutral_for(model: PreTrainedModel) -> dict[str, Any]:
     return {**found, **({"disable_compile": True} if "disable_compile" in neutral else {})}
 
 
-def _steered(
-    model: PreTrainedModel, rows: list[Steering | None], positions: str
-) -> AbstractContextManager[None]:
-    if all(row is None for row in rows):
-        return nullcontext()
-    return steer(model, rows, positions=positions)
-
-
 def _per_prompt(name: str, values: Any, count: int) -> list[Any]:
     """One entry per prompt, from one for all or from a sequence."""
-    if values is None or isinstance(values, (Artifact, Steering)):
+    if values is None or isinstance(values, Entry):
         return [values] * count
     if len(values) != count:
         raise InputError(f"{name} has {len(values)} entries for {count} prompts; give one each")

@@ -52,6 +52,11 @@ class Span:
         chosen = chosen & (positions >= start)
         return chosen | ~in_prompt if self.generated else chosen
 
+    def meets(self, other: "Span") -> bool:
+        """False if there is no prompt of which both edit a token; True if there may be one."""
+        of_prompt = [span.first != 0 or span.last > 0 for span in (self, other)]
+        return all(of_prompt) or (self.generated and other.generated)
+
     def mask(self, prompts: Sequence[Prompt], width: int) -> Bool[Tensor, "rows width"] | None:
         """True at the tokens of a right-padded batch that are edited; None if it is all of them.
 

@@ -536,7 +536,7 @@ def test_vectors_of_one_model_describe_it_once(monkeypatch: pytest.MonkeyPatch) 
     assert len(described) == 1
     other = Steering(random_vector(tiny_model(seed=1)))
     with pytest.raises(VectorMismatchError):
-        check_steering(model, [*rows, None, other], "all")
+        check_steering(model, [*((row,) for row in rows), (), (other,)], "all")
 
 
 def test_an_unknown_direction_is_found_on_entry() -> None:
