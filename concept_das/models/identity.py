@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from concept_das.models.weights import Weight, plain_name, unwrapped, weights_of
 
+FIRST_ROWS = 64  # of the embedding
 _SAMPLES = 256  # of each matrix
 _UNREAD = "-"  # in place of the matrices' hash where they are quantised
 
@@ -88,11 +89,11 @@ def _parts(fingerprint: str) -> tuple[str, str]:
 
 def _fingerprint(model: PreTrainedModel) -> str:
     weights = weights_of(model)
-    embedding, head = (_weight_name(model, kind) for kind in ("input", "output"))
+    embedding, head = (weight_name(model, kind) for kind in ("input", "output"))
     if any(not weight.is_plain for weight in weights.values()) or _has_packed_matrices(model):
         alone = weights_of(model, add_adapters=False)
         adapters = {name: _sample(weight) for name, weight in alone.items() if weight.of_adapter}
-        matrices = _UNREAD + (_hash_of(adapters) if adapters else "")
+        matrices = _UNREAD + (hash_of(adapters) if adapters else "")
     else:
         samples = {
             name: _sample(weight, of_tokens=name in (embedding, head))
@@ -100,18 +101,18 @@ def _fingerprint(model: PreTrainedModel) -> str:
         }
         if head in samples and torch.equal(samples[head], samples[embedding]):
             del samples[head]  # tied, which not every way of loading tells
-        matrices = _hash_of(samples)
+        matrices = hash_of(samples)
     vectors = {
         name: weight.values(slice(None))
         for name, weight in weights.items()
         if not weight.of_adapter and weight.shape.numel() > 1 and len(weight.shape) == 1
     }
-    first_rows = slice(64 * weights[embedding].shape[-1])
+    first_rows = slice(FIRST_ROWS * weights[embedding].shape[-1])
     vectors["embedding"] = weights[embedding].values(first_rows)
-    return f"2:{_hash_of(vectors)}:{matrices}"
+    return f"2:{hash_of(vectors)}:{matrices}"
 
 
-def _weight_name(model: PreTrainedModel, side: str) -> str:
+def weight_name(model: PreTrainedModel, side: str) -> str:
     """Name of the input or the output embedding's weight; empty if there is none."""
     inner = unwrapped(model)
     wanted = getattr(inner, f"get_{side}_embeddings")()
@@ -143,7 +144,8 @@ def _has_packed_matrices(model: PreTrainedModel) -> bool:
     )
 
 
-def _hash_of(values: Mapping[str, Tensor]) -> str:
+def hash_of(values: Mapping[str, Tensor]) -> str:
+    """SHA-256 over bfloat16 values and their names."""
     digest = hashlib.sha256()
     for name in sorted(values):
         digest.update(name.encode())

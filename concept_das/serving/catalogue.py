@@ -130,21 +130,19 @@ class Catalogue:
             )
         return cls.read(vectors)
 
-    def check_model(self, model: ModelIdentity, weights_are_known: bool) -> None:
+    def check_model(self, model: ModelIdentity) -> None:
         """Make sure that the vectors belong to the model.
 
         Args:
-            weights_are_known: whether the model's fingerprint can be compared.
+            model: the model; the weights are not compared if its fingerprint is empty.
 
         Raises:
             VectorMismatchError: if one does not.
         """
         for name, served in self.vectors.items():
             own = served.vector.model
-            fits = own.has_shape_of(model)
-            if fits and weights_are_known:
-                fits = own.has_weights_of(model)
-            if not fits:
+            known = bool(model.fingerprint)
+            if not own.has_shape_of(model) or (known and not own.has_weights_of(model)):
                 raise VectorMismatchError(
                     f"the vector {name} belongs to {own.name} ({own.n_layers} blocks of width "
                     f"{own.hidden_size}), and {model.name} is another model; serve that one, or "

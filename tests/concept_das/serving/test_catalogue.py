@@ -75,10 +75,11 @@ def test_a_vector_of_another_model_is_refused(tmp_path: Path) -> None:
     model = tiny_model()
     random_vector(model).save(tmp_path)
     catalogue = Catalogue.read({"a": tmp_path})
-    catalogue.check_model(ModelIdentity.of(model), weights_are_known=True)
+    catalogue.check_model(ModelIdentity.of(model))
     other = ModelIdentity.of(tiny_model(seed=1))
     with pytest.raises(VectorMismatchError, match="the vector a belongs to"):
-        catalogue.check_model(other, weights_are_known=True)
-    catalogue.check_model(other, weights_are_known=False)
+        catalogue.check_model(other)
+    unknown = replace(other, fingerprint="")
+    catalogue.check_model(unknown)
     with pytest.raises(VectorMismatchError):
-        catalogue.check_model(replace(other, n_layers=7), weights_are_known=False)
+        catalogue.check_model(replace(unknown, n_layers=7))
