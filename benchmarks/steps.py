@@ -3,8 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,6 @@ from concept_das.models.loading import LoadedModel
 from concept_das.models.packaged import PACKAGED_MODEL
 from concept_das.runs.digests import whole_digest
 from concept_das.runs.files import sha256_of, write_atomically
-from concept_das.runs.processes import Shard
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job
 from concept_das.steering.artifact import Artifact, load_vector
@@ -29,7 +28,7 @@ from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
 from concept_das.training.concept import ConceptRows
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import NoTracker, Tracker, TrackingMode, open_tracker
+from concept_das.training.tracking import NoTracker, Tracker
 from concept_das.training.vectors import train_vectors
 
 UNSTEERED = "unsteered"
@@ -146,37 +145,9 @@ def _digest_of(folder: Path) -> str | None:
     return digest.hexdigest()
 
 
-@contextmanager
-def tracked(
-    mode: TrackingMode, name: str, folder: Path, config: Mapping[str, Any], shard: Shard
-) -> Iterator[Tracker]:
-    """A tracker of a benchmark's run, which gets the tables of its report in the end.
-
-    Args:
-        name: of the run; the processes that share it are numbered.
-        folder: of the run; its report is in `report`.
-        config: the run's settings.
-    """
-    name = name if shard.world == 1 else f"{name}-{shard.rank}"
-    tracker = open_tracker(mode, name=name, config=config, folder=folder)
-    page = folder / "report" / "report.html"
-    try:
-        yield tracker
-        if shard.rank == 0 and page.exists():
-            for path in sorted(page.parent.glob("*.csv")):
-                table = pd.read_csv(path)
-                tracker.table(path.stem, list(table.columns), table.to_numpy().tolist())
-            log.info("open %s", page.resolve())
-    finally:
-        tracker.finish()
-
-
 VECTOR_FOLDER = "vector"
 
 HISTORY_FILE = "history.jsonl"
-
-UNUSED_OPTIONS = frozenset({"together"})
-"""Of the groups of flags: a benchmark's job trains one concept."""
 
 
 def train_method(

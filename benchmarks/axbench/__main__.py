@@ -2,13 +2,12 @@
 
 Every method of a preset on every concept: data, training, factors, generation, judging, selection,
 report. What is finished is not done again, so the same command goes on after an interruption, and
-adds concepts or methods. Under torchrun, accelerate or srun the processes share the concepts.
+adds concepts or methods.
 """
 
 import logging
 import sys
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,19 @@ from benchmarks.axbench.presets import PRESETS, Preset
 from benchmarks.axbench.published import Cell
 from benchmarks.axbench.sources import CONCEPT500
 from benchmarks.axbench.stages import AxBench
+from benchmarks.command import Command, Plan
 from benchmarks.judges.client import Endpoint
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.presets import chat_of, preset_named
-from benchmarks.steps import UNUSED_OPTIONS, Answering, Subject, tracked
+from benchmarks.steps import Answering, Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.cli.parser import run_command
 from concept_das.errors import InputError
 from concept_das.methods.settings import check_changes, with_changes
-from concept_das.runs.processes import device_of, parse_range, shard_of_environment
-from concept_das.runs.stages import run_stages, stage_names
+from concept_das.runs.ranges import parse_range
+from concept_das.runs.running import WorkerOptions
+from concept_das.runs.stages import stage_names
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import TrackingMode
+from concept_das.training.tracking import TrackingMode, open_tracker
 from concept_das.words import DIRECTIONS, Direction
 
 # In a set of AxBench's data, as the dry run reads none.
@@ -47,6 +47,7 @@ def axbench(
     chat: ChatOptions,
     judging: JudgeOptions,
     engine: EngineOptions,
+    processes: WorkerOptions,
     data: str = "hub",
     cell: Cell | None = None,
     out: Path | None = None,
@@ -59,7 +60,7 @@ def axbench(
     seed: int = 42,
     dry_run: bool = False,
     wandb: TrackingMode = "auto",
-) -> None:
+) -> Plan | None:
     """Run AxBench: steer towards and away from concepts by every method, and score the answers.
 
     Args:
@@ -84,18 +85,13 @@ def axbench(
             stop.
         wandb: auto (online with an API key, else offline), online, offline or off.
     """
-    shard = shard_of_environment()
     chosen = _changed(preset_named(PRESETS, preset), methods, changes)
     judging = replace(
         judging,
         judge=judging.judge or chosen.judge,
         judge_questions=judging.judge_questions or chosen.questions,
     )
-    loading = replace(
-        loading,
-        model=loading.model or chosen.model,
-        device=loading.device or device_of(shard),
-    )
+    loading = replace(loading, model=loading.model or chosen.model)
     directions: tuple[Direction, ...] = DIRECTIONS if suppression else ("elicit",)
     if dry_run:
         asked = parse_range(concepts) if concepts else chosen.concept_ids
@@ -104,7 +100,7 @@ def axbench(
         rated = replace(chosen, judge=judging.judge or chosen.judge)
         given = data in ("hub", CONCEPT500)
         print(estimate_text(rated, count, neutral, model, given, directions))
-        return
+        return None
     if judging.judge != "proxy":
         _ = judging.axbench  # complains now and not after the answers
     texts = open_data(data, cell or chosen.cell, chosen.texts)
@@ -126,27 +122,26 @@ def axbench(
         writer = Endpoint(cache=judging.judge_cache, base_url=judging.judge_url)
         missing = [texts.concept(i) for i in numbers if texts.contrastive(i) is None]
         log.info("neutral responses: %s", estimate_neutral(writer, missing))
-    with tracked(wandb, folder.name, folder, options, shard) as tracker:
-        benchmark = AxBench(
-            preset=chosen,
-            data=texts,
-            subject=subject,
-            judging=judge,
-            answering=answering,
-            engine=engine,
-            neutral=neutral,
-            endpoint=writer,
-            seed=seed,
-            differences=differing,
-            apart=changed_methods(chosen, changes),
-            directions=directions,
-            tracker=tracker,
-        )
-        every = benchmark.stages()
-        pieces = benchmark.pieces(numbers)
-        chosen_stages = stage_names(every, stages)
-        subject.note()
-        run_stages(every, pieces, folder, chosen_stages, shard)
+    tracker = open_tracker(wandb, name=folder.name, config=options, folder=folder)
+    benchmark = AxBench(
+        preset=chosen,
+        data=texts,
+        subject=subject,
+        judging=judge,
+        answering=answering,
+        engine=engine,
+        neutral=neutral,
+        endpoint=writer,
+        seed=seed,
+        differences=differing,
+        apart=changed_methods(chosen, changes),
+        directions=directions,
+        tracker=tracker,
+    )
+    every = benchmark.stages()
+    chosen_stages = stage_names(every, stages)
+    subject.note()
+    return Plan(every, benchmark.pieces(numbers), folder, chosen_stages, tracker, processes)
 
 
 def _changed(preset: Preset, methods: str, changes: dict[str, dict[str, Any]]) -> Preset:
@@ -179,7 +174,7 @@ def _concepts(data: AxBenchData, preset: Preset, asked: str | None) -> list[int]
     return numbers
 
 
-main = partial(run_command, axbench, prog="python -m benchmarks.axbench", without=UNUSED_OPTIONS)
+main = Command("benchmarks.axbench.__main__", axbench)
 
 if __name__ == "__main__":
-    sys.exit(main(None))
+    sys.exit(main())

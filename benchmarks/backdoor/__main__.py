@@ -14,13 +14,13 @@ from benchmarks.backdoor.case import BACKDOOR
 from benchmarks.backdoor.data import read_prompts, write_pairs
 from benchmarks.backdoor.presets import PRESETS, TRIGGERED_BUT_BENIGN
 from benchmarks.capabilities.scores import Framing
+from benchmarks.command import Command, Plan
 from benchmarks.presets import preset_named
 from benchmarks.safety.estimate import Size
-from benchmarks.safety.run import RunOptions, run_case
+from benchmarks.safety.run import RunOptions, plan_case
 from benchmarks.safety.settings import Choices, Settings
-from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.cli.parser import run_command
+from concept_das.runs.running import WorkerOptions
 from concept_das.runs.stages import Stage
 from concept_das.training.options import EngineOptions
 
@@ -31,10 +31,11 @@ def backdoor(
     chat: ChatOptions,
     choices: Choices,
     engine: EngineOptions,
+    processes: WorkerOptions,
     preset: str = "organism",
     data: str | None = None,
     framing: Framing = TRIGGERED_BUT_BENIGN,
-) -> None:
+) -> Plan | None:
     """Backdoor: how well steering removes it without its trigger being known.
 
     Args:
@@ -56,7 +57,7 @@ def backdoor(
         content = {"subject": model, "prompts": asdict(prompts), **how.description}
         return Stage("data", run, (), content, subject.made_by, shared=True)
 
-    run_case(
+    return plan_case(
         BACKDOOR,
         preset_named(PRESETS, preset),
         data_of,
@@ -65,12 +66,13 @@ def backdoor(
         chat,
         choices,
         engine,
+        processes,
         size,
         framing,
     )
 
 
-main = partial(run_command, backdoor, prog="python -m benchmarks.backdoor", without=UNUSED_OPTIONS)
+main = Command("benchmarks.backdoor.__main__", backdoor)
 
 if __name__ == "__main__":
-    sys.exit(main(None))
+    sys.exit(main())

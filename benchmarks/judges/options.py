@@ -13,7 +13,6 @@ from benchmarks.steps import made_by_model
 from concept_das.cli.options import ModelOptions
 from concept_das.errors import InputError
 from concept_das.runs.files import sources_of
-from concept_das.runs.processes import device_of, shard_of_environment
 
 OWN_QUESTIONS, AXBENCH_QUESTIONS = "own", "axbench"
 """Whose questions a preset names: this project's, or AxBench's, of a checkout `axbench` here."""
@@ -111,5 +110,4 @@ class JudgeOptions:
         """The language model that is asked."""
         if self.judge == "api":
             return self.endpoint
-        device = device_of(shard_of_environment())
-        return LocalModel(ModelOptions(model=self.judge_model, device=device).load())
+        return LocalModel(ModelOptions(model=self.judge_model).load())

@@ -5,7 +5,7 @@
 
 Flags that are not --out are handed to every command that the table is made of. Each writes a folder
 of its own in OUT and goes on where it was; OUT/table.md has their numbers beside the published
-ones. Under a launcher the processes share each command.
+ones.
 """
 
 import argparse
@@ -19,7 +19,6 @@ from benchmarks.paper.beside import write_beside
 from benchmarks.paper.entries import Entry, read_entries, shown
 from concept_das.cli import main as concept_das
 from concept_das.errors import InputError
-from concept_das.runs.processes import shard_of_environment
 
 PROG = "python -m benchmarks.paper"
 
@@ -76,7 +75,7 @@ def run(entry: Entry, out: Path, more: Sequence[str]) -> int:
             code = function([*words, *more, f"--out={out / name}"])
         if code:
             return int(code)
-    if not dry and shard_of_environment().rank == 0:
+    if not dry:
         table = write_beside(entry, out, _model_in(more))
         print(f"open {table.resolve()}" if table else "")
     return 0

@@ -6,8 +6,8 @@ goes on where it was; more `--methods` or `--seeds` leave what is finished alone
 """
 
 import sys
-from functools import partial
 
+from benchmarks.command import UNUSED_OPTIONS, Command, Plan
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.refusals import RefusalJudge
 from benchmarks.presets import preset_named
@@ -16,12 +16,11 @@ from benchmarks.refusal.data import read_data
 from benchmarks.refusal.presets import PRESETS
 from benchmarks.safety.data import write_data
 from benchmarks.safety.estimate import Size
-from benchmarks.safety.run import RunOptions, run_case
+from benchmarks.safety.run import RunOptions, plan_case
 from benchmarks.safety.settings import Choices
-from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.cli.parser import run_command
 from concept_das.data.quadruples import data_hash
+from concept_das.runs.running import WorkerOptions
 from concept_das.runs.stages import Job, Stage
 from concept_das.training.options import EngineOptions
 
@@ -32,10 +31,11 @@ def refusal(
     chat: ChatOptions,
     choices: Choices,
     engine: EngineOptions,
+    processes: WorkerOptions,
     judging: JudgeOptions,
     preset: str = "organism",
     data: str | None = None,
-) -> None:
+) -> Plan | None:
     """Refusal: how well steering takes it away and adds it, and what that costs.
 
     Args:
@@ -45,11 +45,11 @@ def refusal(
     """
     pairs, sets = read_data(data, options.rows, options.tests)
 
-    def write(job: Job) -> None:
+    def write(job: Job) -> Plan | None:
         write_data(job, pairs, sets, {})
 
     content = {"rows": data_hash(pairs), "prompts": sets}
-    run_case(
+    return plan_case(
         judged(RefusalJudge(judging)) if judging.judge else REFUSAL,
         preset_named(PRESETS, preset),
         lambda _settings: Stage("data", write, options=content, shared=True),
@@ -58,16 +58,12 @@ def refusal(
         chat,
         choices,
         engine,
+        processes,
         Size(len(pairs), {name: len(texts) for name, texts in sets.items()}),
     )
 
 
-main = partial(
-    run_command,
-    refusal,
-    prog="python -m benchmarks.refusal",
-    without=UNUSED_OPTIONS | {"judge_questions"},
-)
+main = Command("benchmarks.refusal.__main__", refusal, UNUSED_OPTIONS | {"judge_questions"})
 
 if __name__ == "__main__":
-    sys.exit(main(None))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Runs a safety benchmark: a case, a preset and a user's choices become a finished folder."""
+"""A safety benchmark: a case, a preset and a user's choices become a plan."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.capabilities.scores import Framing
+from benchmarks.command import Plan
 from benchmarks.models import is_model
 from benchmarks.presets import chat_of
 from benchmarks.safety.case import Case
@@ -13,13 +14,13 @@ from benchmarks.safety.estimate import Size, estimate_text
 from benchmarks.safety.report import report_stage
 from benchmarks.safety.settings import Choices, SafetyPreset, Settings, check_limits
 from benchmarks.safety.stages import SafetyBenchmark
-from benchmarks.steps import Subject, tracked
+from benchmarks.steps import Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
-from concept_das.runs.processes import Shard, device_of, shard_of_environment
-from concept_das.runs.stages import Stage, run_stages, stage_names
+from concept_das.runs.running import WorkerOptions
+from concept_das.runs.stages import Stage, stage_names
 from concept_das.training.options import EngineOptions
-from concept_das.training.tracking import TrackingMode
+from concept_das.training.tracking import TrackingMode, open_tracker
 
 NO_FRAMING = Framing()
 
@@ -48,7 +49,7 @@ class RunOptions:
         check_limits(rows=self.rows, tests=self.tests)
 
 
-def run_case(
+def plan_case(
     case: Case,
     preset: SafetyPreset,
     data_of: Callable[[Settings], Stage],
@@ -57,10 +58,11 @@ def run_case(
     chat: ChatOptions,
     choices: Choices,
     engine: EngineOptions,
+    processes: WorkerOptions,
     size: Size,
     framing: Framing = NO_FRAMING,
-) -> None:
-    """Run a safety benchmark; what is finished in the folder is not done again.
+) -> Plan | None:
+    """The run of a safety benchmark; None if it was a dry one.
 
     Args:
         data_of: makes the data stage.
@@ -75,22 +77,21 @@ def run_case(
     if options.dry_run:
         settings = Settings(preset, choices, Subject(loading, chat), engine, framing)
         print(estimate_text(case, settings, size))
-        return
-    shard = shard_of_environment()
+        return None
     out = options.out
     folder = out / "layers" if choices.layers else out
-    subject = Subject(_loading(case, preset, loading, shard), chat, folder / "model.json")
+    subject = Subject(_loading(case, preset, loading), chat, folder / "model.json")
     settings = Settings(preset, choices, subject, engine, framing)
     config: dict[str, Any] = {"benchmark": case.name, "preset": preset.name, **asdict(choices)}
-    with tracked(options.wandb, out.name, folder, config, shard) as tracker:
-        stages = SafetyBenchmark(case, settings, data_of(settings), tracker).stages()
-        stages.append(report_stage(case, settings, stages))
-        chosen = stage_names(stages, choices.stages)
-        subject.note()
-        run_stages(stages, settings.pieces, folder, chosen, shard)
+    tracker = open_tracker(options.wandb, name=out.name, config=config, folder=folder)
+    stages = SafetyBenchmark(case, settings, data_of(settings), tracker).stages()
+    stages.append(report_stage(case, settings, stages))
+    chosen = stage_names(stages, choices.stages)
+    subject.note()
+    return Plan(stages, settings.pieces, folder, chosen, tracker, processes)
 
 
-def _loading(case: Case, preset: SafetyPreset, loading: ModelOptions, shard: Shard) -> ModelOptions:
+def _loading(case: Case, preset: SafetyPreset, loading: ModelOptions) -> ModelOptions:
     model = loading.model or preset.model
     if model is None:
         raise InputError(
@@ -100,8 +101,4 @@ def _loading(case: Case, preset: SafetyPreset, loading: ModelOptions, shard: Sha
     four = loading.load_in_4bit or (
         preset.recipe.loading.get("load_in_4bit", False) and is_model(model, preset.model)
     )
-    device, spread, own = loading.device, loading.device_map, device_of(shard)
-    if device is None and spread is None and own is not None:
-        # A quantised model is put onto a device as it is loaded.
-        device, spread = (None, own) if four else (own, None)
-    return replace(loading, model=model, load_in_4bit=four, device=device, device_map=spread)
+    return replace(loading, model=model, load_in_4bit=four)

@@ -71,13 +71,13 @@ RUNS = ("train", "compare", "sweep", "demo")
 REPLACED: dict[Callable[..., None], Set[str]] = {sweep.sweep: {"layers", "rank", "seed"}}
 
 
-def _groups(command: Callable[..., None]) -> dict[str, type]:
+def _groups(command: Callable[..., Any]) -> dict[str, type]:
     """The parameters of a command that are option groups (dataclasses)."""
     hints = typing.get_type_hints(command)
     return {name: hint for name, hint in hints.items() if is_dataclass(hint)}  # type: ignore[misc]
 
 
-def _parser_of(command: Callable[..., None], without: Set[str] = frozenset()) -> ArgumentParser:
+def _parser_of(command: Callable[..., Any], without: Set[str] = frozenset()) -> ArgumentParser:
     """Flags from the signature; the fields of option groups stand beside the others.
 
     Args:
@@ -135,7 +135,7 @@ def build_parser(method: str = "cdas", only: str | None = None) -> ArgumentParse
     return parser
 
 
-def _summary(command: Callable[..., None]) -> str:
+def _summary(command: Callable[..., Any]) -> str:
     return (inspect.getdoc(command) or "").split("\n")[0]
 
 
@@ -148,7 +148,7 @@ def _defaults_of(method: str) -> Mapping[str, Any]:
     return find_method(method).defaults
 
 
-def _call(command: Callable[..., None], options: Namespace, without: Set[str]) -> None:
+def _call(command: Callable[..., Any], options: Namespace, without: Set[str]) -> Any:
     """Put the flags back into their option groups and run."""
     values = {key: value for key, value in options.items() if key != "config"}
     for value in values.values():
@@ -158,7 +158,7 @@ def _call(command: Callable[..., None], options: Namespace, without: Set[str]) -
     for parameter, group in _groups(command).items():
         names = {field.name for field in fields(group)} - without
         arguments[parameter] = group(**{name: values.pop(name) for name in names})
-    command(**values, **arguments)
+    return command(**values, **arguments)
 
 
 def _set_up() -> None:
@@ -174,7 +174,7 @@ def _set_up() -> None:
         sys.stdin.reconfigure(errors="strict")
 
 
-def _guarded(prog: str, run: Callable[[], None]) -> int:
+def guarded(prog: str, run: Callable[[], None]) -> int:
     """Run something; 0 on success, 2 on unusable input or disk, 130 on an interrupt."""
     try:
         run()
@@ -202,6 +202,23 @@ def _guarded(prog: str, run: Callable[[], None]) -> int:
     return 2
 
 
+def called(
+    command: Callable[..., Any], argv: Sequence[str], prog: str, without: Set[str] = frozenset()
+) -> Any:
+    """Call a function with the flags of a command line, and give what it returns.
+
+    Args:
+        command: a typed function; parameters that are dataclasses are groups of flags.
+        prog: its name in messages.
+        without: fields of the groups that it has no use for, and that are no flags.
+    """
+    _set_up()
+    parser = _parser_of(command, without)
+    parser.prog = prog
+    options = parser.parse_args([underscored(argument) for argument in argv])
+    return _call(command, options, without)
+
+
 def run_command(
     command: Callable[..., None],
     argv: Sequence[str] | None,
@@ -211,31 +228,21 @@ def run_command(
     """Run a function as a command of its own, its signature and docstring being the flags.
 
     Args:
-        command: a typed function; parameters that are dataclasses are groups of flags.
+        command, prog, without: see `called`.
         argv: the process's own arguments if None.
-        prog: its name in messages.
-        without: fields of the groups that it has no use for, and that are no flags.
 
     Returns:
         As `main`.
     """
-    _set_up()
-    parser = _parser_of(command, without)
-    parser.prog = prog
     given = sys.argv[1:] if argv is None else argv
-
-    def run() -> None:
-        options = parser.parse_args([underscored(argument) for argument in given])
-        _call(command, options, without)
-
-    return _guarded(prog, run)
+    return guarded(prog, lambda: called(command, given, prog, without))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 2 on unusable input, 130 on an interrupt."""
     _set_up()
     given = sys.argv[1:] if argv is None else argv
-    return _guarded("concept-das", lambda: _run(given))
+    return guarded("concept-das", lambda: _run(given))
 
 
 def _run(given: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -14,11 +15,14 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone_in(folder: Path, name: str = "") -> Iterator[None]:
+def alone_in(folder: Path, name: str = "", patience: float = 0.0) -> Iterator[None]:
     """Work on a folder, or on the file of that name in it, with no other process doing so.
 
     The operating system forgets the lock of a process that has died, so that the next one takes
     its place. On a file system without locks nobody is kept out.
+
+    Args:
+        patience: seconds to wait for the other to end.
 
     Raises:
         InputError: if another process is at work, naming it.
@@ -31,6 +35,7 @@ def alone_in(folder: Path, name: str = "") -> Iterator[None]:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{name or 'run'}.lock"
+    end = time.monotonic() + patience
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -38,6 +43,9 @@ def alone_in(folder: Path, name: str = "") -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.pread(file, 1000, 0).decode(errors="replace") or "another process"
             os.close(file)
+            if time.monotonic() < end:
+                time.sleep(0.2)
+                continue
             raise InputError(
                 f"{folder / name} is being worked on by {holder}; wait for it, end it, or choose "
                 "another place"

@@ -1,33 +1,32 @@
-"""Run a benchmark stage by stage, so that finished work is kept and outdated work is made again.
+"""A benchmark as stages, so that finished work is kept and outdated work is made again.
 
 A stage has one job for each piece of the benchmark, such as a concept, or a single job. A job
 writes its files into a folder of its own. It is done if `done.json` there holds the fingerprint of
 everything that the files depend on, and the files are unchanged.
 """
 
-import logging
 import re
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from concept_das.errors import InputError, UnfinishedError
+from concept_das.errors import InputError
 from concept_das.runs.alone import alone_in
 from concept_das.runs.done import DONE_FILE, PARTIAL, clear, finish, read_done
 from concept_das.runs.files import fingerprint_of
-from concept_das.runs.processes import Shard
 from concept_das.runs.rows import RowLog
 
-__all__ = ["Job", "Piece", "Stage", "run_stages", "stage_names"]
+__all__ = ["Job", "Jobs", "Piece", "Stage", "stage_names"]
 
 # A job's name: its stage, and the key of its piece, or None if the stage is one job.
 Slot = tuple[str, str | None]
 
-log = logging.getLogger(__name__)
+# SHA-256 of a job's files by their paths in its folder.
+Files = dict[str, str]
+
+# Seconds within which a process whose run was killed is gone, be it on another machine.
+_PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -112,76 +111,6 @@ class Stage:
         return self.gathers or self.shared
 
 
-def run_stages(
-    stages: Sequence[Stage],
-    pieces: Sequence[Piece],
-    folder: Path,
-    only: Collection[str] | None = None,
-    shard: Shard = Shard(),  # noqa: B008 (frozen)
-    interval: float = 5.0,
-    timeout: float = 6 * 3600.0,
-) -> None:
-    """Run every job that is not done, stage by stage.
-
-    Several processes may share one folder. Each works on its share of the pieces, and the first one
-    also on the stages that are one job. A process that needs another's work waits for it.
-
-    Args:
-        stages: in an order in which each comes after those it needs.
-        pieces: the same in every process.
-        folder: of the whole benchmark.
-        only: names of the stages to run; all if None.
-        shard: which of several processes this is.
-        interval: seconds between two checks of what other processes have done.
-        timeout: seconds without another job done after which a process stops waiting.
-
-    Raises:
-        InputError: if names are unusable, if a stage needs work that is missing or of other
-            inputs, if other processes do not finish theirs, or if another run is at work here.
-        UnfinishedError: if a job had to be left open; the others of its stage are done.
-    """
-    _check(stages, pieces, only)
-    chosen = [stage for stage in stages if only is None or stage.name in only]
-    with alone_in(folder, f"process-{shard.rank}" if shard.rank else ""):
-        _run_chosen(chosen, Jobs(stages, pieces, folder, only), pieces, shard, interval, timeout)
-
-
-def _run_chosen(
-    chosen: Sequence[Stage],
-    jobs: "Jobs",
-    pieces: Sequence[Piece],
-    shard: Shard,
-    interval: float,
-    timeout: float,
-) -> None:
-    for stage in chosen:
-        mine: list[Slot] = [(stage.name, piece.key) for piece in shard.of(pieces)]
-        if stage.single:
-            mine = [(stage.name, None)] if shard.rank == 0 else []
-        needed = dict.fromkeys(need for slot in mine for need in jobs.needs(slot))
-        lacking = jobs.unfinished(needed)
-        others = {other.name for other in chosen} if shard.world > 1 else set()
-        if nobodys := [slot for slot in lacking if slot[0] not in others]:
-            raise InputError(
-                f"{stage.name} needs {_names(nobodys)}, which is missing or of other inputs or "
-                "options; run that stage first, or all of them"
-            )
-        if lacking:
-            _wait(jobs, stage.name, lacking, interval, timeout)
-        todo = jobs.unfinished(mine)
-        log.info("%s: %d to do, %d done", stage.name, len(todo), len(mine) - len(todo))
-        left_open = []
-        for slot in todo:
-            try:
-                jobs.run(slot)
-            except UnfinishedError as error:
-                log.warning("%s is left open: %s", _names([slot]), error)
-                left_open.append((slot, error))
-        if left_open:
-            slots, errors = zip(*left_open, strict=True)
-            raise UnfinishedError(f"{_names(slots)} is left open: {errors[0]}") from errors[0]
-
-
 def stage_names(stages: Sequence[Stage], names: str) -> list[str] | None:
     """Turn a user's list of stages into full names.
 
@@ -209,7 +138,12 @@ class Jobs:
     """All jobs of a benchmark: their inputs, their folders, and which of them are done.
 
     Args:
+        stages: in an order in which each comes after those it needs.
+        folder: of the whole benchmark.
         only: names of the stages that are to be run; all if None.
+
+    Raises:
+        InputError: if names are unusable, or a stage needs one that does not come before it.
     """
 
     def __init__(
@@ -219,12 +153,49 @@ class Jobs:
         folder: Path,
         only: Collection[str] | None = None,
     ) -> None:
+        _check(stages, pieces, only)
         self._only = only
         self._stages = {stage.name: stage for stage in stages}
         self._pieces = {piece.key: piece for piece in pieces}
         self._folder = folder
         # Each is checked once: finished work stays valid while its inputs stay.
-        self._done: dict[Slot, dict[str, str]] = {}
+        self._done: dict[Slot, Files] = {}
+
+    def chosen(self) -> list[Slot]:
+        """The jobs of the stages that are to be run, in the stages' order."""
+        return [
+            (name, key)
+            for name, stage in self._stages.items()
+            if self._is_chosen(name)
+            for key in ([None] if stage.single else self._pieces)
+        ]
+
+    def _is_chosen(self, stage: str) -> bool:
+        return self._only is None or stage in self._only
+
+    def before(self, slot: Slot) -> set[Slot]:
+        """The chosen jobs that a job has to wait for."""
+        found: set[Slot] = set()
+        for need in self.needs(slot):
+            found |= {need} if self._is_chosen(need[0]) else self.before(need)
+        return found
+
+    def check_needs(self, slots: Iterable[Slot]) -> None:
+        """Make sure that all is there which is not to be run itself.
+
+        Raises:
+            InputError: naming what a stage lacks.
+        """
+        lacking: dict[str, dict[Slot, None]] = {}
+        for slot in slots:
+            for need in self.needs(slot):
+                if self.files(need) is None:
+                    lacking.setdefault(slot[0], {})[need] = None
+        for stage, needs in lacking.items():
+            raise InputError(
+                f"{stage} needs {names_of(needs)}, which is missing or of other inputs or options; "
+                "run that stage first, or all of them"
+            )
 
     def needs(self, slot: Slot) -> list[Slot]:
         """The jobs whose files a job reads."""
@@ -261,8 +232,8 @@ class Jobs:
         whole = [stage.name, stage.version, stage.options, pieces, sources]
         return fingerprint_of(whole, sort_keys=True)
 
-    def files(self, slot: Slot) -> dict[str, str] | None:
-        """SHA-256 of a job's files by their paths in its folder; None if it is not done."""
+    def files(self, slot: Slot) -> Files | None:
+        """The files of a job; None if it is not done."""
         if slot not in self._done:
             fingerprint = self.fingerprint(slot)
             files = None
@@ -275,19 +246,20 @@ class Jobs:
 
     def _made_by(self, stage: str) -> Mapping[str, Any] | None:
         """The makers that a stage's files must have; None if it is taken as it is."""
-        if self._only is not None and stage not in self._only:
-            return None
-        return self._stages[stage].made_by
+        return self._stages[stage].made_by if self._is_chosen(stage) else None
 
-    def unfinished(self, slots: Iterable[Slot]) -> list[Slot]:
-        """Those of the jobs that are not done."""
-        return [slot for slot in slots if self.files(slot) is None]
+    def note(self, slot: Slot, files: Files) -> None:
+        """Note that a job is done, perhaps by another process, and has left these files."""
+        self._done[slot] = files
 
-    def run(self, slot: Slot) -> None:
+    def run(self, slot: Slot) -> Files:
         """Make a job's files, continuing the same job if it was interrupted.
 
+        One process at a time does so: a worker of a run that was killed may take a moment to end.
+
         Raises:
-            InputError: if the folder holds files that no job has written.
+            InputError: if the folder holds files that no job has written, or if another process
+                goes on with the job.
         """
         fingerprint = self.fingerprint(slot)
         assert fingerprint is not None
@@ -297,30 +269,14 @@ class Jobs:
             for name in stage.needs
         }
         job = Job(stage.name, self.pieces(slot), self.folder(slot), fingerprint, sources)
-        clear(job.folder, job.scratch, stage.made_by)
-        stage.run(job)
-        self._done[slot] = finish(job.folder, job.scratch, fingerprint, stage.made_by)
+        with alone_in(self._folder, "-".join(filter(None, slot)), patience=_PATIENCE):
+            clear(job.folder, job.scratch, stage.made_by)
+            stage.run(job)
+            self._done[slot] = finish(job.folder, job.scratch, fingerprint, stage.made_by)
+        return self._done[slot]
 
 
-def _wait(jobs: Jobs, name: str, lacking: Sequence[Slot], interval: float, timeout: float) -> None:
-    """Wait until other processes have done their jobs."""
-    left, since = list(lacking), time.monotonic()
-    with tqdm(total=len(left), unit="job") as bar:
-        while left:
-            bar.set_description(f"{name} waits for {_names(left)}")
-            if time.monotonic() - since >= timeout:
-                raise InputError(
-                    f"{name} has waited {timeout:g} s for {_names(left)} of other processes; start "
-                    "those again, or run the benchmark in one process"
-                )
-            time.sleep(interval)
-            before, left = left, jobs.unfinished(left)
-            bar.update(len(before) - len(left))
-            if len(left) < len(before):
-                since = time.monotonic()
-
-
-def _names(slots: Sequence[Slot]) -> str:
+def names_of(slots: Iterable[Slot]) -> str:
     """Name jobs in a sentence: each stage with its first few pieces."""
     keys: dict[str, list[str]] = {}
     for stage, key in slots:

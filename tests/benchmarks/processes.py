@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from concept_das.runs.stages import Jobs, Slot
+from concept_das.runs.stages import Files, Jobs, Slot
 
 
 def forked(
@@ -30,18 +30,30 @@ def forked(
     return wait
 
 
-def die_in(stage: str, chance: int) -> None:
-    """Die by SIGKILL when jobs of a stage are about to write a row or a file for the n-th time."""
+def die_in(stage: str, chance: int, note: Path | None = None) -> None:
+    """Die by SIGKILL when jobs of a stage are about to write a row or a file for the n-th time.
+
+    Args:
+        note: a file that is written then; where it is already, nothing happens, so that of several
+            processes one dies.
+    """
+    if note is not None and note.exists():
+        return
     run_job, sync, replace_file = Jobs.run, os.fsync, os.replace
     now = {"stage": "", "chances": 0}
 
-    def watched(self: Jobs, slot: Slot) -> None:
+    def watched(self: Jobs, slot: Slot) -> Files:
         now["stage"] = slot[0]
-        run_job(self, slot)
+        return run_job(self, slot)
 
     def count() -> None:
         now["chances"] += now["stage"] == stage
         if now["chances"] == chance:
+            if note is not None:
+                try:
+                    note.touch(exist_ok=False)
+                except FileExistsError:
+                    return
             os.kill(os.getpid(), signal.SIGKILL)
 
     def before_rows(file: int) -> None:

@@ -22,15 +22,16 @@ from benchmarks.axbench.__main__ import main as run_axbench
 from benchmarks.backdoor import presets as backdoor_presets
 from benchmarks.backdoor.__main__ import backdoor
 from benchmarks.backdoor.__main__ import main as run_backdoor
+from benchmarks.command import UNUSED_OPTIONS
 from benchmarks.organisms import __main__ as organisms
 from benchmarks.paper.__main__ import main as run_paper
 from benchmarks.paper.entries import read_entries
 from benchmarks.refusal import presets as refusal_presets
 from benchmarks.refusal.__main__ import main as run_refusal
 from benchmarks.refusal.__main__ import refusal
-from benchmarks.steps import UNUSED_OPTIONS
 from concept_das.cli.configs import underscored
 from concept_das.cli.parser import COMMANDS, REPLACED, _parser_of
+from concept_das.runs.running import WorkerOptions
 from tests.benchmarks.axbench.files import write_tiny
 from tests.benchmarks.judges.server import Served
 from tests.benchmarks.release import World, small_world
@@ -54,8 +55,8 @@ FILES = [
     *(ROOT / "benchmarks").rglob("README.md"),
 ]
 OURS = {"objectives", "interventions", "concept_das", "benchmarks"}
-# Flags that the text names of lm-eval, pip and srun, and of benchmarks.launching.
-OTHERS = {"--model_args", "--no_deps", "--ntasks", "--cluster", "--folder", "--gpus_per_task"}
+# Flags that the text names of lm-eval, pip and ray.
+OTHERS = {"--model_args", "--no_deps", "--head", "--address"}
 
 
 def commands() -> list[str]:
@@ -104,8 +105,14 @@ def world(
     "line",
     [pytest.param(line, marks=pytest.mark.slow) if "--seeds" in line else line for line in runs()],
 )
-def test_a_command_runs(line: str, world: World, tmp_path: Path) -> None:
-    """As it stands, but for one method, few rows, and layers that a tiny model has."""
+def test_a_command_runs(
+    line: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands, but for one method, few rows, layers that a tiny model has, and no workers.
+
+    A worker would not know the small presets; `axbench/test_stages.py` has workers.
+    """
+    monkeypatch.setattr(WorkerOptions, "of", lambda *_: None)
     module, *words = shlex.split(line)
     # FOLDER is in each place what the text around it says.
     folder = "texts" if module == "benchmarks.axbench" else "DATA"

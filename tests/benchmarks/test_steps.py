@@ -1,24 +1,19 @@
 """The model under test, training a method and asking prompts as jobs."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-import benchmarks.steps as steps
 from benchmarks.steps import Answering, Asked, Subject, answer, train_method, trained_vector
 from concept_das.cli.options import ChatOptions, ModelOptions
-from concept_das.data.files import write_table
 from concept_das.methods.settings import TrainingConfig
-from concept_das.runs.processes import Shard
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job, Piece
 from concept_das.steering.context import Steering
 from concept_das.training.options import DEFAULT_ENGINE
-from concept_das.training.tracking import NoTracker
 from tests.benchmarks.tiny_model import subject_of
 from tests.concept_das.helpers import ROWS, random_vector
 from tests.tiny import save_tiny
@@ -114,38 +109,3 @@ def test_it_is_loaded_once_with_its_chat(tmp_path: Path) -> None:
     subject = saved(tmp_path, 0)
     assert subject.loaded is subject.loaded
     assert subject.chat.system == "Be brief."
-
-
-class Noting(NoTracker):
-    """Notes what it gets."""
-
-    def __init__(self) -> None:
-        self.said: list[object] = []
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        self.said.append((name, list(columns), rows))
-
-    def finish(self) -> None:
-        self.said.append("finished")
-
-
-def test_a_tracker_gets_the_reports_tables_from_the_first_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[tuple[str, Noting]] = []
-
-    def opening(_mode: str, *, name: str, **_: object) -> Noting:
-        opened.append((name, Noting()))
-        return opened[-1][1]
-
-    monkeypatch.setattr(steps, "open_tracker", opening)
-    for shard in (Shard(), Shard(1, 2)):
-        with steps.tracked("off", "run", tmp_path, {}, shard):
-            (tmp_path / "report").mkdir(exist_ok=True)
-            (tmp_path / "report" / "report.html").write_text("")
-            write_table(tmp_path / "report" / "table.csv", pd.DataFrame({"a": [1], "b": ["x"]}))
-    with pytest.raises(ValueError, match="stop"), steps.tracked("off", "r", tmp_path, {}, Shard()):
-        raise ValueError("stop")
-    assert [name for name, _ in opened] == ["run", "run-1", "r"]
-    table = ("table", ["a", "b"], [[1, "x"]])
-    assert [one.said for _, one in opened] == [[table, "finished"], ["finished"], ["finished"]]

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
-from concept_das.runs.processes import shard_of_environment
-from concept_das.runs.stages import Job, Piece, Stage, run_stages
+from concept_das.runs.running import run_stages
+from concept_das.runs.stages import Job, Jobs, Piece, Stage
+from concept_das.training.tracking import NoTracker
 from tests.benchmarks.processes import forked
 
 PIECES = [Piece(f"concept-{i}", {"start": i}) for i in range(3)]
@@ -39,11 +41,16 @@ class Worker:
     trace: Path
     kill: tuple[str, int] | None = None
     chances: int = field(default=0)
+    once: Path | None = None
 
     def chance(self, stage: str) -> None:
+        if self.kill == (stage, -1):
+            raise InputError(f"{stage} cannot be; give another")
         if self.kill is not None and self.kill[0] == stage:
             self.chances += 1
-            if self.chances == self.kill[1]:
+            if self.chances == self.kill[1] and not (self.once and self.once.exists()):
+                if self.once is not None:
+                    self.once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def run(self, job: Job, options: Mapping[str, Any]) -> None:
@@ -98,34 +105,48 @@ def run(
     """
     trace = folder.parent / "run.trace"
     trace.write_text("")
-    run_stages(stages_of(Worker(trace), options), list(pieces), folder, only, interval=0.0)
+    run_stages(stages_of(Worker(trace), options), list(pieces), folder, only)
     return trace.read_text().splitlines()
 
 
-def _process(folder: Path, worker: Worker, environment: Mapping[str, str]) -> None:
-    os.environ.update(environment)
-    run_stages(
-        stages_of(worker),
-        PIECES,
-        folder,
-        shard=shard_of_environment(),
-        interval=0.01,
-        timeout=60.0,
-    )
-
-
 def start(
-    folder: Path,
-    trace: Path,
-    kill: tuple[str, int] | None = None,
-    environment: Mapping[str, str] | None = None,
+    folder: Path, trace: Path, kill: tuple[str, int] | None = None
 ) -> Callable[[], int | None]:
     """Start it in a process of its own.
 
     Returns:
         Waits for its end and gives the exit code.
     """
-    return forked(_process, folder, Worker(trace, kill), environment or {})
+    return forked(run_stages, stages_of(Worker(trace, kill)), PIECES, folder)
+
+
+@dataclass(frozen=True)
+class TinyPlan:
+    """What a worker takes its jobs from."""
+
+    made: Jobs
+    tracker: NoTracker = field(default_factory=NoTracker)
+
+    def jobs(self) -> Jobs:
+        return self.made
+
+
+class Main:
+    """The benchmark as a command line: FOLDER TRACE, and STAGE NUMBER to be killed there.
+
+    With ONCE at the end only one process is killed. A negative number raises an error instead.
+    """
+
+    def plan(self, argv: Sequence[str]) -> TinyPlan:
+        folder, trace, *kill = argv
+        worker = Worker(Path(trace))
+        if kill:
+            worker.kill = (kill[0], int(kill[1]))
+            worker.once = Path(f"{trace}.once") if kill[2:] == ["ONCE"] else None
+        return TinyPlan(Jobs(stages_of(worker), PIECES, Path(folder)))
+
+
+main = Main()
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from benchmarks.axbench.judging import probe_of
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.proxy import fit_probe
 from concept_das.errors import InputError, UnfinishedError
-from concept_das.runs.stages import Jobs
+from concept_das.runs.stages import Files, Jobs, Slot
 from tests.benchmarks.axbench import tiny_axbench as tiny
 from tests.benchmarks.axbench.files import TINY, write_tiny
 from tests.benchmarks.judges.made_questions import write_questions
@@ -98,15 +98,18 @@ def test_a_killed_run_goes_on_to_the_same_report(root: Path, tmp_path: Path, sta
     assert report(tmp_path / "out") == report(root / "whole")
 
 
-def test_two_processes_share_the_concepts_and_one_may_die(root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
-    dies = tiny.start(root, out, kill=("generate.cdas", 4), environment=ranks[1])
-    lives = tiny.start(root, out, environment=ranks[0])
-    assert dies() == -9
-    again = tiny.start(root, out, environment=ranks[1])
-    assert (lives(), again()) == (0, 0)
-    assert report(out) == report(root / "whole")
+@pytest.mark.slow
+def test_two_workers_make_the_same_table_though_one_dies_in_each_stage(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("KILLS", str(tmp_path))
+    for stage in (*STAGES, *GATHERED):
+        (tmp_path / f"{stage}.kill").write_text("3" if stage in STAGES else "2")
+    tiny.run_by_workers(root, tmp_path / "out")
+    died = {path.stem for path in tmp_path.glob("*.killed")}
+    assert died == {*STAGES, *GATHERED}
+    assert content(tmp_path / "out") == content(root / "whole")
 
 
 def test_a_stage_of_one_method_can_run_alone(root: Path, tmp_path: Path) -> None:
@@ -232,9 +235,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     run_job = Jobs.run
 
-    def noted(self: Jobs, slot: tuple[str, str | None]) -> None:
+    def noted(self: Jobs, slot: Slot) -> Files:
         found.append(slot[0])
-        run_job(self, slot)
+        return run_job(self, slot)
 
     monkeypatch.setattr(Jobs, "run", noted)
     return found

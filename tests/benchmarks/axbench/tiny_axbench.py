@@ -2,17 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.axbench import __main__ as command
 from benchmarks.axbench.presets import PRESETS
+from benchmarks.command import Plan
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.presets import Strengths
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.methods.registry import find_method
+from concept_das.runs.running import WorkerOptions
 from concept_das.training.options import EngineOptions
 from tests.benchmarks.processes import die_in, forked
 
@@ -44,40 +46,62 @@ def add_preset() -> None:
 def run(root: Path, out: Path, **options: Any) -> None:
     """The command, in this process."""
     add_preset()
-    command.axbench(
+    plan = command.axbench(
         PRESET,
         ModelOptions(model=str(root / "model"), device="cpu"),
         ChatOptions(),
         options.pop("judging", JudgeOptions()),
         EngineOptions(),
+        WorkerOptions(),
         data=str(root / "data"),
         out=out,
         wandb="off",
         **options,
     )
+    assert plan is not None
+    plan.run()
 
 
-def _process(
-    root: Path, out: Path, kill: tuple[str, int] | None, environment: Mapping[str, str]
-) -> None:
-    os.environ.update(environment)
-    if kill is not None:
-        die_in(*kill)
+class Main:
+    """The command line with the preset known, also in a worker.
+
+    Of the processes that see the folder KILLS, one dies in each stage that has a file there with
+    the number of the chance.
+    """
+
+    def plan(self, argv: Sequence[str]) -> Plan | None:
+        add_preset()
+        kills = Path(os.environ.get("KILLS", "nowhere"))
+        for path in kills.glob("*.kill"):
+            die_in(path.stem, int(path.read_text()), path.with_suffix(".killed"))
+        return command.main.plan(argv)
+
+
+main = Main()
+
+
+def run_by_workers(root: Path, out: Path, *more: str) -> None:
+    """The command with two workers of Ray."""
+    line = [f"--preset={PRESET}", f"--model={root / 'model'}", "--device=cpu", f"--out={out}"]
+    line += [f"--data={root / 'data'}", "--wandb=off", "--workers=2", *more]
+    add_preset()
+    plan = command.main.plan(line)
+    assert plan is not None
+    plan.run(plan.processes.of(__name__, line))
+
+
+def _process(root: Path, out: Path, kill: tuple[str, int]) -> None:
+    die_in(*kill)
     run(root, out)
 
 
-def start(
-    root: Path,
-    out: Path,
-    kill: tuple[str, int] | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Callable[[], int | None]:
+def start(root: Path, out: Path, kill: tuple[str, int]) -> Callable[[], int | None]:
     """The command in a process of its own.
 
     Returns:
         Waits for its end and gives the exit code.
     """
-    return forked(_process, root, out, kill, environment or {})
+    return forked(_process, root, out, kill)
 
 
 def copy_without(whole: Path, out: Path, stage: str) -> None:

@@ -18,7 +18,8 @@ from benchmarks.safety.data import read_counts, read_prompt_sets, read_rows
 from benchmarks.steps import Answering, Subject
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
-from concept_das.runs.stages import Piece, Stage, run_stages
+from concept_das.runs.running import run_stages
+from concept_das.runs.stages import Piece, Stage
 from tests.tiny import save_tiny
 
 HELPFUL = f"{HELPFUL_REASONING[0]}\n</think>\nSure, here it is."

@@ -12,7 +12,7 @@ import pytest
 import benchmarks.safety.stages as stages
 from benchmarks.refusal.__main__ import main
 from benchmarks.refusal.case import REFUSAL
-from concept_das.runs.stages import Jobs
+from concept_das.runs.stages import Files, Jobs, Slot
 from tests.benchmarks.safety.pipeline import SMALL, fake_scores, killed_at, rows_of
 from tests.benchmarks.tiny_benchmark import content
 
@@ -118,34 +118,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     run_job = Jobs.run
 
-    def noted(self: Jobs, slot: tuple[str, str | None]) -> None:
+    def noted(self: Jobs, slot: Slot) -> Files:
         found.append(" ".join(filter(None, slot)))
-        run_job(self, slot)
+        return run_job(self, slot)
 
     monkeypatch.setattr(Jobs, "run", noted)
     return found
-
-
-@pytest.mark.parametrize(
-    ("pieces", "names"),
-    [("--seeds=[1, 2, 3]", "seed-1 seed-2 seed-3"), ("--layers=[0, 2]", "layer-0 layer-2")],
-)
-def test_seeds_and_layers_are_shared_by_processes(
-    model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    ran: list[str],
-    pieces: str,
-    names: str,
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    more = ("--methods=cdas", "--stages=data,train", pieces)
-    for rank in range(2):
-        ran.clear()
-        monkeypatch.setenv("RANK", str(rank))
-        assert main(command(model, tmp_path / "out", *more)) == 0
-        own = [f"train.cdas {name}" for name in names.split()[rank::2]]
-        assert ran == [*(["data"] if rank == 0 else []), *own]
 
 
 def test_edited_phrases_are_counted_by_again(

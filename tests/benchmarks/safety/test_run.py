@@ -10,13 +10,12 @@ from benchmarks.refusal.presets import PRESETS
 from benchmarks.safety.run import _loading
 from concept_das.cli.options import ModelOptions
 from concept_das.errors import InputError
-from concept_das.runs.processes import Shard
 
 LARGE = PRESETS["llama-3.1-70b"]
 
 
 def loading(preset: str = "llama-3.1-70b", **options: object) -> ModelOptions:
-    return _loading(REFUSAL, PRESETS[preset], ModelOptions(**options), Shard())  # type: ignore[arg-type]
+    return _loading(REFUSAL, PRESETS[preset], ModelOptions(**options))  # type: ignore[arg-type]
 
 
 def test_the_presets_model_keeps_its_four_bits(tmp_path: Path) -> None:
@@ -30,15 +29,6 @@ def test_the_presets_model_keeps_its_four_bits(tmp_path: Path) -> None:
         assert not loading(model=model).load_in_4bit
         assert loading(model=model, load_in_4bit=True).load_in_4bit
     assert not loading("llama-3.1-8b").load_in_4bit
-
-
-def test_processes_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.safety.run.device_of", lambda _shard: "cuda:3")
-    four, plain = loading(), loading("llama-3.1-8b")
-    assert (four.device, four.device_map) == (None, "cuda:3")
-    assert (plain.device, plain.device_map) == ("cuda:3", None)
-    assert loading(device_map="auto").device_map == "auto"
-    assert loading(device="cuda:0").device_map is None
 
 
 def test_a_preset_without_a_model_needs_one() -> None:

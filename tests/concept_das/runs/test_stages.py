@@ -12,18 +12,16 @@ import pytest
 
 from concept_das.errors import InputError, UnfinishedError
 from concept_das.runs.files import write_atomically
-from concept_das.runs.processes import Shard
-from concept_das.runs.stages import Job, Piece, Stage, run_stages, stage_names
+from concept_das.runs.running import run_stages
+from concept_das.runs.stages import Job, Piece, Stage, stage_names
 from tests.benchmarks.tiny_benchmark import (
     EACH,
     GATHERING,
     NEEDS,
     PIECES,
     ROWS,
-    Worker,
     content,
     run,
-    stages_of,
     start,
 )
 
@@ -235,53 +233,6 @@ def test_a_killed_run_goes_on_where_it_was(
     assert content(tmp_path / "out") == undisturbed[0]
 
 
-@pytest.mark.parametrize(
-    ("rank", "kill"), [(1, ("generate", 2)), (1, ("test", 4)), (0, ("select", 2))]
-)
-def test_two_processes_one_of_them_killed(
-    tmp_path: Path,
-    undisturbed: tuple[dict[str, bytes], list[str]],
-    rank: int,
-    kill: tuple[str, int],
-) -> None:
-    def environment(number: int) -> dict[str, str]:
-        return {"RANK": str(number), "WORLD_SIZE": "2"}
-
-    folder, trace = tmp_path / "out", tmp_path / "trace"
-    other = start(folder, trace, environment=environment(1 - rank))
-    assert start(folder, trace, kill, environment(rank))() == -signal.SIGKILL
-    assert not (folder / "report").exists()
-    assert start(folder, trace, environment=environment(rank))() == 0
-    assert other() == 0
-    assert sorted(trace.read_text().splitlines()) == sorted(undisturbed[1])
-    assert content(folder) == undisturbed[0]
-
-
-def test_the_first_process_alone_names_what_it_waits_for(tmp_path: Path) -> None:
-    stages = stages_of(Worker(tmp_path / "trace"))
-    with pytest.raises(InputError, match=r"^select has waited 0 s for judge of concept-1 of"):
-        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0.0)
-    assert not (tmp_path / "out" / "select").exists()
-    # The second does its share, then waits for what the first has gathered.
-    with pytest.raises(InputError, match=r"^test has waited 0 s for select of other"):
-        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(1, 2), timeout=0.0)
-    run_stages(stages[:6], PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0.0)
-    assert (tmp_path / "out" / "select" / "done.json").exists()
-
-
-def test_waiting_says_what_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stages = stages_of(Worker(tmp_path / "trace"))
-    with pytest.raises(InputError):
-        run_stages(stages, PIECES, tmp_path / "out", shard=Shard(0, 2), timeout=0.0)
-    assert "select waits for judge of concept-1" in capsys.readouterr().err
-
-
-def test_processes_beyond_the_pieces_have_nothing_to_do(tmp_path: Path) -> None:
-    stages = stages_of(Worker(tmp_path / "trace"))
-    run_stages(stages, PIECES, tmp_path / "out", shard=Shard(3, 4), timeout=0.0)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / "report" / "notes.txt"
     mine.parent.mkdir()
@@ -348,17 +299,6 @@ def test_a_shared_stage_is_one_job_and_stays_when_pieces_come(tmp_path: Path) ->
     ran.clear()
     run_stages(stages, PIECES[:2], tmp_path)
     assert [name for name, _ in ran] == ["more"]
-
-
-def test_a_shared_stage_is_the_first_processs(tmp_path: Path) -> None:
-    def run(job: Job) -> None:
-        write_atomically(job.folder / "x", b"")
-
-    base = [Stage("base", run, shared=True)]
-    run_stages(base, PIECES, tmp_path, shard=Shard(1, 2))
-    assert not (tmp_path / "base").exists()
-    run_stages(base, PIECES, tmp_path, shard=Shard(0, 2))
-    assert (tmp_path / "base" / "done.json").exists()
 
 
 def test_a_shared_stage_cannot_need_a_piece(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""Several workers on the jobs of a benchmark; what one process does is in `test_stages`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from concept_das.errors import InputError, OutsideError, UnfinishedError
+from concept_das.runs.running import WorkerOptions, Workers, _share, run_stages
+from concept_das.runs.stages import Files, Job, Jobs, Piece, Slot, Stage
+from tests.benchmarks import tiny_benchmark as tiny
+from tests.benchmarks.tiny_benchmark import PIECES, content
+
+
+class TwoAtOnce(Workers):
+    """Workers in name only: of two jobs the one that was started last is done first."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        super().__init__(WorkerOptions(2), "", ())
+        self._count = 2
+        self.together: list[set[Slot]] = []
+        self.jobs = jobs
+
+    def start(self, slot: Slot, fingerprint: str | None) -> None:
+        assert fingerprint == self.jobs.fingerprint(slot) is not None
+        self.at_work[slot] = fingerprint
+
+    def wait(self) -> tuple[Slot, Files | UnfinishedError]:
+        self.together.append(set(self.at_work))
+        slot, _ = self.at_work.popitem()
+        try:
+            return slot, self.jobs.run(slot)
+        except UnfinishedError as error:
+            return slot, error
+
+
+def test_a_job_is_started_as_soon_as_its_needs_are_done(tmp_path: Path) -> None:
+    tiny.run(tmp_path / "whole")
+    stages = tiny.stages_of(tiny.Worker(tmp_path / "trace"))
+    workers = TwoAtOnce(Jobs(stages, PIECES, tmp_path / "out"))
+    run_stages(stages, PIECES, tmp_path / "out", workers=workers)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    rows = (tmp_path / "trace").read_text().splitlines()
+    assert sorted(rows) == sorted((tmp_path / "run.trace").read_text().splitlines())
+    # The second piece went on while the first one's data were still being made.
+    assert {("data", "concept-0"), ("data", "concept-2")} in workers.together
+    assert {("data", "concept-0"), ("train", "concept-1")} in workers.together
+    assert max(map(len, workers.together)) == 2
+
+
+def test_what_needs_nothing_of_an_open_job_is_done(tmp_path: Path) -> None:
+    def run(job: Job) -> None:
+        if (job.stage, job.pieces[0].key) == ("first", "concept-1"):
+            raise UnfinishedError("the endpoint failed")
+
+    stages = [Stage("first", run), Stage("second", run, ("first",)), Stage("other", run)]
+    for number, workers in enumerate([None, TwoAtOnce]):
+        folder = tmp_path / str(number)
+        there = workers and workers(Jobs(stages, PIECES, folder))
+        with pytest.raises(UnfinishedError, match="^first of concept-1 is left open: the endpoint"):
+            run_stages(stages, PIECES, folder, workers=there)
+        done = sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.json"))
+        two = [f"{stage}/concept-{i}" for stage in ("first", "second") for i in (0, 2)]
+        assert [path for path in done if "partial" not in path] == sorted(
+            [*two, *(f"other/{piece.key}" for piece in PIECES)]
+        )
+
+
+def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "count", "cpus", "gpus"),
+    [
+        ([node(2)], {"workers": 2}, 2, 1, 0),
+        ([node(16)], {"workers": 3}, 3, 5, 0),
+        ([node(16)], {"cluster": "auto"}, 1, 16, 0),
+        ([node(16), node(8)], {"cluster": "auto"}, 2, 8, 0),
+        ([node(2), node(64)], {"workers": 6}, 6, 1, 0),
+        ([node(64, 8), node(64, 1)], {"cluster": "auto"}, 9, 8, 1),
+        ([node(64, 8), node(64)], {"cluster": "auto"}, 8, 8, 1),
+        ([node(64, 8), node(64, 8, alive=False)], {"cluster": "auto"}, 8, 8, 1),
+        ([node(64, 8)], {"workers": 2}, 2, 8, 1),
+        ([node(64, 8)], {"cluster": "auto", "gpus_per_worker": 2.0}, 4, 16, 2),
+        ([node(64, 8)], {"cluster": "auto", "gpus_per_worker": 0.5}, 16, 4, 0.5),
+        ([node(64, 8)], {"workers": 4, "gpus_per_worker": 0.0}, 4, 16, 0),
+        ([node(4, 8)], {"cluster": "auto"}, 4, 1, 1),
+    ],
+)
+def test_workers_share_cpus_and_gpus(
+    nodes: list[dict[str, Any]], options: dict[str, Any], count: int, cpus: int, gpus: float
+) -> None:
+    resources = {"num_cpus": cpus, "num_gpus": gpus}
+    assert _share(nodes, WorkerOptions(**options)) == (count, resources)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "message"),
+    [
+        ([node(64, 2)], {"workers": 3}, "Ray has CPUs and GPUs for 2 workers, not for 3; give few"),
+        ([node(64, 2)], {"workers": 1, "gpus_per_worker": 4.0}, "for 0 workers, not for 1"),
+        ([node(2), node(2)], {"workers": 5}, "for 4 workers, not for 5"),
+        ([], {"cluster": "auto"}, "for 0 workers"),
+    ],
+)
+def test_more_workers_than_ray_has_room_for(
+    nodes: list[dict[str, Any]], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        _share(nodes, WorkerOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "--workers is 0; it must be at least 1"),
+        ({"gpus_per_worker": 1.5}, "--gpus-per-worker is 1.5; give a whole number"),
+        ({"gpus_per_worker": -1.0}, "--gpus-per-worker is -1"),
+    ],
+)
+def test_unusable_numbers(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        WorkerOptions(**options)
+
+
+def test_without_ray_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert WorkerOptions().of("m", ()) is None
+    stages = [Stage("s", lambda job: None)]
+    for options in (WorkerOptions(2), WorkerOptions(cluster="auto")):
+        with pytest.raises(InputError, match=r"need Ray; install it with .*concept-das\[ray\]"):
+            run_stages(stages, [Piece("p")], tmp_path / "out", workers=options.of("m", ()))
+    run_stages(stages, [Piece("p")], tmp_path / "out")
+    # Nothing is left to do, so that nothing is started.
+    run_stages(stages, [Piece("p")], tmp_path / "out", workers=WorkerOptions(2).of("m", ()))
+
+
+def run_with_ray(out: Path, *kill: str) -> list[str]:
+    """The tiny benchmark with two workers; the rows that were worked on."""
+    trace = out.with_suffix(".trace")
+    line = (str(out), str(trace), *kill)
+    workers = WorkerOptions(2).of("tests.benchmarks.tiny_benchmark", line)
+    run_stages(tiny.stages_of(tiny.Worker(trace)), PIECES, out, workers=workers)
+    return trace.read_text().splitlines()
+
+
+def test_a_worker_of_ray_may_be_killed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    tiny.run(tmp_path / "whole")
+    rows = run_with_ray(tmp_path / "out", "generate", "2", "ONCE")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    # No row twice, none lost, though a process died between two of them.
+    assert sorted(rows) == sorted((tmp_path / "run.trace").read_text().splitlines())
+    assert "has lost its process" in caplog.text
+    assert (tmp_path / "out.trace.once").exists()
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_its_workers_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(OutsideError, match=r"^generate of concept-\d has failed 3 times because"):
+        run_with_ray(tmp_path / "out", "generate", "2")
+
+
+@pytest.mark.slow
+def test_an_error_of_a_job_comes_to_the_user_as_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(InputError, match="^train cannot be; give another$") as caught:
+        run_with_ray(tmp_path / "out", "train", "-1")
+    assert type(caught.value) is InputError
+    assert "tiny_benchmark.py" in str(caught.value.__cause__)  # where in the worker it was
