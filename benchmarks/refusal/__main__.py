@@ -45,7 +45,7 @@ def refusal(
     """
     pairs, sets = read_data(data, options.rows, options.tests)
 
-    def write(job: Job) -> Plan | None:
+    def write(job: Job) -> None:
         write_data(job, pairs, sets, {})
 
     content = {"rows": data_hash(pairs), "prompts": sets}
