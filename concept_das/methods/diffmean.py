@@ -95,6 +95,8 @@ class DiffMean(FittedMethod):
     2406.11717): the source token of the concept prompts and of the neutral ones; factors in units
     of the means' distance, so that 1 moves the neutral mean onto the concept's. The CDAS paper does
     not say at which tokens its DiM is taken.
+
+    Use it where seconds count.
     """
 
     name = "diffmean"

@@ -48,7 +48,11 @@ class InterchangeMethod(DirectionMethod):
 
 
 class CDAS(InterchangeMethod):
-    """Concept DAS: match the source's distribution in Jensen-Shannon divergence."""
+    """Concept DAS: match the source's distribution in Jensen-Shannon divergence.
+
+    Use it where one vector is to steer both ways and to leave unrelated text alone. At several
+    blocks (`layers: spread`) it elicits more than at one.
+    """
 
     name = "cdas"
     summary = "Jensen-Shannon divergence to the source's distribution (the paper's method)"
@@ -56,7 +60,10 @@ class CDAS(InterchangeMethod):
 
 
 class KLTeacherStudent(InterchangeMethod):
-    """The paper's ablation; the release calls it reverse KL."""
+    """The paper's ablation; the release calls it reverse KL.
+
+    Use it to see what the choice of the divergence does.
+    """
 
     name = "kl_teacher_student"
     summary = "ablation: KL(teacher || student) in place of the JSD"
@@ -64,7 +71,10 @@ class KLTeacherStudent(InterchangeMethod):
 
 
 class KLStudentTeacher(InterchangeMethod):
-    """The paper's ablation; the release calls it forward KL."""
+    """The paper's ablation; the release calls it forward KL.
+
+    Use it to see what the choice of the divergence does.
+    """
 
     name = "kl_student_teacher"
     summary = "ablation: KL(student || teacher) in place of the JSD"
@@ -74,7 +84,8 @@ class KLStudentTeacher(InterchangeMethod):
 class DAS(InterchangeMethod):
     """Distributed alignment search as the paper's baseline has it.
 
-    The same interchange; the target is the source's response text and not its distribution.
+    The same interchange; the target is the source's response text and not its distribution. Use it
+    where the texts themselves are to be learned: it changes unrelated text more than CDAS.
     """
 
     name = "das"
@@ -86,7 +97,8 @@ class PDAS(InterchangeMethod):
     """Preference DAS: make the source's response likelier than the base's own.
 
     Scaled SimPO with gamma 0 and scaler 1, the release's settings. The scale has the RePS paper's
-    sign; see `objectives.pdas_loss` for what the release does otherwise.
+    sign; see `objectives.pdas_loss` for what the release does otherwise. Use it to compare: it is
+    a baseline of the paper.
     """
 
     name = "pdas"

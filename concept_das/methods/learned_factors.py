@@ -23,7 +23,10 @@ from interventions import ClampIntervention
 
 
 class CDASLearned(InterchangeMethod):
-    """CDAS's divergence, with the mean coordinates of the sources as the factors' start."""
+    """CDAS's divergence, with the mean coordinates of the sources as the factors' start.
+
+    Use it as CDAS, at several blocks; the vector that comes with the package is one.
+    """
 
     name = "cdas_learned"
     summary = "CDAS, the factors learned with the directions, one for each direction of steering"

@@ -144,7 +144,7 @@ class LoRA(TrainedMethod):
 
     Hyper-parameters are AxBench's for Gemma-2-2B: rank 4, alpha 32, on the attention's output
     projection of blocks 5, 10, 15 and 20; learning rate 9e-4, 24 epochs, batches of 36 (18
-    accumulated twice). It elicits only.
+    accumulated twice). It elicits only. Use it where peft's own adapter is wanted.
     """
 
     name = "lora"

@@ -227,7 +227,8 @@ class LoreftMethod(BlockEditMethod):
 class LoReFT(LoreftMethod):
     """Maximum likelihood of the concept's response after the neutral prompt (ReFT paper, AxBench).
 
-    Trained to elicit only: neither paper has a suppressing LoReFT.
+    Trained to elicit only: neither paper has a suppressing LoReFT. Use it to elicit by an edit of
+    the prompt's tokens alone.
     """
 
     name = "loreft"
@@ -245,7 +246,7 @@ class CDASLoReFT(LoreftMethod):
     """The JSD objective of CDAS on LoReFT: an edit that elicits and another that suppresses.
 
     The release trains the eliciting one only, on Phi-3.5 with learning rate 0.02. There is no
-    interchange: nothing is swapped, and there is no factor.
+    interchange: nothing is swapped, and there is no factor. Use it for LoReFT's edit both ways.
     """
 
     name = "cdas_loreft"

@@ -86,7 +86,7 @@ class Prompting(FittedMethod):
 
     AxBench has gpt-4o-mini write a steering prompt for each concept; this one is a fixed sentence
     around the concept's name, so its scores are not AxBench's. The data's own concept prompts ask
-    in other words.
+    in other words. Use it as the reference: what a sentence does.
     """
 
     name = "prompt"

@@ -51,7 +51,10 @@ class PrOSV(AdditiveMethod):
 
 
 class PrOSVLang(PrOSV):
-    """Maximum likelihood of the concept's response after the neutral prompt."""
+    """Maximum likelihood of the concept's response after the neutral prompt.
+
+    Use it to elicit where decoding must cost nothing.
+    """
 
     name = "prosv_lang"
     summary = "baseline: Lang. at 4 tokens of the prompt, the factor learned (PrOSV)"
@@ -66,7 +69,10 @@ class PrOSVLang(PrOSV):
 
 
 class PrOSVSimPO(PrOSV):
-    """The concept's response against the neutral one, by RePS's reference-free preference."""
+    """The concept's response against the neutral one, by RePS's reference-free preference.
+
+    Use it to elicit where decoding must cost nothing.
+    """
 
     name = "prosv_simpo"
     summary = "baseline: RePS's preference at 4 tokens of the prompt, the factor learned (PrOSV)"

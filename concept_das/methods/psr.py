@@ -71,7 +71,10 @@ class GatedEdit(BlockEdits):
 
 
 class APSR(BlockEditMethod):
-    """Squared error between steered hidden states and those under the other prompt."""
+    """Squared error between steered hidden states and those under the other prompt.
+
+    Use it to elicit with little change of unrelated text.
+    """
 
     name = "apsr"
     summary = "baseline: a gated vector at every block, trained on the prompt's hidden states"

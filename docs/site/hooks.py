@@ -1,30 +1,58 @@
 """Hooks of the documentation site: which files are its pages, and what is put into them.
 
 The pages lie where they belong in the repository and link to each other by relative paths. The site
-has them under the same paths, so every link leads to the same file as on GitHub.
+has them under the same paths, so every link leads to the same file as on GitHub. Beside them stand
+pages that are made: a table of the paper, a method or a notebook each.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+import method_pages
+import notebook_pages
+import paper_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent.parent
 
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*", "benchmarks/**/README.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *("docs/*", "docs/site/*.css", "benchmarks/**/README.md"),
+)
 
 # Tables and figures with the pages that show them.
 RESULTS = "results/**/*"
+
+MADE = {
+    module.FOLDER: list(module.pages()) for module in (method_pages, notebook_pages, paper_pages)
+}
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """In the navigation, a name of a folder stands for all the pages that are made there."""
+    for section in config.nav or []:
+        for entries in section.values():
+            if isinstance(entries, list):
+                entries[:] = [page for entry in entries for page in _expanded(entry)]
+
+
+def _expanded(entry: Any) -> Sequence[Any]:
+    made = MADE.get(entry, ()) if isinstance(entry, str) else ()
+    return [name for name, _ in made if name.endswith(".md")] or [entry]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Take the repository's pages in place of the folder docs, under the repository's paths."""
     others = [file for file in files if file.src_dir != config.docs_dir]  # of the theme
-    return Files([*others, *_files(config)])
+    made = [
+        File.generated(config, name, content=content)
+        for pages in MADE.values()
+        for name, content in pages
+    ]
+    return Files([*others, *_files(config), *made])
 
 
 def _files(config: MkDocsConfig) -> Iterator[File]:
@@ -36,10 +64,11 @@ def _files(config: MkDocsConfig) -> Iterator[File]:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the reference of a stub's names, and of modules, in place of `<!-- names: STUB -->`."""
+    """Put the reference of a stub's names in place of `<!-- names: STUB -->`."""
     markdown = markdown.replace("```python notest", "```python")
-    markdown = re.sub(r"<!-- names: (\S+) -->", lambda m: "\n\n".join(_names(m[1])), markdown)
-    return re.sub(r"<!-- methods -->", lambda _: "\n\n".join(_methods()), markdown)
+    # A notebook is a page of its own name here.
+    markdown = re.sub(r"\]\(((?:\.\./)?(?:notebooks/)?\w+)\.py\)", r"](\1.md)", markdown)
+    return re.sub(r"<!-- names: (\S+) -->", lambda m: "\n\n".join(_names(m[1])), markdown)
 
 
 def _names(stub: str) -> Iterator[str]:
@@ -49,37 +78,3 @@ def _names(stub: str) -> Iterator[str]:
     for line in lines:
         if found := re.fullmatch(r"from \.(\S+) import (\w+) as \w+", line):
             yield f"::: {package}.{found[1]}.{found[2]}"
-
-
-def _methods() -> Iterator[str]:
-    """Each method's docstrings, of its file and its class, with its own hyper-parameters."""
-    folder = ROOT / "concept_das/methods"
-    registry = (folder / "registry.py").read_text(encoding="utf-8")
-    defaults = yaml.safe_load((ROOT / "concept_das/recipes/defaults.yaml").read_text("utf-8"))
-    files = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
-    shown = set()
-    for kind in re.findall(r"^        (\w+)\(\),$", registry, flags=re.MULTILINE):
-        file = next(name for name, text in files.items() if f"\nclass {kind}(" in text)
-        if file not in shown:
-            shown.add(file)
-            yield f"## {file.replace('_', ' ')}"
-            yield (
-                f"::: concept_das.methods.{file}\n    options: {{members: false, "
-                "show_root_heading: false, show_root_toc_entry: false}"
-            )
-        body = files[file].partition(f"\nclass {kind}(")[2]
-        name = re.search(r"^    name(?:: .*)? = \"(\w+)\"", body, flags=re.MULTILINE)[1]
-        yield (
-            f"::: concept_das.methods.{file}.{kind}\n    options: {{members: false, "
-            f"show_bases: false, heading: {name}, toc_label: {name}, "
-            "show_symbol_type_heading: false}"
-        )
-        own = dict(defaults.get(name, {}))
-        source = own.pop("source", "")
-        values = ", ".join(f"`{option}: {value}`" for option, value in own.items())
-        yield "  \n".join(
-            [
-                *([f"Hyper-parameters: {values}."] if values else []),
-                *([f"Source: {source}"] if source else []),
-            ]
-        )
