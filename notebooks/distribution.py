@@ -78,8 +78,9 @@ pd.DataFrame(
 # ## The coordinate, token by token
 #
 # One of the eight directions, after block 15. The dashed lines are the factors that steering sets
-# the coordinate to at every token. The shaded tokens are the chat template's prefix, which is
-# left alone.
+# the coordinate to at every token of prompt and answer. The shaded tokens are the chat template's
+# prefix, which is left alone. The last token, with a ring, is the one at which training reads the
+# source's coordinate.
 
 
 # %%
@@ -97,13 +98,14 @@ for panel, name, prompt in zip(panels, ("neutral", "concept"), (NEUTRAL, CONCEPT
     values, site = coordinates(prompt, 15)
     panel.axvspan(-0.5, vector.prefix_length - 0.5, color="0.93")
     panel.plot(values, ".", color="C0")
+    panel.plot(len(values) - 1, values[-1], "o", ms=9, mfc="none", color="C0", label="last token")
     panel.axhline(float(site.positive_factor), color="C3", ls="--", label="factor to elicit")
     panel.axhline(float(site.negative_factor), color="C2", ls="--", label="factor to suppress")
     panel.set(title=f"the {name} prompt", xlabel="token")
 panels[0].set_ylabel("coordinate")
 spread = [abs(v) for v in values[vector.prefix_length :]]
 panels[0].set_ylim(-1.5 * max(spread), 1.5 * max(spread))  # the first tokens lie far outside
-panels[1].legend()
+panels[0].legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
