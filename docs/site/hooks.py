@@ -67,7 +67,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the reference of a stub's names in place of `<!-- names: STUB -->`."""
     markdown = markdown.replace("```python notest", "```python")
     # A notebook is a page of its own name here.
-    markdown = re.sub(r"\]\(((?:\.\./)?(?:notebooks/)?\w+)\.py\)", r"](\1.md)", markdown)
+    markdown = re.sub(r"\]\(((?:(?:\.\./)*notebooks/)?\w+)\.py\)", r"](\1.md)", markdown)
     return re.sub(r"<!-- names: (\S+) -->", lambda m: "\n\n".join(_names(m[1])), markdown)
 
 
