@@ -21,6 +21,9 @@ from .models.loading import LoadedModel as LoadedModel
 from .models.loading import load_model as load_model
 from .steering.artifact import Artifact as Artifact
 from .steering.artifact import load_vector as load_vector
+from .steering.condition_search import find_condition as find_condition
+from .steering.conditions import Condition as Condition
+from .steering.conditions import load_condition as load_condition
 from .steering.context import steer as steer
 from .steering.entries import Steering as Steering
 from .steering.entries import Together as Together

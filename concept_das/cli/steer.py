@@ -27,6 +27,7 @@ def steer_prompts(
     direction: Direction = "elicit",
     multiplier: float = 1.0,
     rule: Rule = "paper",
+    when: Path | None = None,
     positions: str = "all",
     compare: bool = False,
     max_new_tokens: int = 128,
@@ -48,6 +49,7 @@ def steer_prompts(
         direction: elicit (towards the concept) or suppress (away from it).
         multiplier: strength, without unit; 1 is the measured factor.
         rule: paper or interpolate; see evaluate.
+        when: folder of a condition (Condition.save); prompts that do not meet it are not steered.
         positions: all, prompt (only the prompt's tokens), generated (only new tokens), or the first
             and last tokens of the prompt, e.g. p2+s2.
         compare: also show the unsteered answer.
@@ -63,7 +65,7 @@ def steer_prompts(
     """
     import pandas as pd
 
-    from concept_das import Steering, generate_responses, load_vector
+    from concept_das import Steering, generate_responses, load_condition, load_vector
     from concept_das.data.files import read_instructions
     from concept_das.runs.files import check_writable, write_atomically
     from concept_das.steering.positions import parse_positions
@@ -87,7 +89,8 @@ def steer_prompts(
     saved = load_vector(vector, loaded, allow_other_weights=allow_other_weights)
     chat = ChatOptions.of_vector(saved).of(loaded)
     saved.check_chat(chat)
-    entry = Steering(saved, direction, multiplier, rule)
+    condition = None if when is None else load_condition(when, loaded)
+    entry = Steering(saved, direction, multiplier, rule, when=condition)
 
     if not texts:
         how = (max_new_tokens, temperature, seed, top_k, top_p)

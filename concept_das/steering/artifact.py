@@ -35,6 +35,7 @@ from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.words import DIRECTIONS, RECOVERY, Direction, Rule
 
 if TYPE_CHECKING:
+    from concept_das.steering.conditions import Condition
     from concept_das.steering.entries import Steering
 
 FORMAT_VERSION = 1
@@ -145,7 +146,12 @@ class Artifact(ABC):
         return prompt
 
     def at(
-        self, multiplier: float, direction: Direction = "elicit", rule: Rule = "paper"
+        self,
+        multiplier: float,
+        direction: Direction = "elicit",
+        rule: Rule = "paper",
+        *,
+        when: "Condition | None" = None,
     ) -> "Steering":
         """It with a strength, to steer with; see `Steering`.
 
@@ -154,7 +160,7 @@ class Artifact(ABC):
         """
         from concept_das.steering.entries import Steering
 
-        return Steering(self, direction, multiplier, rule)
+        return Steering(self, direction, multiplier, rule, when=when)
 
     def check_direction(self, direction: Direction) -> None:
         """Make sure it can steer in a direction.

@@ -24,7 +24,14 @@ from concept_das.errors import InputError
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.edits import BatchEdits, Rows, SiteEdit
-from concept_das.steering.entries import Entry, Steering, Together, parts_of, prefix_of
+from concept_das.steering.entries import (
+    Entry,
+    Steering,
+    Together,
+    check_in_time,
+    parts_of,
+    prefix_of,
+)
 from concept_das.steering.positions import EVERYWHERE, _PositionSelection, parse_positions
 from concept_das.words import Direction, Rule
 
@@ -103,7 +110,7 @@ def steer_rows(
             for row in rows
         ],
         prompt_lengths,
-        needs_ends=bool(batch.spans - {EVERYWHERE}),
+        needs_ends=bool(batch.conditions or batch.spans - {EVERYWHERE}),
     )
     with ExitStack() as stack:
         # A compiled forward was made without the hooks, and would not be steered.
@@ -111,9 +118,10 @@ def steer_rows(
         stack.enter_context(selection.watching(model))
         edits: Counter[nn.Module] = Counter()
         for module, hook in batch.hooks(selection):
-            edits[module] = 0
             stack.callback(module.register_forward_hook(hook).remove)
-            stack.callback(module.register_forward_hook(partial(_count, edits)).remove)
+            if module not in edits:
+                edits[module] = 0
+                stack.callback(module.register_forward_hook(partial(_count, edits)).remove)
         yield
         if edits and min(edits.values()) < selection.passes:
             raise InputError(
@@ -164,16 +172,19 @@ def check_steering(
 
     Raises:
         VectorMismatchError: if a vector belongs to another model.
-        InputError: on unknown positions, directions or rules, or vectors on one row that protect
-            different prefixes where `prefix_length` does not say which.
+        InputError: on unknown positions, directions or rules, vectors on one row that protect
+            different prefixes where `prefix_length` does not say which, or a condition that is not
+            known in time.
     """
     parse_positions(positions)
     used = [part for row in rows for part in row]
     # Describing the model takes longer than all the rest, and many vectors are of one model.
-    for part in {part.vector.model.fingerprint: part for part in used}.values():
-        part.vector.check_model(model, allow_other_weights=allow_other_weights)
+    vectors = [vector for part in used for vector in part.vectors]
+    for vector in {vector.model.fingerprint: vector for vector in vectors}.values():
+        vector.check_model(model, allow_other_weights=allow_other_weights)
     for part in used:
         part.check()
-    if prefix_length is None:
-        for row in rows:
+    for row in rows:
+        check_in_time(row)
+        if prefix_length is None:
             prefix_of(row)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from concept_das.models.blocks import Site, hidden_of, replace_hidden
 from concept_das.steering.artifact import ModuleEdit
+from concept_das.steering.conditions import Condition, Gates
 from concept_das.steering.entries import RowEdit, Steering
 from concept_das.steering.positions import EVERYWHERE, _per_row, _PositionSelection
 from concept_das.steering.vector import SteeringVector
@@ -38,17 +39,22 @@ class BatchEdits:
         self.at_sites = _site_edits(model, rows)
         self.on_modules = _module_edits(model, rows)
         self.spans = {span for _, edit in self.at_sites for span in edit.spans}
-        self.spans |= {edit.span for edit, _ in self.on_modules}
+        self.spans |= {edit.span for edit, _, _ in self.on_modules}
+        self.conditions = [part.when for row in rows for part in row if part.when is not None]
 
     def hooks(self, selection: _PositionSelection) -> list[tuple[nn.Module, Hook]]:
-        """One hook for each module whose output is changed, for all rows and all edits there."""
+        """The hooks that read conditions, and one for each changed module, for all its edits."""
+        gates = Gates(self.model, self.conditions, selection)
         changes: dict[nn.Module, list[Change]] = {}
         for site, edits in self.at_sites:
-            changes.setdefault(site.module(self.model), []).append(edits.change(selection))
-        for edit, members in self.on_modules:
+            changes.setdefault(site.module(self.model), []).append(edits.change(selection, gates))
+        for edit, members, condition in self.on_modules:
             module = self.model.get_submodule(edit.module)
-            changes.setdefault(module, []).append(_change_of(edit, members, selection))
-        return [(module, _hook(of_module)) for module, of_module in changes.items()]
+            change = _change_of(edit, members, condition, selection, gates)
+            changes.setdefault(module, []).append(change)
+        edited = [(module, _hook(of_module)) for module, of_module in changes.items()]
+        # A condition is read before the edits at its own block.
+        return [*gates.hooks(), *edited]
 
 
 def _hook(changes: Sequence[Change]) -> Hook:
@@ -92,25 +98,29 @@ def _site_edits(model: PreTrainedModel, rows: Rows) -> list[tuple[Site, "SiteEdi
 
 def _module_edits(
     model: PreTrainedModel, rows: Rows
-) -> list[tuple[ModuleEdit, Bool[Tensor, "rows"]]]:
+) -> list[tuple[ModuleEdit, Bool[Tensor, "rows"], Condition | None]]:
     """The edits of learned edits and adapters, each with the rows that it is for."""
-    chosen: dict[tuple[int, Direction, float, int], tuple[Steering, Bool[Tensor, rows]]] = {}
+    chosen: dict[tuple[int, Direction, float, int, int], tuple[Steering, Bool[Tensor, rows]]] = {}
     for i, row in enumerate(rows):
         for place, part in enumerate(row):
             if isinstance(part.vector, SteeringVector):
                 continue
-            key = (id(part.vector), part.direction, part.multiplier, place)
+            key = (id(part.vector), part.direction, part.multiplier, id(part.when), place)
             _, members = chosen.setdefault(key, (part, torch.zeros(len(rows), dtype=torch.bool)))
             members[i] = True
     return [
-        (edit, members)
+        (edit, members, part.when)
         for part, members in chosen.values()
         for edit in part.vector.edits(model, part.direction, part.multiplier)
     ]
 
 
 def _change_of(
-    edit: ModuleEdit, members: Bool[Tensor, "rows"], selection: _PositionSelection
+    edit: ModuleEdit,
+    members: Bool[Tensor, "rows"],
+    condition: Condition | None,
+    selection: _PositionSelection,
+    gates: Gates,
 ) -> Change:
     """The change of a module's output for some rows."""
 
@@ -119,7 +129,7 @@ def _change_of(
         if mask is None:
             return None
         mask = mask & _per_row(members, len(hidden)).to(mask.device).reshape(-1, 1)
-        return edit.change(taken, hidden), mask
+        return edit.change(taken, hidden), gates.open([condition] * len(members), mask)
 
     return change
 
@@ -134,6 +144,7 @@ class SiteEdit:
         self.clamps = torch.zeros(len(rows), 1, 1, dtype=torch.bool)
         self.steers = torch.tensor([row is not None for row in rows])
         self.spans = [EVERYWHERE if row is None else row.span for row in rows]
+        self.conditions = [None if row is None else row.when for row in rows]
         self.only_clamps = all(row.clamps for row in rows if row is not None)
         for i, row in enumerate(rows):
             if row is not None:
@@ -141,7 +152,7 @@ class SiteEdit:
                 self.target[i, 0, : len(row.target)] = row.target
                 self.clamps[i] = row.clamps
 
-    def change(self, selection: _PositionSelection) -> Change:
+    def change(self, selection: _PositionSelection, gates: Gates) -> Change:
         """The change of the site's hidden states."""
 
         def change(_taken: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -149,7 +160,7 @@ class SiteEdit:
             if mask is None:
                 return None
             mask = mask & _per_row(self.steers, len(hidden)).to(mask.device).reshape(-1, 1)
-            return self.apply(hidden), mask
+            return self.apply(hidden), gates.open(self.conditions, mask)
 
         return change
 

@@ -15,6 +15,7 @@ from concept_das.data.chat_format import Prompt
 from concept_das.errors import InputError
 from concept_das.models.blocks import Site, find_site
 from concept_das.steering.artifact import Artifact
+from concept_das.steering.conditions import Condition
 from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.steering.vector import SteeringVector
 from concept_das.words import Direction, Rule
@@ -38,12 +39,14 @@ class RowEdit:
         target: the coordinates to clamp to, or the amounts to add.
         clamps: true if it clamps, false if it adds.
         span: the tokens that are edited.
+        when: the condition, if any, under which the row is edited.
     """
 
     weight: Float[Tensor, "rank dim"]
     target: Float[Tensor, "rank"]
     clamps: bool
     span: Span = EVERYWHERE
+    when: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Steering:
         multiplier, rule: see `SteeringVector.target`; a learned edit and an adapter are scaled by
             the multiplier.
         factor: `[rank]` coordinates to use instead of a vector's measured factor.
+        when: steer only the rows whose prompt meets this condition; all if None.
     """
 
     vector: Artifact
@@ -62,6 +66,7 @@ class Steering:
     multiplier: float = 1.0
     rule: Rule = "paper"
     factor: Tensor | None = None
+    when: Condition | None = None
 
     def __post_init__(self) -> None:
         """Refuse strengths that mean nothing.
@@ -78,6 +83,11 @@ class Steering:
     def parts(self) -> tuple["Steering", ...]:
         """What steers the row: this alone."""
         return (self,)
+
+    @property
+    def vectors(self) -> tuple[Artifact, ...]:
+        """All that must fit the model and its chat format: the artifact, and its condition's."""
+        return (self.vector,) if self.when is None else (self.vector, self.when.vector)
 
     def target(self, index: int = 0) -> Float[Tensor, "rank"]:
         """The coordinates that a vector is to clamp to, or the amounts to add, at one of its sites.
@@ -100,7 +110,7 @@ class Steering:
         clamps = self.vector.operation == "clamp"
         return {
             find_site(model, at.layer): RowEdit(
-                at.weight, self.target(index), clamps, self.vector.span
+                at.weight, self.target(index), clamps, self.vector.span, self.when
             )
             for index, at in enumerate(self.vector.sites)
         }
@@ -121,6 +131,11 @@ class Steering:
         elif self.factor is not None or self.rule != "paper":
             raise InputError(
                 f"{self.vector.method} has no factors; give a multiplier only, and rule paper"
+            )
+        if self.when is not None and self.vector.is_text:
+            raise InputError(
+                "a steering prompt is put into the text before a condition can be read; choose the "
+                "prompts by the condition's holds"
             )
 
 
@@ -203,13 +218,38 @@ def prefix_of(parts: Sequence[Steering]) -> int:
     Raises:
         InputError: if the parts protect different numbers of tokens.
     """
-    lengths = sorted({part.vector.prefix_length for part in parts})
+    lengths = sorted({vector.prefix_length for part in parts for vector in part.vectors})
     if len(lengths) > 1:
         raise InputError(
             f"vectors on one row protect different template prefixes, of {lengths[0]} and "
             f"{lengths[-1]} tokens; train them with one chat format, or give steer a prefix_length"
         )
     return lengths[0] if lengths else 0
+
+
+def check_in_time(parts: Sequence[Steering]) -> None:
+    """Make sure that a row's conditions are read before anything of the row is changed.
+
+    Raises:
+        InputError: if something acts at a block below a condition's.
+    """
+    blocks = [
+        # A vector changes the output of its block, where it can be read first.
+        (min(part.vector.layers) - (not isinstance(part.vector, SteeringVector)), part)
+        for part in parts
+        if part.vector.layers
+    ]
+    conditions = [part.when for part in parts if part.when is not None]
+    if not blocks or not conditions:
+        return
+    highest = max(condition.vector.layer for condition in conditions)
+    first, part = min(blocks, key=lambda pair: pair[0])
+    if highest > first:
+        raise InputError(
+            f"the condition is read at block {highest}, and {part.vector.method} steers from block "
+            f"{min(part.vector.layers)} on; find one at layers=range({first + 1}), or ask the "
+            "condition's holds beforehand and steer those rows"
+        )
 
 
 def overlap(a: Artifact, b: Artifact) -> float:

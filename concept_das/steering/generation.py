@@ -147,8 +147,9 @@ def generate_responses(
         generator.check([row[0] if row else None for row in rows], positions)
     check_sampling(temperature, top_k, top_p)
     # Many vectors have one chat format.
-    for part in {str(part.vector.chat): part for row in rows for part in row}.values():
-        part.vector.check_chat(chat)
+    vectors = [vector for row in rows for part in row for vector in part.vectors]
+    for vector in {str(vector.chat): vector for vector in vectors}.values():
+        vector.check_chat(chat)
     # What steers with text changes the prompt, everything else the model.
     given = [
         reduce(lambda p, part: part.prompt(p), row, p) for p, row in zip(asked, rows, strict=True)

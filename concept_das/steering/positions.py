@@ -248,3 +248,29 @@ class _PositionSelection:
                 begin = start if one.first is None else prefixes
                 chosen = chosen & (one.touches(positions, begin, stop) | ~own)
         return chosen
+
+    def prompt_tokens(
+        self, hidden: Float[Tensor, "batch positions dim"]
+    ) -> Bool[Tensor, "batch positions"] | None:
+        """True at the prompts' tokens behind the template prefix; None in a pass after theirs.
+
+        Raises:
+            InputError: if the pass has the beginning of a prompt but not its end, or it is not
+                known where prompts end.
+        """
+        assert self._positions is not None
+        device, batch = hidden.device, hidden.shape[0]
+        positions = self._positions.to(device)
+        real = torch.ones_like(positions) if self._real is None else self._real.to(device)
+        if not bool(((positions == 0) & real.bool()).any()):
+            return None
+        if self.prompt_lengths is None:
+            raise InputError("a condition needs prompt_lengths when the model is called directly")
+        start = _per_row(self.prefixes, batch).to(device).reshape(-1, 1)
+        stop = _per_row(self.prompt_lengths, batch).to(device).reshape(-1, 1)
+        if not bool((positions == stop - 1).any(dim=1).all()):
+            raise InputError(
+                "a condition is read off the whole prompt, and a pass had only a part of one; give "
+                "the model each prompt in one pass"
+            )
+        return real.bool() & (positions >= start) & (positions < stop)
