@@ -11,6 +11,8 @@ from transformers import LlamaForCausalLM
 
 from concept_das.cli.parser import main
 from concept_das.steering.artifact import load_vector
+from concept_das.steering.conditions import Condition
+from concept_das.steering.vector import SteeringVector
 from tests.concept_das.cli.world import steer, train
 from tests.tiny import CHAT_TEMPLATE, save_tiny
 
@@ -47,6 +49,22 @@ def test_steering_a_prompt(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert lines[0] == "instruction: Hi"
     assert any(line.startswith("    steered: ") for line in lines)
     assert any(line.startswith("  unsteered: ") for line in lines)
+
+
+def test_steering_under_a_condition(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vector = load_vector(run / "vector")
+    assert isinstance(vector, SteeringVector)
+    command = steer(run, "--prompt", "Hi", "--compare", "--multiplier=3")
+    for threshold, differ in ((-1e9, True), (1e9, False)):
+        folder = Condition(vector, threshold).save(tmp_path / "condition")
+        assert main([*command, "--when", str(folder)]) == 0
+        _, *answers = capsys.readouterr().out.splitlines()
+        texts = {line.split(": ", 1)[1] for line in answers}
+        assert (len(texts) == 2) is differ
+    assert main([*command, "--when", str(run / "vector")]) == 2
+    assert "holds no condition.json" in capsys.readouterr().err
 
 
 def test_comparing_changes_neither_answer(
