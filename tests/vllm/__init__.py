@@ -1,0 +1,1 @@
+"""Steering in vLLM itself, on SmolLM2 (`make test-vllm`)."""
