@@ -20,7 +20,7 @@ from safetensors.torch import save as to_safetensors
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.serving.request import SteeringRequest
-from concept_das.steering.context import Steering
+from concept_das.steering.entries import Steering
 from concept_das.steering.hub import DESCRIPTION_FILE, vector_folder
 from concept_das.steering.vector import SteeringVector
 

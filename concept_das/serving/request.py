@@ -21,7 +21,7 @@ from typing import Any, get_args
 import torch
 
 from concept_das.errors import InputError
-from concept_das.steering.context import Steering
+from concept_das.steering.entries import Entry, Steering, parts_of
 from concept_das.steering.positions import parse_positions
 from concept_das.steering.vector import SteeringVector
 from concept_das.words import DIRECTIONS, Direction, Rule
@@ -83,17 +83,22 @@ class SteeringRequest:
         return cls(**{name: _checked(name, value) for name, value in given.items()})
 
     @classmethod
-    def for_steering(
-        cls, steering: Steering, vector: str, positions: str = "all"
-    ) -> "SteeringRequest":
+    def for_steering(cls, entry: Entry, vector: str, positions: str = "all") -> "SteeringRequest":
         """The request that steers as `steer` would.
 
         Args:
-            vector: the name that the engine knows the steering's vector by.
+            vector: the name that the engine knows the entry's vector by.
 
         Raises:
-            InputError: if the steering has a part that no request can name.
+            InputError: if no request can say this.
         """
+        parts = parts_of(entry)
+        if len(parts) > 1:
+            raise InputError(
+                "several vectors on one row cannot be put into a request to vLLM; give one, or "
+                "generate with Hugging Face"
+            )
+        (steering,) = parts
         for part in fields(steering):
             value = getattr(steering, part.name)
             if part.name not in (*_PARTS, "factor") and value != part.default:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from concept_das import InputError, Steering
+from concept_das import InputError, Steering, Together
 from concept_das.serving.request import SteeringRequest
 from tests.concept_das.helpers import random_vector
 from tests.tiny import tiny_model
@@ -34,6 +34,13 @@ def test_it_asks_for_the_steering_that_it_was_made_of() -> None:
     read = SteeringRequest.of(request.xargs())
     assert read is not None
     assert torch.equal(read.steering(vector).target(), factor)
+
+
+def test_what_no_request_can_say_is_refused() -> None:
+    vector = random_vector(tiny_model(), operation="add")
+    assert SteeringRequest.for_steering(vector, "a") == SteeringRequest("a")
+    with pytest.raises(InputError, match="several vectors on one row"):
+        SteeringRequest.for_steering(Together(vector, vector), "a")
 
 
 @pytest.mark.parametrize(
