@@ -69,7 +69,7 @@ print(loaded.tokenizer.decode(by_pyvene[0, inputs["input_ids"].shape[1] :]))
 # towards the concept. CDAS learns from the model's own distributions, both ways.
 
 # %%
-rows_made, new_tokens = (6, 6) if quick else (40, 24)
+rows_made, new_tokens = (6, 6) if quick else (24, 24)
 rows = make_quadruples(
     loaded,
     chat,
@@ -79,7 +79,7 @@ rows = make_quadruples(
 )
 train, heldout = split_quadruples(rows, heldout=len(rows) // 4, seed=1)
 
-settings = {"epochs": 1 if quick else 4, "batch_size": 8, "max_response_tokens": new_tokens}
+settings = {"epochs": 1 if quick else 3, "batch_size": 8, "max_response_tokens": new_tokens}
 configs = {
     "cdas": find_method("cdas").config(layers="spread", learning_rate=0.02, **settings),
     "loreft": find_method("loreft").config(learning_rate=0.004, **settings),

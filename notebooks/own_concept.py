@@ -3,7 +3,7 @@
 #
 # From a sentence that names a concept to a measured vector: the model writes its own training
 # rows, a vector is trained on them, and rows that were held out say how well it does. It takes
-# about four minutes on two cores.
+# about three minutes on two cores.
 
 # %%
 import os
@@ -23,7 +23,7 @@ from concept_das import (
 
 CONCEPT = "Talk like a medieval knight"
 quick = os.environ.get("NOTEBOOK_SIZE") == "quick"  # the tests' size
-rows_made, tokens, epochs = (6, 6, 1) if quick else (56, 32, 4)
+rows_made, tokens, epochs = (6, 6, 1) if quick else (40, 24, 3)
 
 loaded = load_model("smollm2-135m")
 chat = ChatFormat.of(loaded.tokenizer)

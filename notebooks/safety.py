@@ -20,7 +20,7 @@ from benchmarks.organisms.recipe import Recipe
 from benchmarks.refusal.__main__ import main as run_refusal
 
 quick = os.environ.get("NOTEBOOK_SIZE") == "quick"  # the tests' size
-count = 4 if quick else 64
+count = 4 if quick else 48
 out = Path("runs/notebook")
 out.mkdir(parents=True, exist_ok=True)
 
@@ -54,7 +54,7 @@ make_organism(
 # other, 2 is as far again.
 
 # %%
-options = ["--rows=4", "--tests=2"] if quick else ["--rows=48", "--tests=24"]
+options = ["--rows=4", "--tests=2"] if quick else ["--rows=32", "--tests=20"]
 code = run_refusal(
     [
         f"--model={out / 'organism'}",
@@ -62,7 +62,7 @@ code = run_refusal(
         "--methods=cdas,diffmean",
         "--multipliers=[1.0, 2.0]",
         "--tasks=[]",  # no capability questions
-        f'--changes={{"all": {{"epochs": {1 if quick else 5}}}}}',
+        f'--changes={{"all": {{"epochs": {1 if quick else 4}}}}}',
         "--wandb=off",
         *options,
     ]

@@ -29,6 +29,7 @@ def other(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("other", ["class Objective: ..."], indirect=True)
 def test_the_package_is_imported_and_says_it_where_objectives_are_needed(other: Path) -> None:
     program = """
 import concept_das

@@ -2,6 +2,7 @@
 
 import math
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 from concept_das import Quadruple, evaluate, load_vector
 from concept_das.notebook import html_table, rounded
@@ -66,3 +67,18 @@ def test_a_row_shows_both_sides() -> None:
     assert neutral == ["neutral", "Hi", "Hello"]
     assert concept == ["concept", "Hi, pirate", "Ahoy\n<matey>"]
     assert "<caption>piracy</caption>" in row._repr_html_()
+
+
+def test_progress_bars_are_the_notebook_s_own_in_a_notebook() -> None:
+    """By tqdm.auto, which is the terminal's elsewhere."""
+    root = Path(__file__).parents[2]
+    sources = [
+        path for name in ("concept_das", "benchmarks") for path in (root / name).rglob("*.py")
+    ]
+    imports = {
+        line
+        for path in sources
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "import tqdm" in line
+    }
+    assert imports == {"from tqdm.auto import tqdm"}
