@@ -26,6 +26,7 @@ from concept_das.cli import (
     evaluate,
     export,
     methods,
+    play,
     serve,
     share,
     steer,
@@ -57,6 +58,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "evaluate": evaluate.evaluate_vector,
     "steer": steer.steer_prompts,
+    "play": play.play,
     "serve": serve.serve,
     "export": export.export,
     "share": share.share,
@@ -105,6 +107,9 @@ def _parser_of(command: Callable[..., Any], without: Set[str] = frozenset()) -> 
         for kind in (str, Path):
             if hint == kind | None:
                 vars(action)["_typehint"] = kind
+        if hint == list[str]:  # words one after the other, and no yaml
+            vars(action)["_typehint"], action.nargs, action.metavar = str, "+", "NAME"
+            action.option_strings = [o for o in action.option_strings if not o.endswith("+")]
         if isinstance(action.default, bool):  # `--compare` alone means `--compare=true`
             action.nargs, action.const = "?", True
         # Help shows hyphens; what is typed is read with underscores, see `underscored`.
