@@ -1,7 +1,7 @@
 """`concept-das play`."""
 
-import importlib.util
 from dataclasses import fields
+from importlib.util import find_spec
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
@@ -22,7 +22,7 @@ def play(
         port: to listen at; the first free one from 7860 on if not given.
         allow_other_weights: steer another fine-tune of the vector's model too, with a warning.
     """
-    if importlib.util.find_spec("gradio") is None:
+    if find_spec("gradio") is None:
         raise InputError("the playground needs gradio; run `pip install concept-das[play]`")
     if len(set(vector)) < len(vector):
         raise InputError("a vector is named twice; name each once")

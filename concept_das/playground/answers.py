@@ -6,7 +6,6 @@ same texts for the same two rows.
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -23,7 +22,7 @@ from concept_das.models.blocks import evaluating
 from concept_das.models.loading import LoadedModel
 from concept_das.playground.settings import Setting
 from concept_das.steering.artifact import Artifact
-from concept_das.steering.context import Steering, steer
+from concept_das.steering.context import Steering, Together, steer
 from concept_das.steering.generation import decoding
 from concept_das.steering.sampling import row_seed
 
@@ -85,7 +84,9 @@ class Playground:
         """
         setting.check()
         prompt = steered = self.chat.prompt(setting.prompt)
-        for entry in self.steering(setting):
+        entries = self.steering(setting)
+        together(entries)
+        for entry in entries:
             steered = entry.prompt(steered)
         limit = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None)
         longest = max(len(prompt.ids), len(steered.ids)) + setting.max_new_tokens
@@ -107,10 +108,11 @@ class Playground:
         pair = Pair(prompt, steered_prompt)
         yield pair
         tokens = _Tokens()
-        self._stop = threading.Event()
-        arguments = (setting, pair, tokens, self._stop)
-        self._worker = threading.Thread(target=self._generate, args=arguments, daemon=True)
-        self._worker.start()
+        stop = self._stop = threading.Event()
+        arguments = (setting, pair, tokens, stop)
+        worker = threading.Thread(target=self._generate, args=arguments, daemon=True)
+        self._worker = worker
+        worker.start()
         try:
             grown: tuple[list[int], list[int]] = ([], [])
             ended = [False, False]
@@ -122,8 +124,9 @@ class Playground:
                     if not ended[row]:
                         grown[row].append(token)
                 yield Pair(prompt, steered_prompt, tuple(grown[0]), tuple(grown[1]))
-        finally:
-            self.stop()
+        finally:  # these answers only: they may have been left long ago
+            stop.set()
+            worker.join()
 
     def stop(self) -> None:
         """End the answers that are being written, if there are any, where they are."""
@@ -156,13 +159,7 @@ class Playground:
             entry = together(self.steering(setting))
             seeds = [row_seed(setting.seed, 0)] * 2  # with the same noise
             how = decoding(model, pad, setting.max_new_tokens, setting.temperature, seeds)
-            with ExitStack() as stack:
-                stack.enter_context(evaluating(model))
-                stack.enter_context(
-                    steer(model, [None, entry], positions=setting.positions)
-                    if entry
-                    else nullcontext()
-                )
+            with evaluating(model), steer(model, [None, entry], positions=setting.positions):
                 model.generate(
                     input_ids=batch.input_ids,
                     attention_mask=batch.attention_mask,
@@ -175,16 +172,14 @@ class Playground:
         tokens.queue.put(None)
 
 
-def together(entries: Sequence[Steering]) -> Steering | None:
+def together(entries: Sequence[Steering]) -> Steering | Together | None:
     """The entry of `steer` for a row: all that steers inside the model; None if nothing does.
 
     Raises:
         InputError: if they cannot steer one row.
     """
     inside = [entry for entry in entries if not entry.vector.is_text]
-    if len(inside) > 1:
-        raise InputError("several vectors at once are not steered yet; set one to 0")
-    return inside[0] if inside else None
+    return Together(*inside) if len(inside) > 1 else next(iter(inside), None)
 
 
 class _Tokens(BaseStreamer):

@@ -1,9 +1,7 @@
 """The page itself, in Gradio."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-
-import gradio as gr
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from concept_das.errors import InputError
 from concept_das.playground import drawing
@@ -13,6 +11,9 @@ from concept_das.playground.script import script_of
 from concept_das.playground.settings import LARGEST, Setting, Strength
 from concept_das.steering.vector import SteeringVector
 from concept_das.words import Direction
+
+if TYPE_CHECKING:
+    import gradio
 
 _WORDS: dict[Direction, str] = {"elicit": "steer towards it", "suppress": "steer away from it"}
 
@@ -26,6 +27,8 @@ START = "Tell me how to start a conversation with someone I do not know at a par
 
 _EXAMPLES = [START, "What should I do today?", "Describe the sea.", "Give me a recipe for soup."]
 
+_HINT = '<span class="cd-faint">Press Answer.</span>'
+
 _STYLE = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto; }
 #title h1 { margin-bottom: 0; }
@@ -37,7 +40,8 @@ _STYLE = """
 # The clipboard is not there where a page does not come from this machine or by https.
 _COPY = """
 async (text) => {
-  const button = document.getElementById(%r), words = button.textContent;
+  const button = document.getElementById(%r);
+  const words = (button.dataset.words ??= button.textContent);
   const full = %s;
   try { await navigator.clipboard.writeText(full); }
   catch {
@@ -53,13 +57,15 @@ _ADDRESS = "location.origin + location.pathname + text"
 _SHOW_ADDRESS = "(query) => { if (query) history.replaceState(null, '', query); }"
 
 
-def build(playground: Playground) -> gr.Blocks:
+def build(playground: Playground) -> "gradio.Blocks":
     """The page of a playground; `launch` serves it."""
     return _Page(playground).blocks
 
 
 def launch_options() -> dict[str, Any]:
     """Arguments of `launch` for the page: its style, and nothing that is loaded from elsewhere."""
+    import gradio as gr
+
     fonts = ["system-ui", "sans-serif"]
     theme = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
     return {"theme": theme, "css": _STYLE + drawing.STYLE, "footer_links": [], "ssr_mode": False}
@@ -69,6 +75,8 @@ class _Page:
     """The page's parts, and the functions between them."""
 
     def __init__(self, playground: Playground) -> None:
+        import gradio as gr
+
         self.playground = playground
         self.places = {_place_name(playground, place): place for place in places_of(playground)}
         self.start = Setting(
@@ -87,6 +95,8 @@ class _Page:
             self._connect()
 
     def _draw_controls(self) -> None:
+        import gradio as gr
+
         vectors = self.playground.vectors
         gr.Markdown(
             f"# Steering playground\nThe same prompt, answered by {self.playground.loaded.name} "
@@ -125,16 +135,20 @@ class _Page:
                 ]
 
     def _draw_answers(self) -> None:
+        import gradio as gr
+
         self.error = _part("error")
-        self.read_prompt = _part("read-prompt")
-        hint = '<span class="cd-faint">Press Answer.</span>'
+        prompt, unsteered, steered, legend = self._paint(None, None)
+        self.read_prompt = _part("read-prompt", prompt)
         with gr.Row(equal_height=True):
-            self.unsteered = _part("unsteered", drawing.card("Unsteered", hint))
-            self.steered = _part("steered", drawing.card("Steered", hint))
-        self.legend = _part("legend")
+            self.unsteered = _part("unsteered", unsteered)
+            self.steered = _part("steered", steered)
+        self.legend = _part("legend", legend)
         self.bars = _part("bars")
 
     def _draw_more(self) -> None:
+        import gradio as gr
+
         with gr.Row():
             self.copy_link = gr.Button("Copy link to this setting", elem_id="copy-link")
             self.copy_code = gr.Button("Copy Python code", elem_id="copy-code")
@@ -176,12 +190,18 @@ class _Page:
         self.query = gr.Textbox(visible=False)
 
     def _connect(self) -> None:
+        import gradio as gr
+
+        def fill(request: gr.Request) -> list[Any]:
+            return self._fill(dict(request.query_params))
+
         self.controls = [
             *(self.prompt, self.positions, self.length, self.temperature, self.seed),
             *self.strengths,
         ]
         self._painted = [self.read_prompt, self.unsteered, self.steered, self.legend]
         shown = [*self._painted, self.error, self.bars, self.measured, self.query, self.code]
+        shown.append(self.asked)
         # One model answers one prompt at a time; of what is asked meanwhile the last counts.
         asked: dict[str, Any] = {
             "outputs": shown,
@@ -205,7 +225,7 @@ class _Page:
             **asked,
         )
         self.blocks.load(
-            self._fill, outputs=[*self.controls, self.error, self.asked, self.query], **quick
+            fill, outputs=[*self.controls, self.error, self.asked, self.query], **quick
         ).then(self._answer_link, inputs=[self.asked, *self.controls, self.place], **asked)
         self.halt.click(self.playground.stop, queue=False, **quick)
         self.place.change(self._paint, [self.measured, self.place], self._painted, **quick)
@@ -235,9 +255,8 @@ class _Page:
             *(value for way in ways for value in (way.direction, way.multiplier)),
         ]
 
-    def _fill(self, request: gr.Request) -> list[Any]:
+    def _fill(self, query: Mapping[str, str]) -> list[Any]:
         """The controls as a link has them, an error, whether to answer, and the link itself."""
-        query = dict(request.query_params)
         try:
             setting, problem = self.start.of_query(query), ""
         except InputError as error:
@@ -249,7 +268,7 @@ class _Page:
         if asked:
             yield from self._answer(*values)
         else:
-            yield {self.error: gr.skip()}
+            yield {self.asked: False}
 
     def _answer(self, *values: Any) -> Iterator[dict[Any, Any]]:
         """Both answers as they grow, and then what is measured of them."""
@@ -282,8 +301,8 @@ class _Page:
 
     def _paint(self, reading: Reading | None, name: str | None) -> list[str]:
         """The prompt and both answers in the colours of a place, and what the colours mean."""
-        if reading is None:
-            return [gr.skip()] * 4
+        if reading is None:  # nothing is answered yet
+            return [*self._cards(["", _HINT, _HINT]), ""]
         place = self.places.get(name or "")
         texts = [reading.prompt, reading.unsteered, reading.steered]
         scale = (0.0, 1.0)
@@ -295,8 +314,10 @@ class _Page:
         return [*self._cards(drawn), drawing.legend(self.playground, place, scale)]
 
 
-def _part(name: str, value: str = "") -> gr.HTML:
+def _part(name: str, value: str = "") -> "gradio.HTML":
     """A part of the page that is drawn here, and takes no room while it is empty."""
+    import gradio as gr
+
     return gr.HTML(value, elem_id=name, elem_classes="cd-part", min_width=300)
 
 

@@ -1,7 +1,7 @@
 """Measures of a pair of answers: coordinates token by token, and what steering changed."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -184,8 +184,8 @@ def _changes(
     turn = pair.steered_prompt.with_response(pair.steered)
     entry = together(playground.steering(setting))
     lengths = [len(pair.steered_prompt.ids)]
-    within = steer(model, entry, positions=setting.positions, prompt_lengths=lengths)
-    with evaluating(model), within if entry else nullcontext():
+    within = steer(model, [entry], positions=setting.positions, prompt_lengths=lengths)
+    with evaluating(model), within:
         steered = response_logits(model, collate_for(model, [turn]))[0]
     found: list[tuple[float, tuple[str, float], tuple[str, float]]] = []
     for both in zip(unsteered.split(_AT_ONCE), steered.split(_AT_ONCE), strict=True):

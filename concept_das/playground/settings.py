@@ -52,7 +52,8 @@ class Setting:
         parse_positions(self.positions)
         for name, strength in self.strengths.items():
             _check_number(f"the multiplier of {name}", strength.multiplier, "multiplier")
-        _check_number("the longest answer", self.max_new_tokens, "max_new_tokens", least=1)
+        length = float(self.max_new_tokens)
+        _check_number("the longest answer", length, "max_new_tokens", least=1.0)
         _check_number("the temperature", self.temperature, "temperature")
 
     @property
@@ -92,9 +93,9 @@ class Setting:
             prompt=query.get("prompt", self.prompt),
             strengths=strengths if named else self.strengths,
             positions=query.get("positions", self.positions),
-            max_new_tokens=int(_number(query, "max_new_tokens", self.max_new_tokens)),
+            max_new_tokens=int(_number(query, "max_new_tokens", float(self.max_new_tokens))),
             temperature=_number(query, "temperature", self.temperature),
-            seed=int(_number(query, "seed", self.seed)),
+            seed=int(_number(query, "seed", float(self.seed))),
         )
         setting.check()
         return setting
@@ -125,6 +126,6 @@ def _number(query: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def _check_number(what: str, value: float, name: str, least: float = 0) -> None:
+def _check_number(what: str, value: float, name: str, least: float = 0.0) -> None:
     if not least <= value <= LARGEST[name]:
         raise InputError(f"{what} is {value:g}; give {least:g} to {LARGEST[name]:g}")
