@@ -39,8 +39,8 @@ SMALL = {
         *("--epochs=1", "--max_response_tokens=4", "--multipliers=[1.0]"),
     ],
 }
-# Run by tests of their own: the demo's, and those that have a hub to share on.
-ELSEWHERE = re.compile(r"demo |share |.* --vector name/")
+# Run by tests of their own: the demo's, the playground's, and those that have a hub to share on.
+ELSEWHERE = re.compile(r"demo |play |share |.* --vector name/")
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -102,10 +102,11 @@ def legend(playground: Playground, place: Place | None, scale: tuple[float, floa
     zero = "in units of the hidden state"
     if is_anchored(vector):
         zero = "0 is like a neutral prompt, 1 like a prompt that asks for the concept"
+    which = f" {escape(place[0])}" if len(playground.vectors) > 1 else ""
     return (
         f'<div class="cd-note">{ends[0]}<span class="cd-scale"></span>{ends[1]} &nbsp; Colour: '
-        f"each token's coordinate along the vector, {where}, as the unsteered model reads the text "
-        f"({zero}).</div>"
+        f"each token's coordinate along the vector{which}, {where}, as the unsteered model reads "
+        f"the text ({zero}).</div>"
     )
 
 

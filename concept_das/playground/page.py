@@ -236,13 +236,14 @@ class _Page:
     def _setting(self, values: Sequence[Any]) -> Setting:
         """The setting that the controls say."""
         prompt, positions, length, temperature, seed, *strengths = values
-        ways = map(Strength, strengths[::2], map(float, strengths[1::2]))
+        # A control whose number was deleted has None.
+        ways = map(Strength, strengths[::2], (float(number or 0) for number in strengths[1::2]))
         return Setting(
             prompt or "",
             dict(zip(self.playground.vectors, ways, strict=True)),
             positions or "",
-            int(length),
-            float(temperature),
+            int(length or 0),
+            float(temperature or 0),
             int(seed or 0),
         )
 

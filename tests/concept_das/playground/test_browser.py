@@ -26,7 +26,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is dri
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 PICTURE = os.environ.get("PLAYGROUND_PICTURE")
 LONGEST = 60 if PICTURE else 16
-WAIT = 240_000  # milliseconds, of a machine that is busy
+WAIT = 180_000  # milliseconds, of a machine that is busy
 
 pytestmark = [
     pytest.mark.slow,
@@ -73,8 +73,8 @@ class Page:
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("request", self._note_request)
         self.page.goto(address)
-        self.page.wait_for_selector("#answer")
-        self.page.wait_for_load_state("networkidle")
+        # The controls are filled, and the address says how.
+        self.page.wait_for_function("location.search.includes('positions=')")
 
     def _note(self, message: Any) -> None:
         if message.type == "error":
