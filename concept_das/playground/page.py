@@ -25,7 +25,7 @@ _POSITIONS = [
 
 START = "Tell me how to start a conversation with someone I do not know at a party."
 
-_EXAMPLES = [START, "What should I do today?", "Describe the sea.", "Give me a recipe for soup."]
+_EXAMPLES = ["What should I do today?", "Describe the sea.", "Give me a recipe for soup."]
 
 _HINT = '<span class="cd-faint">Press Answer.</span>'
 
@@ -86,7 +86,9 @@ class _Page:
                 for i, (name, vector) in enumerate(playground.vectors.items())
             },
         )
-        with gr.Blocks(title="concept-das playground", analytics_enabled=False) as self.blocks:
+        with gr.Blocks(
+            title="concept-das playground", analytics_enabled=False, fill_width=True
+        ) as self.blocks:
             self.measured = gr.State()
             self.asked = gr.State(False)
             self._draw_controls()
@@ -110,7 +112,7 @@ class _Page:
             with gr.Column(scale=1, min_width=130):
                 self.answer = gr.Button("Answer", variant="primary", elem_id="answer")
                 self.halt = gr.Button("Stop", elem_id="stop")
-        gr.Examples(_EXAMPLES, self.prompt, label="Or one of these")
+        gr.Examples(_EXAMPLES, self.prompt, label="Other prompts to try")
         self.strengths: list[Any] = []
         for name, vector in vectors.items():
             way = self.start.strengths[name]
@@ -128,7 +130,7 @@ class _Page:
                         LARGEST["multiplier"],
                         value=way.multiplier,
                         step=0.1,
-                        label="Multiplier (1: the measured strength, 0: off)",
+                        label="Multiplier (0: off, 1: as measured)",
                         elem_id=f"multiplier-{len(self.strengths) // 2}",
                         min_width=260,
                     ),

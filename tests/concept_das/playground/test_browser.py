@@ -169,7 +169,7 @@ def take_picture(visit: Page, path: Path) -> None:
     visit.page.mouse.move(0, 0)
     box = visit.page.locator("#copy-code").bounding_box()
     clip = {"x": 0, "y": 0, "width": 1000, "height": box["y"] + box["height"] + 12}
-    visit.page.screenshot(path=path, clip=clip)
+    visit.page.screenshot(path=path, clip=clip, full_page=True)
     assert path.stat().st_size < 300_000
 
 
