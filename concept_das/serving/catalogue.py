@@ -22,6 +22,7 @@ from concept_das.models.identity import ModelIdentity
 from concept_das.serving.request import SteeringRequest
 from concept_das.steering.entries import Steering
 from concept_das.steering.hub import DESCRIPTION_FILE, vector_folder
+from concept_das.steering.positions import EVERYWHERE, parse_positions
 from concept_das.steering.vector import SteeringVector
 
 CONFIG_KEY = "concept_das"
@@ -161,10 +162,17 @@ class Catalogue:
         """
         return request.steering(self._served(request.vector).vector)
 
-    def digest(self, request: SteeringRequest) -> str:
-        """SHA-256 over all that a request's edits depend on, whatever its vector is called."""
+    def digest(self, request: SteeringRequest, prompt_length: int) -> str:
+        """SHA-256 over all that a request's edits depend on, whatever its vector is called.
+
+        Args:
+            prompt_length: tokens of its prompt. Where not every token is steered, the same token
+                may be of one request's prompt, and generated in another's.
+        """
+        served = self._served(request.vector)
+        spans = {served.vector.span, parse_positions(request.positions)}
         given = [request.direction, request.multiplier, request.rule, request.positions]
-        facts = [self._served(request.vector).digest, *given, request.factor]
+        facts = [served.digest, *given, request.factor, spans != {EVERYWHERE} and prompt_length]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _served(self, name: str) -> Served:

@@ -127,7 +127,9 @@ def _check_request(processor: Any, request: Any, kwargs: Any) -> Any:
         if name != KEY and not name.startswith(f"{KEY}_")
     }
     params.extra_args = {**others, **asked.extra_args()}
-    request.cache_salt = f"{KEY}:{catalogue.digest(asked)}:{request.cache_salt or ''}"
+    prompt = request.prompt_token_ids
+    length = len(request.prompt_embeds if prompt is None else prompt)
+    request.cache_salt = f"{KEY}:{catalogue.digest(asked, length)}:{request.cache_salt or ''}"
     return request
 
 

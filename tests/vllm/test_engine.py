@@ -1,5 +1,6 @@
 """One engine, many requests: what they share in the prefix cache, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,26 @@ def test_other_steerings_never_share_keys_and_values(
         for output in (first, second):
             completion = output.outputs[0].token_ids
             assert lost(loaded, folders, prompt, request, completion) <= TIE
+
+
+@pytest.mark.parametrize("positions", ["generated", "prompt", "all"])
+def test_a_generated_token_is_no_token_of_the_prompt(
+    narrow: Any,
+    loaded: LoadedModel,
+    chat: ChatFormat,
+    folders: dict[str, Path],
+    positions: str,
+) -> None:
+    """A conversation goes on: its earlier answer is now a part of the prompt."""
+    narrow.reset_prefix_cache()
+    request = SteeringRequest("rank2", positions=positions)
+    prompt = chat.prompt(PROMPTS[5])
+    (first,) = answers(narrow, [prompt], [request], 48)
+    longer = replace(prompt, ids=(*prompt.ids, *first.outputs[0].token_ids, *prompt.ids))
+    (second,) = answers(narrow, [longer], [request], 8)
+    assert (second.num_cached_tokens > 0) == (positions == "all")
+    completion = second.outputs[0].token_ids
+    assert lost(loaded, folders, longer, request, completion) <= TIE
 
 
 def test_the_same_steering_is_shared_whatever_it_is_called(narrow: Any, chat: ChatFormat) -> None:

@@ -32,7 +32,7 @@ def test_an_engine_without_vectors_knows_none() -> None:
     for config in ({}, {"other": 1}, None):
         catalogue = Catalogue.of(config)
         with pytest.raises(InputError, match="started without vectors"):
-            catalogue.digest(SteeringRequest("a"))
+            catalogue.digest(SteeringRequest("a"), 5)
 
 
 @pytest.mark.parametrize("own", [1, {}, {"vectors": ["a"]}, {"vectors": {}, "more": 1}])
@@ -57,8 +57,12 @@ def test_the_digest_is_of_what_the_edits_do(tmp_path: Path) -> None:
         SteeringRequest("a", positions="generated"),
         SteeringRequest("a", factor=(1.0,)),
     ]
-    assert len({catalogue.digest(request) for request in requests}) == len(requests)
-    assert catalogue.digest(SteeringRequest("b")) == catalogue.digest(SteeringRequest("a"))
+    digests = {(i, catalogue.digest(request, 5)) for i, request in enumerate(requests)}
+    assert len({digest for _, digest in digests}) == len(requests)
+    assert catalogue.digest(SteeringRequest("b"), 5) == catalogue.digest(SteeringRequest("a"), 5)
+    # A token of the prompt may be generated in a request with a shorter one.
+    longer = {(i, catalogue.digest(request, 6)) for i, request in enumerate(requests)}
+    assert {i for i, _ in digests - longer} == {1, 6}
 
 
 def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:

@@ -56,7 +56,13 @@ def asking(config: Any, extra_args: Any, **fields: Any) -> Any:
     """A request that came through the front door; vLLM's `EngineCoreRequest`."""
     processor = SimpleNamespace(vllm_config=config)
     _read_catalogue(processor, None, {})
-    given = {"cache_salt": None, "lora_request": None, "resumable": False, **fields}
+    given = {
+        "cache_salt": None,
+        "lora_request": None,
+        "resumable": False,
+        "prompt_token_ids": [1, 2, 3],
+        **fields,
+    }
     request = SimpleNamespace(sampling_params=SimpleNamespace(extra_args=extra_args), **given)
     return _check_request(processor, request, {})
 
