@@ -15,11 +15,11 @@ def html_table(caption: str, rows: Iterable[Sequence[object]], columns: Sequence
         rows: the cells of each; the first one is the row's heading.
         columns: headings of all columns; none are shown if empty.
     """
-    lines = [f"<table><caption>{escape(caption)}</caption>"]
+    lines = [f"<div>{escape(caption)}<table>"]
     if columns:
         lines.append(_row(("th", name) for name in columns))
     lines += [_row([("th", first), *(("td", cell) for cell in cells)]) for first, *cells in rows]
-    return "\n".join([*lines, "</table>"])
+    return "\n".join([*lines, "</table></div>"])
 
 
 def _row(cells: Iterable[tuple[str, object]]) -> str:

@@ -18,7 +18,7 @@ def cells(html: str) -> list[list[str]]:
 
 def test_texts_are_escaped_and_keep_their_lines() -> None:
     html = html_table("a < b", [("x", "<script>", 1), ("y", "two\nlines", 2)], ["", "text", "n"])
-    assert "<caption>a &lt; b</caption>" in html
+    assert "<div>a &lt; b<table>" in html
     assert cells(html) == [["", "text", "n"], ["x", "<script>", "1"], ["y", "two\nlines", "2"]]
     assert "<script>" not in html
 
@@ -32,7 +32,7 @@ def test_numbers_are_short() -> None:
 
 def test_a_vector_shows_what_it_is() -> None:
     html = load_vector("pirate")._repr_html_()
-    assert "<caption>cdas_learned: Talk like a pirate</caption>" in html
+    assert "<div>cdas_learned: Talk like a pirate<table>" in html
     shown = {row[0]: row[1] for row in cells(html)}
     assert shown["model"] == "smollm2-135m"
     assert shown["blocks"] == "6, 9, 12, 15, 18, 21, 24, 27 of 30, rank 1"
@@ -66,7 +66,7 @@ def test_a_row_shows_both_sides() -> None:
     assert head == ["", "input", "output"]
     assert neutral == ["neutral", "Hi", "Hello"]
     assert concept == ["concept", "Hi, pirate", "Ahoy\n<matey>"]
-    assert "<caption>piracy</caption>" in row._repr_html_()
+    assert "<div>piracy<table>" in row._repr_html_()
 
 
 def test_progress_bars_are_the_notebook_s_own_in_a_notebook() -> None:
