@@ -25,7 +25,12 @@ _POSITIONS = [
 
 START = "Tell me how to start a conversation with someone I do not know at a party."
 
-_EXAMPLES = ["What should I do today?", "Describe the sea.", "Give me a recipe for soup."]
+_EXAMPLES = [
+    "Introduce yourself.",
+    "How was your weekend?",
+    "What should I do today?",
+    "Write a short poem about rain.",
+]
 
 _HINT = '<span class="cd-faint">Press Answer.</span>'
 
