@@ -3,9 +3,9 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +16,7 @@ import pandas as pd
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.quadruples import Quadruple
+from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.loading import LoadedModel
 from concept_das.models.packaged import PACKAGED_MODEL
@@ -23,9 +24,10 @@ from concept_das.runs.digests import whole_digest
 from concept_das.runs.files import sha256_of, write_atomically
 from concept_das.runs.rows import RowLog
 from concept_das.runs.stages import Job
+from concept_das.serving.generators import check_generator
 from concept_das.steering.artifact import Artifact, load_vector
 from concept_das.steering.context import Steering
-from concept_das.steering.generation import generate_responses
+from concept_das.steering.generation import Generator, generate_responses
 from concept_das.training.concept import ConceptRows
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import NoTracker, Tracker
@@ -69,8 +71,12 @@ class Subject:
 
     @cached_property
     def chat(self) -> ChatFormat:
-        """Its chat format."""
-        return self.chat_options.of(self.loaded)
+        """Its chat format, for which the model is not loaded."""
+        return self.chat_options.of_tokenizer(self.loading.load_tokenizer())
+
+    def generator(self, name: str) -> Generator | None:
+        """Who answers in the model's place; see `ModelOptions.generator`."""
+        return self.loading.generator(name, beside=self.notes and self.notes.parent)
 
     @cached_property
     def description(self) -> dict[str, Any]:
@@ -176,13 +182,18 @@ def train_method(
     write_atomically(job.folder / HISTORY_FILE, history.encode())
 
 
-def trained_vector(folder: Path, subject: Subject) -> Artifact:
+def trained_vector(folder: Path, subject: Subject, how: "Answering | None" = None) -> Artifact:
     """The artifact that `train_method` left in a folder.
+
+    Args:
+        how: if it is only to answer; the model is not loaded where something else runs it, which
+            makes sure itself that the artifact belongs to it.
 
     Raises:
         VectorMismatchError: if it belongs to another model.
     """
-    return load_vector(folder / VECTOR_FOLDER, subject.loaded)
+    here = how is None or how.generator == "hf"
+    return load_vector(folder / VECTOR_FOLDER, subject.loaded if here else None)
 
 
 @dataclass(frozen=True)
@@ -215,6 +226,10 @@ class Answering:
         seed: of the sampling.
         top_k, top_p: see `generate_responses`.
         batch_tokens: see `generate_responses`; does not change the answers.
+        generator: hf, vllm, or the address of a server; see `ModelOptions.generator`.
+
+    Raises:
+        InputError: if there is no such generator.
     """
 
     new_tokens: int
@@ -223,13 +238,35 @@ class Answering:
     batch_tokens: int = 8192
     top_k: int | None = None
     top_p: float | None = None
+    generator: str = "hf"
+
+    def __post_init__(self) -> None:
+        check_generator(self.generator)
 
     @property
     def description(self) -> dict[str, Any]:
         """The settings that answers depend on, as JSON can hold them."""
         names = ("new_tokens", "temperature", "seed", "top_k", "top_p")
         values = {name: getattr(self, name) for name in names}
+        values["generator"] = {"hf": None, "vllm": "vllm"}.get(self.generator, "server")
         return {name: value for name, value in values.items() if value is not None}
+
+    def of_method(self, method: str) -> "Answering":
+        """The same for a method: what vLLM cannot apply answers by Hugging Face's generate."""
+        if method == UNSTEERED or find_method(method).is_served:
+            return self
+        return replace(self, generator="hf")
+
+    def notes(self, methods: Iterable[str]) -> list[str]:
+        """A sentence on who answered, for a report; none if it was always Hugging Face."""
+        if self.generator == "hf":
+            return []
+        by_hf = [name for name in methods if self.of_method(name).generator == "hf"]
+        others = f"; Hugging Face's generate for {', '.join(by_hf)}, which vLLM cannot apply"
+        return [
+            f"Answers by vLLM{others if by_hf else ''}. Sampled answers share their noise only "
+            "where they have one source."
+        ]
 
     @property
     def in_words(self) -> str:
@@ -263,8 +300,9 @@ def answer(
                 log.append(one.key, {**one.columns, "prompt": one.prompt, "text": text})
 
         if todo:
+            source = subject.generator(how.generator)
             generate_responses(
-                subject.loaded.model,
+                subject.loaded.model if source is None else None,
                 subject.chat,
                 [subject.chat.prompt(one.prompt) for one in todo],
                 steering=[one.steering for one in todo],
@@ -277,5 +315,6 @@ def answer(
                 batch_tokens=how.batch_tokens,
                 progress=title,
                 on_batch=keep,
+                generator=source,
             )
         return log.frame([one.key for one in asked])

@@ -57,6 +57,7 @@ def axbench(
     stages: str = "all",
     neutral: Neutral = "model",
     suppression: bool = True,
+    generator: str = "hf",
     seed: int = 42,
     dry_run: bool = False,
     wandb: TrackingMode = "auto",
@@ -80,6 +81,9 @@ def axbench(
         neutral: who writes neutral responses where the data have none: the model itself, or the API
             model gpt-4o-mini, whose cost is said first.
         suppression: also steer away from the concepts, which doubles the answers and their ratings.
+        generator: who answers: hf (Hugging Face's generate), vllm (in this process), or the address
+            of a server as http://localhost:8000/v1 (`concept-das serve`), which must have the
+            trained vectors. Methods that vLLM cannot apply are answered by hf.
         seed: of training, the choice of rows, and the sampling.
         dry_run: print the rows, steps, answers and requests of the run and the judge's cost, and
             stop.
@@ -128,7 +132,7 @@ def axbench(
         data=texts,
         subject=subject,
         judging=judge,
-        answering=answering,
+        answering=replace(answering, generator=generator),
         engine=engine,
         neutral=neutral,
         endpoint=writer,

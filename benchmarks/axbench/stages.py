@@ -143,7 +143,7 @@ class AxBench:
             stages.append(Stage(f"generate.{method}", run, needs, options, computed))
         calibrated: tuple[str, ...] = ()
         if self.judging.kind == "proxy":
-            options = {"judge": judge, "answering": self.answering.description}
+            options = {"judge": judge, "answering": self.judging.answering.description}
             calibrate = self.judging.calibrate
             stages.append(Stage("calibrate", calibrate, (), options, rated, gathers=True))
             calibrated = ("calibrate",)
@@ -159,6 +159,8 @@ class AxBench:
             **{"cell": preset.cell, "layer": preset.layer, "name": preset.name},
             **{"differences": list(self.differences), "apart": list(self.apart)},
         }
+        if answered := self.answering.notes(methods):
+            options["answered"] = answered
         rules = {"the report's rules": sources_of("benchmarks.axbench", *_REPORTING)}
         needs = ("select", "factors")
         stages.append(Stage("report", self._report, needs, options, rules, gathers=True))
@@ -183,7 +185,8 @@ class AxBench:
     def _answering(self, method: str) -> Answering:
         """The way a method's prompts are answered: its source's, where the preset names one."""
         grid = self.preset.grids.get(method)
-        return replace(self.answering, **grid.decoding) if grid else self.answering
+        answering = self.answering.of_method(method)
+        return replace(answering, **grid.decoding) if grid else answering
 
     def _config(self, method: str) -> TrainingConfig:
         return replace(self.preset.configs[method], seed=self.seed)
@@ -240,10 +243,10 @@ class AxBench:
         config = self._config(method)
         train_method(job, self.subject, rows, self.preset.layer, config, self.engine, tracker)
 
-    def _vectors(self, job: Job) -> dict[str, Artifact]:
-        """The trained methods that a job needs."""
+    def _vectors(self, job: Job, how: Answering | None = None) -> dict[str, Artifact]:
+        """The trained methods that a job needs; see `trained_vector`."""
         return {
-            method: trained_vector(job.source(f"train.{method}"), self.subject)
+            method: trained_vector(job.source(f"train.{method}"), self.subject, how)
             for method in self.preset.methods
             if f"train.{method}" in job.sources
         }
@@ -273,10 +276,11 @@ class AxBench:
     def _generate(self, method: str, job: Job) -> None:
         """Answers to the instructions, and to concept prompts where the concept is suppressed."""
         texts = read_texts(job.source("data"))
-        vector = self._vectors(job).get(method)
+        how = self._answering(method)
+        vector = self._vectors(job, how).get(method)
         asked = list(self._asked(method, vector, texts, _concept_id(job)))
         title = f"{method}, {job.pieces[0].key}"
-        table = answer(self.subject, asked, job.rows(), self._answering(method), title)
+        table = answer(self.subject, asked, job.rows(), how, title)
         write_table(job.folder / _ANSWERS, table)
 
     def _asked(
@@ -379,6 +383,7 @@ class AxBench:
             f"each, answers of {self.answering.new_tokens} new tokens, {self.answering.in_words}"
             f"{''.join(f' ({other})' for other in sorted(others))}; seed {self.seed}.",
             "Methods and multipliers share their sampling noise, prompt by prompt.",
+            *self.answering.notes(self.preset.methods),
             "To be suppressed, a concept is asked for in the prompt, as in the training data; the "
             "answer is still rated against the bare instruction."
             if "suppress" in self.directions

@@ -7,7 +7,7 @@ alone.
 """
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from benchmarks.backdoor.case import BACKDOOR
@@ -51,7 +51,7 @@ def backdoor(
     size = Size(min(plain, redteam), tests, written=plain + redteam)
 
     def data_of(settings: Settings) -> Stage:
-        how, subject = settings.answering, settings.subject
+        how, subject = replace(settings.answering, generator="hf"), settings.subject
         run = partial(write_pairs, subject=subject, prompts=prompts, how=how)
         model = subject.description
         content = {"subject": model, "prompts": asdict(prompts), **how.description}

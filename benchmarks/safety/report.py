@@ -63,7 +63,7 @@ def report_stage(case: Case, settings: Settings, stages: Sequence[Stage]) -> Sta
         tuple(stage.name for stage in stages if not stage.name.startswith("train.")),
         {
             "title": case.title,
-            "notes": case.notes,
+            "notes": _notes(case, settings),
             "explained": case.explained,
             "sections": case.sections,
             "unjudged": case.unjudged if case.judge is None else "",
@@ -81,6 +81,10 @@ def report_stage(case: Case, settings: Settings, stages: Sequence[Stage]) -> Sta
     )
 
 
+def _notes(case: Case, settings: Settings) -> list[str]:
+    return [*case.notes, *settings.answering.notes(settings.configs)]
+
+
 def _write_report(job: Job, case: Case, settings: Settings) -> None:
     table = table_of(job, settings)
     summary = summary_of(case, table)
@@ -92,7 +96,7 @@ def _write_report(job: Job, case: Case, settings: Settings) -> None:
         case,
         settings,
         title=f"{case.title}: {_model_name(settings)}",
-        notes=case.notes,
+        notes=_notes(case, settings),
         markdown="summary.md",
         tables={
             **shown_tables(case, summary),
@@ -120,7 +124,7 @@ def _write_layers(job: Job, case: Case, settings: Settings) -> None:
         settings,
         title=f"{case.title} by layer: {_model_name(settings)}",
         notes=[
-            *case.notes,
+            *_notes(case, settings),
             "The figure shows each method at the multiplier of published results, or the nearest.",
         ],
         markdown="layers.md",

@@ -134,6 +134,9 @@ class Choices:
             given. They are the same at 1.
         new_tokens: length of the answers.
         generation_batch_tokens: tokens of a batch of answers; changes no answer.
+        generator: who answers: hf (Hugging Face's generate), vllm (in this process), or the address
+            of a server as http://localhost:8000/v1 (`concept-das serve`), which must have the
+            trained vectors. Methods that vLLM cannot apply are answered by hf.
         tasks: of lm-eval, to see what suppressing costs elsewhere, with the preset's numbers of
             solved examples; '[]' for none; the preset's tasks if not given.
         capability_limit: the first so many questions of each task.
@@ -152,6 +155,7 @@ class Choices:
     rule: Rule | None = None
     new_tokens: int | None = None
     generation_batch_tokens: int = 8192
+    generator: str = "hf"
     tasks: list[str] | None = None
     capability_limit: int | None = None
     capability_multipliers: list[float] = field(default_factory=list)
@@ -247,12 +251,14 @@ class Settings:
             choices.new_tokens or self.preset.new_tokens,
             temperature=0.0,
             batch_tokens=choices.generation_batch_tokens,
+            generator=choices.generator,
         )
 
     def answering_of(self, method: str) -> Answering:
         """The same of a method, which samples if its source does."""
         strengths = self.preset.strengths.get(method)
-        return replace(self.answering, **strengths.decoding) if strengths else self.answering
+        answering = self.answering.of_method(method)
+        return replace(answering, **strengths.decoding) if strengths else answering
 
     @property
     def tasks(self) -> dict[str, int | None]:

@@ -29,6 +29,7 @@ from benchmarks.safety.measures import (
 from benchmarks.safety.settings import Settings
 from benchmarks.steps import (
     UNSTEERED,
+    Answering,
     Asked,
     Subject,
     answer,
@@ -156,18 +157,17 @@ class SafetyBenchmark:
         tracker = PrefixedTracker(self.tracker, name)
         train_method(job, settings.subject, rows, layer, config, settings.engine, tracker)
 
-    def _vector(self, method: str, job: Job) -> Artifact | None:
-        """The trained artifact; None for the untouched model."""
+    def _vector(self, method: str, job: Job, how: Answering | None = None) -> Artifact | None:
+        """The trained artifact, see `trained_vector`; None for the untouched model."""
         if method == UNSTEERED:
             return None
-        return trained_vector(job.source(f"train.{method}"), self.settings.subject)
+        return trained_vector(job.source(f"train.{method}"), self.settings.subject, how)
 
     def _answer(self, method: str, job: Job) -> None:
         settings, sets = self.settings, read_prompt_sets(job.source("data"))
-        asked = list(self._asked(method, self._vector(method, job), sets))
-        frame = answer(
-            settings.subject, asked, job.rows(), settings.answering_of(method), job.stage
-        )
+        how = settings.answering_of(method)
+        asked = list(self._asked(method, self._vector(method, job, how), sets))
+        frame = answer(settings.subject, asked, job.rows(), how, job.stage)
         write_table(job.folder / ANSWERS_FILE, frame)
 
     def _asked(self, method: str, vector: Artifact | None, sets: PromptSets) -> Iterator[Asked]:

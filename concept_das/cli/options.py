@@ -4,10 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from concept_das.errors import InputError
+
 if TYPE_CHECKING:  # torch and transformers load with the model, not with the command line
+    import transformers
+
     import concept_das.data.chat_format
     import concept_das.models.loading
     import concept_das.steering.artifact
+    import concept_das.steering.generation
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,41 @@ class ModelOptions:
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
         )
+
+    def load_tokenizer(self, default: str | None = None) -> "transformers.PreTrainedTokenizerBase":
+        """Load the tokenizer alone, where something else runs the model."""
+        from concept_das.models.loading import load_tokenizer
+        from concept_das.models.packaged import PACKAGED_MODEL
+
+        return load_tokenizer(
+            self.model or default or PACKAGED_MODEL,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    def generator(
+        self, name: str, default: str | None = None, beside: Path | None = None
+    ) -> "concept_das.steering.generation.Generator | None":
+        """Who answers prompts in the model's place; None for hf, where the model does.
+
+        Args:
+            name: hf, vllm (in this process), or the address of a server.
+            default: the model, if none was named.
+            beside: see `generator_of`.
+
+        Raises:
+            InputError: if there is no such generator, or it cannot load the model as asked.
+        """
+        from concept_das.models.packaged import PACKAGED_MODEL
+        from concept_das.serving.generators import generator_of
+
+        if name == "vllm" and self.load_in_4bit:
+            raise InputError(
+                "the generator vllm does not load models in 4 bits as transformers does; answer "
+                "with generator hf"
+            )
+        model = self.model or default or PACKAGED_MODEL
+        return generator_of(name, model, self.dtype, self.revision, self.trust_remote_code, beside)
 
     def load_for(
         self, vector: "concept_das.steering.artifact.Artifact"
@@ -97,13 +137,19 @@ class ChatOptions:
         self, loaded: "concept_das.models.loading.LoadedModel"
     ) -> "concept_das.data.chat_format.ChatFormat":
         """The model's chat format."""
+        return self.of_tokenizer(loaded.tokenizer)
+
+    def of_tokenizer(
+        self, tokenizer: "transformers.PreTrainedTokenizerBase"
+    ) -> "concept_das.data.chat_format.ChatFormat":
+        """The same from the tokenizer alone."""
         from concept_das.data.chat_format import ChatFormat
 
         template = self.chat_template
         if template is not None and "{" not in template and Path(template).is_file():
             template = Path(template).read_text(encoding="utf-8")
         return ChatFormat.of(
-            loaded.tokenizer,
+            tokenizer,
             system=self.system,
             source_token=self.source_token,
             chat_template=template,

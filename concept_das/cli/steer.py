@@ -36,6 +36,7 @@ def steer_prompts(
     top_p: float | None = None,
     seed: int = 0,
     batch_tokens: int = 8192,
+    generator: str = "hf",
     out: Path | None = None,
     allow_other_weights: bool = False,
 ) -> None:
@@ -60,6 +61,9 @@ def steer_prompts(
         seed: of the sampling.
         batch_tokens: tokens per batch, rows times (longest prompt + max_new_tokens); more is faster
             and takes more memory.
+        generator: who answers a prompt or a file: hf (Hugging Face's generate), vllm (in this
+            process), or the address of a server with the vector, as http://localhost:8000/v1
+            (`concept-das serve`).
         out: .jsonl file for the answers to a file.
         allow_other_weights: steer another fine-tune of the vector's model too, with a warning.
     """
@@ -82,12 +86,20 @@ def steer_prompts(
         raise InputError("there is no terminal to read from; give a prompt or a file")
     if not texts and (compare or out is not None):
         raise InputError("compare and out are of a prompt or a file; give one, or leave them out")
+    if not texts and generator != "hf":
+        raise InputError("generator is of a prompt or a file; give one, or leave it out")
     if out is not None:
         check_writable(out)
     saved = load_vector(vector)
-    loaded = loading.load(default=saved.model.name)
-    saved = load_vector(vector, loaded, allow_other_weights=allow_other_weights)
-    chat = ChatOptions.of_vector(saved).of(loaded)
+    source = loading.generator(generator, default=saved.model.name)
+    if source is None:
+        loaded = loading.load(default=saved.model.name)
+        saved = load_vector(vector, loaded, allow_other_weights=allow_other_weights)
+        chat = ChatOptions.of_vector(saved).of(loaded)
+    else:  # which has its own model, and makes sure that the vector fits it
+        chat = ChatOptions.of_vector(saved).of_tokenizer(
+            loading.load_tokenizer(default=saved.model.name)
+        )
     saved.check_chat(chat)
     condition = None if when is None else load_condition(when, loaded)
     entry = Steering(saved, direction, multiplier, rule, when=condition)
@@ -98,7 +110,7 @@ def steer_prompts(
         return
     ways = {"steered": entry, "unsteered": None} if compare else {"steered": entry}
     answers = generate_responses(
-        loaded.model,
+        loaded.model if source is None else None,
         chat,
         [chat.prompt(text) for text in texts] * len(ways),
         steering=[way for way in ways.values() for _ in texts],
@@ -111,6 +123,7 @@ def steer_prompts(
         keys=[*range(len(texts))] * len(ways),  # both answers sampled with the same noise
         batch_tokens=batch_tokens,
         progress="steer" if file is not None else None,
+        generator=source,
     )
     columns = {name: answers[i * len(texts) :][: len(texts)] for i, name in enumerate(ways)}
     frame = pd.DataFrame({"instruction": texts, **columns})

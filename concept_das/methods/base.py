@@ -78,6 +78,7 @@ class Method(ABC):
         defaults: hyper-parameters of a method from outside, where they differ from CDAS's; this
             project's are in `recipes/defaults.yaml`.
         draws: true if a seed changes the result.
+        is_served: true if vLLM can apply what it makes: vectors and texts.
         package, install: an optional package that it needs, and how to get it.
     """
 
@@ -88,6 +89,7 @@ class Method(ABC):
     columns: ClassVar[tuple[str, ...]] = ("negative_output", "positive_output")
     defaults: ClassVar[Mapping[str, Any]] = {}
     draws: ClassVar[bool] = True
+    is_served: ClassVar[bool] = False
     package: ClassVar[str] = ""
     install: ClassVar[str] = ""
 
@@ -252,6 +254,7 @@ class DirectionMethod(TrainedMethod):
     """
 
     operation: ClassVar[Operation]
+    is_served = True
 
     def sites(
         self, model: PreTrainedModel, layers: Sequence[int], config: TrainingConfig

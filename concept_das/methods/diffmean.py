@@ -100,6 +100,7 @@ class DiffMean(FittedMethod):
     """
 
     name = "diffmean"
+    is_served = True
     summary = "baseline: difference of the mean hidden states of concept and neutral texts"
     steering = "add multiplier x the largest coordinate of a concept text; negative to suppress"
 

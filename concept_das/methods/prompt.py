@@ -90,6 +90,7 @@ class Prompting(FittedMethod):
     """
 
     name = "prompt"
+    is_served = True
     summary = "reference: the concept asked for, or asked to be left out, in words"
     steering = "a sentence before the user's text; has no strength"
     columns = ("concept",)

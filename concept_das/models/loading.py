@@ -111,14 +111,14 @@ def load_model(
     if device_map is not None:
         options["device_map"] = device_map
 
-    path = str(packaged_model(cache_dir)) if name == PACKAGED_MODEL else name
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    tokenizer = load_tokenizer(name, **hub, cache_dir=cache_dir)
+    path = _path_of(name, cache_dir)
     try:
         if load_in_4bit:
             options["quantization_config"] = transformers.BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_compute_dtype=DTYPES[chosen]
             )
-        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
         model = AutoModelForCausalLM.from_pretrained(path, **hub, **options)
     except (OSError, ImportError, ValueError, SafetensorError) as error:
         raise InputError(f"cannot load model {name!r}: {_first_sentence(error)}") from error
@@ -141,6 +141,29 @@ def _commit_of(model: PreTrainedModel, name: str, revision: str | None) -> str |
         return None
     cached = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(cached).parent.name if isinstance(cached, str) else None
+
+
+def load_tokenizer(
+    name: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer alone, where something else runs the model; see `load_model`.
+
+    Raises:
+        InputError: for a model that cannot be found or read.
+    """
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        return AutoTokenizer.from_pretrained(_path_of(name, cache_dir), **hub)
+    except (OSError, ImportError, ValueError) as error:
+        raise InputError(f"cannot load model {name!r}: {_first_sentence(error)}") from error
+
+
+def _path_of(name: str, cache_dir: str | os.PathLike[str] | None) -> str:
+    return str(packaged_model(cache_dir)) if name == PACKAGED_MODEL else name
 
 
 def _check_device(device: str) -> None:

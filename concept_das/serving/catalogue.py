@@ -38,6 +38,14 @@ def engine_arguments(vectors: Mapping[str, str | os.PathLike[str]]) -> dict[str,
     return {"additional_config": {CONFIG_KEY: {"vectors": folders}}}
 
 
+def digest_of(vector: SteeringVector) -> str:
+    """SHA-256 over all that a vector's edits depend on, and not over where it came from."""
+    facts = [vector.operation, vector.layers, vector.positions, vector.prefix_length]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    digest.update(to_safetensors({n: t.contiguous() for n, t in vector.tensors().items()}))
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Served:
     """A vector that is served.
@@ -67,10 +75,7 @@ class Served:
                 "vector that clamps or adds"
             )
         vector = SteeringVector.load(folder)
-        facts = [vector.operation, vector.layers, vector.positions, vector.prefix_length]
-        digest = hashlib.sha256(json.dumps(facts).encode())
-        digest.update(to_safetensors({n: t.contiguous() for n, t in vector.tensors().items()}))
-        return cls(vector, digest.hexdigest())
+        return cls(vector, digest_of(vector))
 
     def described(self) -> dict[str, Any]:
         """What a client may want to know of it."""

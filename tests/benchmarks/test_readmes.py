@@ -10,7 +10,8 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,13 @@ from benchmarks.refusal.__main__ import main as run_refusal
 from benchmarks.refusal.__main__ import refusal
 from concept_das.cli.configs import underscored
 from concept_das.cli.parser import COMMANDS, REPLACED, _parser_of
+from concept_das.models.loading import load_model
 from concept_das.runs.running import WorkerOptions
 from tests.benchmarks.axbench.files import write_tiny
 from tests.benchmarks.judges.server import Served
 from tests.benchmarks.release import World, small_world
 from tests.hub import Hub
+from tests.served import serving_vectors
 
 ROOT = Path(__file__).parent.parent.parent
 FUNCTIONS: Mapping[str, tuple[Callable[..., None], Mapping[str, object]]] = {
@@ -129,9 +132,28 @@ def test_a_command_runs(
         small.append('--changes={"cdas": {"rank": 2}}')
     if "--concepts" in words and not dry:
         small.append("--concepts=0:2")
-    assert MAINS[module]([*words, *small, f"--out={tmp_path / 'out'}"]) == 0
+    with answering(words, MAINS[module], small, tmp_path / "out"):
+        assert MAINS[module]([*words, *small, f"--out={tmp_path / 'out'}"]) == 0
     reports = list((tmp_path / "out").rglob("report.html"))
-    assert len(reports) == (0 if dry else 1)
+    assert len(reports) == (0 if dry or "--stages" in words else 1)
+
+
+@contextmanager
+def answering(
+    words: list[str], main: Callable[[Sequence[str]], int], small: list[str], out: Path
+) -> Iterator[None]:
+    """Let a server answer in place of vLLM, with the vectors that the command will train."""
+    if "--generator" not in words:
+        yield
+        return
+    place = words.index("--generator")
+    before = [*words[:place], *words[place + 2 :], *small, f"--out={out}"]
+    assert main([*before, "--stages=data,train"]) == 0  # the last of a flag counts
+    loaded = load_model(words[words.index("--preset") + 1], device="cpu")
+    vectors = {path.parts[-2]: path for path in out.glob("train.*/*/vector")}
+    with serving_vectors(loaded, vectors) as served:
+        words[place + 1] = served.url
+        yield
 
 
 def commands_of(module: str) -> list[list[str]]:

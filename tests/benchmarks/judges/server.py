@@ -47,9 +47,12 @@ class Served:
     """The running server: what it was asked, and what it answers.
 
     `script` is answered first, one reply per request, then what `otherwise` makes of the request.
+    `pages` are answered to GET.
     """
 
     url: str = ""
+    path: str = "/v1/chat/completions"
+    pages: dict[str, Any] = field(default_factory=dict)
     script: list[Reply] = field(default_factory=list)
     otherwise: Callable[[dict[str, Any]], Reply] = lambda _request: completion("Rating: [[2]]")
     requests: list[dict[str, Any]] = field(default_factory=list, repr=False)
@@ -77,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             served.most_at_once = max(served.most_at_once, served.at_once)
             reply = served.script.pop(0) if served.script else None
         try:
-            if self.path != "/v1/chat/completions":
+            if self.path != served.path:
                 reply = error(404)
             reply = reply or served.otherwise(request)
             if reply.hold:
@@ -85,6 +88,15 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with served.lock:
                 served.at_once -= 1
+        self._send(reply)
+
+    def do_GET(self) -> None:
+        known = self.path in self.served.pages
+        self._send(
+            Reply(body=json.dumps(self.served.pages[self.path]).encode()) if known else error(404)
+        )
+
+    def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(reply.body) + (10 if reply.cut else 0)))

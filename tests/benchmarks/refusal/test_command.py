@@ -12,9 +12,11 @@ import pytest
 import benchmarks.safety.stages as stages
 from benchmarks.refusal.__main__ import main
 from benchmarks.refusal.case import REFUSAL
+from concept_das.models.loading import load_model
 from concept_das.runs.stages import Files, Jobs, Slot
 from tests.benchmarks.safety.pipeline import SMALL, fake_scores, killed_at, rows_of
 from tests.benchmarks.tiny_benchmark import content
+from tests.served import serving_vectors
 
 METHODS = "--methods=cdas,diffmean,prompt"
 
@@ -200,3 +202,20 @@ def test_a_model_must_be_named_for_the_organism(
     assert "needs a model: give --model" in capsys.readouterr().err
     assert main([f"--out={tmp_path}", "--model=x", "--methods=magic"]) == 2
     assert "no method 'magic'; choose from cdas" in capsys.readouterr().err
+
+
+def test_a_servers_answers_make_the_same_table(finished: Path, model: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    vectors = {
+        "cdas": out / "train.cdas/seed-42/vector",
+        "diffmean": out / "train.diffmean/vector",
+    }
+    with serving_vectors(load_model(str(model), device="cpu"), vectors) as served:
+        by_server = f"--generator={served.url}"
+        assert main(command(model, out, METHODS, by_server, "--stages=generate")) == 0
+        assert served.requests
+    assert main(command(model, out, METHODS, by_server)) == 0  # asks for nothing more
+    for file in ("table.csv", "summary.csv"):
+        found, expected = out / "report" / file, finished / "report" / file
+        assert found.read_bytes() == expected.read_bytes()
+    assert "Answers by vLLM." in (out / "report" / "summary.md").read_text()

@@ -10,10 +10,13 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from concept_das.cli.parser import main
+from concept_das.models import loading
+from concept_das.models.loading import load_model
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.conditions import Condition
 from concept_das.steering.vector import SteeringVector
 from tests.concept_das.cli.world import steer, train
+from tests.served import serving_vectors
 from tests.tiny import CHAT_TEMPLATE, save_tiny
 
 
@@ -108,6 +111,26 @@ def test_steering_a_file(run: Path, tmp_path: Path, suffix: str) -> None:
     assert [answer["instruction"] for answer in answers] == texts
     assert answers[0] == answers[2]
     assert all(set(answer) == {"instruction", "steered", "unsteered"} for answer in answers)
+
+
+def test_a_server_steers_a_file(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    file.write_text("Hi\nName a fruit\n")
+    options = steer(run, "--file", str(file), "--out", str(out), "--compare=true")
+    assert main(options) == 0
+    expected = out.read_text()
+    vector = load_vector(run / "vector")
+    with serving_vectors(load_model(vector.model.name), {"one": run / "vector"}) as served:
+        monkeypatch.setattr(loading, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
+        assert main([*options, "--generator", served.url]) == 0
+        assert len(served.requests) == 4
+    assert out.read_text() == expected
+    assert main([*options, "--generator", "http://127.0.0.1:9/v1"]) != 0
+    assert "127.0.0.1:9/v1 cannot be reached" in capsys.readouterr().err
+    assert main(steer(run, "--generator", served.url)) != 0
+    assert "generator is of a prompt or a file" in capsys.readouterr().err
 
 
 def test_sampling_at_the_terminal(
