@@ -47,6 +47,8 @@ class Offline:
             "dtype": exact if dtype == "auto" else dtype,
             "revision": revision,
             "trust_remote_code": trust_remote_code,
+            # On a processor, compiling takes minutes and gains little.
+            "enforce_eager": default_device() == "cpu",
         }
         self.beside = beside
         self._folder = tempfile.TemporaryDirectory(prefix="concept-das-vectors-")
