@@ -72,27 +72,27 @@ def _parts(method: Method) -> Iterator[str]:
 
 
 def _measured(name: str) -> str:
-    """Mean recoveries and side effects at multiplier 1, of the first table that has the method."""
+    """Mean recoveries and side effects, of the first table that has the method."""
     for folder, section in MEASURED:
         table = pd.read_csv(RESULTS / folder / "table.csv")
         own = table[(table["method"].str.partition("@")[0] == name) & (table["multiplier"] == 1)]
         if own.empty:
             continue
+        fair = "elicitation_recovery_fair" in table
+        strength = "the [fair multiplier](../evaluate.md#recovery)" if fair else "multiplier 1"
+        ending = "_fair" if fair else ""
         shown = {"method": "method"}
         for direction in DIRECTIONS:
-            shown[RECOVERY[direction]] = f"recovery, {direction}"
-            shown[f"kl_side_effect_{direction}"] = f"KL side effect, {direction}"
+            shown[RECOVERY[direction] + ending] = f"recovery, {direction}"
+            shown[f"kl_side_effect_{direction}{ending}"] = f"KL side effect, {direction}"
         # Over seeds first, as each concept counts once.
         keys = ["method", "concept_id"]
         means = own.groupby(keys, sort=False)[list(shown)[1:]].mean().groupby("method", sort=False)
         means = means.mean().round(3).reset_index()[list(shown)].rename(columns=shown)
         concepts, seeds = own["concept_id"].nunique(), own["seed"].nunique()
-        page = f"../../results/README.md#{section}"
         return (
-            "## Measured\n\n"
-            f"SmolLM2-135M-Instruct, multiplier 1, means over {concepts} concepts and {seeds} "
-            f"seeds; with intervals, beside the others: [results]({page})."
-            "\n\n"
-            f"{to_markdown(means)}"
+            f"## Measured\n\nSmolLM2-135M-Instruct at {strength}, means over {concepts} concepts "
+            f"and {seeds} seed{'s' * (seeds > 1)}; with intervals, and beside the others: "
+            f"[results](../../results/README.md#{section}).\n\n{to_markdown(means)}"
         )
     return ""
