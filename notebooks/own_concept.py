@@ -61,8 +61,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 history = pd.DataFrame(trained.history)
-losses = [name for name in history if "loss" in name]
-axes = history.plot(x="epoch", y=losses, figsize=(6, 2.5), xlabel="epoch", ylabel="nats per token")
+steps = history.dropna(subset=["loss"])
+axes = steps.plot(x="step", y=["loss_elicit", "loss_suppress"], figsize=(6, 2.5))
+held = history.dropna(subset=["heldout_loss"])
+for colour, direction in (("C0", "elicit"), ("C1", "suppress")):
+    label = f"held out, {direction}"
+    axes.plot(held["step"], held[f"heldout_{direction}"], "o", color=colour, label=label)
+axes.set(xlabel="step", ylabel="nats per token")
+axes.legend()
 plt.show()
 
 # %% [markdown]
