@@ -33,8 +33,9 @@ def play(
 
     saved = load_vector(vector[0])
     loaded = loading.load(default=saved.model.name)
-    options = {"allow_other_weights": allow_other_weights}
-    vectors = {name: load_vector(name, loaded, **options) for name in vector}
+    vectors = {
+        name: load_vector(name, loaded, allow_other_weights=allow_other_weights) for name in vector
+    }
     chat = ChatOptions.of_vector(saved).of(loaded)
     for each in vectors.values():
         each.check_chat(chat)

@@ -20,9 +20,6 @@ import pytest
 from tests.concept_das.helpers import random_vector
 from tests.tiny import save_tiny, tiny_model
 
-pytest.importorskip("gradio", reason="the playground needs gradio")
-sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 PICTURE = os.environ.get("PLAYGROUND_PICTURE")
 LONGEST = 60 if PICTURE else 16
@@ -30,6 +27,10 @@ WAIT = 180_000  # milliseconds, of a machine that is busy
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(
+        any(find_spec(name) is None for name in ("gradio", "playwright")),
+        reason="needs gradio, and playwright to drive the browser",
+    ),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
 
@@ -54,7 +55,9 @@ def playing(*words: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
