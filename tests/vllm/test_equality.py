@@ -29,7 +29,7 @@ def test_the_tokens_are_those_of_hugging_face(
         shortfall = lost(loaded, folders, prompt, request, found.token_ids)
         assert shortfall <= TIE, (request, found.text, shortfall)
     # The steerings do something.
-    assert len({output.outputs[0].text for output in outputs}) > 0.8 * len(outputs)
+    assert len({output.outputs[0].text for output in outputs}) > 0.7 * len(outputs)
 
 
 def preemptions(llm: Any) -> float:

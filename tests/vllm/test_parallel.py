@@ -58,10 +58,15 @@ def vector(model: LlamaForCausalLM) -> SteeringVector:
 
 @pytest.mark.parametrize("split", ["tensor_parallel_size", "pipeline_parallel_size"])
 def test_a_split_model_is_steered_as_one(
-    model: LlamaForCausalLM, vector: SteeringVector, tmp_path: Path, split: str
+    model: LlamaForCausalLM,
+    vector: SteeringVector,
+    tmp_path: Path,
+    split: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from vllm import LLM, SamplingParams
 
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # few cores are enough
     options: dict[str, Any] = {split: 2, "distributed_executor_backend": "mp"}
     llm = LLM(
         model.config.name_or_path,
