@@ -113,6 +113,8 @@ class ChatOptions:
             of several that it has; plain, for a base model without one.
         date: the day for a template that writes today's date, as 2024-07-26 (if not given).
         template_options: options of the template as JSON, e.g. '{"enable_thinking": false}'.
+        system_in_rows: conversations may have system prompts of their own; only what stands before
+            a system prompt is then protected.
     """
 
     system: str | None = None
@@ -120,6 +122,7 @@ class ChatOptions:
     chat_template: str | None = None
     date: str | None = None
     template_options: dict[str, str | bool | int | float] | None = None
+    system_in_rows: bool = False
 
     @classmethod
     def of_vector(cls, vector: "concept_das.steering.artifact.Artifact") -> "ChatOptions":
@@ -131,6 +134,7 @@ class ChatOptions:
             chat_template=chat.get("template"),
             date=chat.get("date"),
             template_options=chat.get("options"),
+            system_in_rows=chat.get("system_in_rows", False),
         )
 
     def of(
@@ -154,5 +158,6 @@ class ChatOptions:
             source_token=self.source_token,
             chat_template=template,
             date=self.date,
+            system_in_rows=self.system_in_rows,
             **(self.template_options or {}),
         )

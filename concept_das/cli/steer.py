@@ -45,7 +45,8 @@ def steer_prompts(
     Args:
         vector: folder of a saved vector, pirate (it comes with the package), or name/pirate on the
             hub.
-        prompt: one instruction. Without prompt and file, instructions are read from the terminal.
+        prompt: one instruction, or a conversation as JSON (messages). Without prompt and file,
+            instructions are read from the terminal.
         file: instructions, one a line (.txt) or rows with a column instruction (.jsonl, .csv, ...).
         direction: elicit (towards the concept) or suppress (away from it).
         multiplier: strength, without unit; 1 is the measured factor.
@@ -70,6 +71,7 @@ def steer_prompts(
     import pandas as pd
 
     from concept_das import Steering, generate_responses, load_condition, load_vector
+    from concept_das.data.conversations import prompt_in
     from concept_das.data.files import read_instructions
     from concept_das.runs.files import check_writable, write_atomically
     from concept_das.steering.positions import parse_positions
@@ -79,7 +81,7 @@ def steer_prompts(
     check_sampling(temperature, top_k, top_p)
     if prompt is not None and file is not None:
         raise InputError("give either a prompt or a file, not both")
-    texts = [] if prompt is None else [prompt]
+    texts = [] if prompt is None else [prompt_in(prompt)]
     if file is not None:
         texts = read_instructions(file, once=False)
     if not texts and sys.stdin is None:

@@ -13,7 +13,7 @@ like any other.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from concept_das.data.chat_template import ChatTemplate
+from concept_das.data.conversations import Conversation, prompt_in
 from concept_das.data.plain_text import PlainText, ids_of
 from concept_das.errors import InputError
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # What a vector's own chat format must have in common with another.
 _DESCRIBED = ("prefix", "turn_end", "generation_prompt")
+
+_CHOSEN = ("options", "date", "system_in_rows")
 
 # Beginnings that tokenizers treat differently: one may join a template's last space with a letter,
 # another with a bracket.
@@ -69,6 +72,7 @@ class ChatFormat:
         source_token: int = -1,
         chat_template: str | None = None,
         date: str | None = None,
+        system_in_rows: bool = False,
         **template_options: Any,
     ) -> "ChatFormat":
         """Cut the tokenizer's chat template.
@@ -81,6 +85,8 @@ class ChatFormat:
                 one of several that it has; `plain`, for a base model without one.
             date: the day, as 2024-07-26 (the default), for a template that writes today's date: a
                 vector must find the same prompts tomorrow.
+            system_in_rows: conversations may have system prompts of their own. Only what stands
+                before any system prompt is then the template prefix, for all prompts.
             template_options: passed to the template (`enable_thinking=False`, for instance).
 
         Raises:
@@ -90,6 +96,10 @@ class ChatFormat:
         template = ChatTemplate.of(tokenizer, chat_template, system, date, template_options)
         cuts = [_Cut.of(template, text) for text in _PROBES]
         prefix = _shared(cut.before for cut in cuts)
+        if system_in_rows:
+            template = replace(template, given={**template.given, "system_in_rows": True})
+            own = [Conversation.of([("system", text), ("user", "Hi")]) for text in _PROBES]
+            prefix = _shared([prefix, *(tuple(ids_of(tokenizer, template.render(t))) for t in own)])
         after = _shared(cut.after[::-1] for cut in cuts)[::-1]
         ids, closed = (
             tuple(ids_of(tokenizer, template.render(_PROBES[0], opened=opened)))
@@ -164,7 +174,7 @@ class ChatFormat:
         own = self.description
         if described is None or all(described[name] == own[name] for name in _DESCRIBED):
             return
-        reasons = {name: described.get(name) != own.get(name) for name in ("options", "date")}
+        reasons = {name: described.get(name) != own.get(name) for name in _CHOSEN}
         reasons["template"] = described["template_sha256"] != own["template_sha256"]
         reasons["system"] = system != self.system
         found = ", ".join(sorted(name for name, differs in reasons.items() if differs)) or "tokens"
@@ -177,20 +187,33 @@ class ChatFormat:
             )
         log.warning("%s was trained with another chat format (other %s)", owner, found)
 
-    def prompt(self, text: str) -> "Prompt":
-        """Token ids of one user turn, up to where the model begins to answer.
+    def prompt(self, text: str | Sequence[Mapping[str, Any]]) -> "Prompt":
+        """Token ids of all that stands before the model's answer.
+
+        Args:
+            text: the user's; or a conversation that ends with a text of the user's, as messages
+                with `role` and `content`. All its turns are behind the template prefix, which is
+                what stands before its first.
 
         Raises:
-            InputError: if the text is empty, or its beginning or end runs together with the
-                template's own text.
+            InputError: if a text is empty, or its beginning or end runs together with the
+                template's own text, or a conversation ends otherwise or has a system prompt of its
+                own where the chat format has one for all.
         """
-        rendered = self.template.render(text)
-        shown = self.template.shown(rendered)
-        if not shown.strip():
-            raise InputError("an instruction is empty; remove the row")
-        ids = tuple(ids_of(self.tokenizer, rendered))
-        if self.plain.spells_special_tokens(shown):
-            ids = self.plain.prompt_ids(shown)
+        if not isinstance(text, str) or isinstance(text, Conversation):
+            text = prompt_in(text)
+        if not isinstance(text, str):
+            raise InputError(f"{str(text)[:60]!r} is no conversation; give messages of texts")
+        if isinstance(text, Conversation):
+            shown, ids = text.turns[-1][1], self._conversation_ids(text)
+        else:
+            rendered = self.template.render(text)
+            shown = self.template.shown(rendered)
+            if not shown.strip():
+                raise InputError("an instruction is empty; remove the row")
+            ids = tuple(ids_of(self.tokenizer, rendered))
+            if self.plain.spells_special_tokens(shown):
+                ids = self.plain.prompt_ids(shown)
         start = len(ids) - len(self.generation_prompt)
         if ids[: len(self.prefix)] != self.prefix or ids[start:] != self.generation_prompt:
             raise InputError(
@@ -203,6 +226,23 @@ class ChatFormat:
             prefix_length=len(self.prefix),
             source_position=start + self.source_token % len(self.generation_prompt),
         )
+
+    def _conversation_ids(self, conversation: Conversation) -> tuple[int, ...]:
+        own = conversation.system
+        if own is not None and own != self.system and "system_in_rows" not in self.template.given:
+            raise InputError(
+                f"a conversation has a system prompt of its own, {own[:40]!r}; make the chat "
+                "format with system_in_rows (--system-in-rows), which protects only what stands "
+                "before a system prompt"
+            )
+        for _, text in conversation.turns:
+            if not text.strip():
+                raise InputError("a turn of a conversation is empty; remove the row")
+            if self.plain.spells_special_tokens(text):
+                raise InputError(
+                    f"the turn {text[:40]!r} of a conversation spells a special token; drop the row"
+                )
+        return tuple(ids_of(self.tokenizer, self.template.render(conversation)))
 
     def text_ids(self, text: str) -> tuple[int, ...]:
         """Ids of plain text as the model answers it, after the generation prompt.

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from concept_das.data.conversations import Conversation
 from concept_das.errors import InputError
 
 DATE = "2024-07-26"
@@ -112,8 +113,10 @@ class ChatTemplate:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     def arguments(self, text: str, answer: str | None = None) -> dict[str, Any]:
-        """Arguments of `apply_chat_template` for a user's text, and an answer to it."""
-        turns = [("system", self.system), ("user", text), ("assistant", answer)]
+        """Arguments of `apply_chat_template` for a user's text or conversation, and an answer."""
+        own = text.turns if isinstance(text, Conversation) else [("user", text)]
+        first = [] if own[0][0] == "system" else [("system", self.system)]
+        turns = [*first, *own, ("assistant", answer)]
         return {
             "conversation": [
                 {

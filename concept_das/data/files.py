@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from concept_das.data.conversations import CONVERSATION_COLUMNS, turns_of
+from concept_das.data.conversations import CONVERSATION_COLUMNS, prompt_and_answer, prompt_in
 from concept_das.data.frames import is_table, read_frame, text_of
 from concept_das.data.quadruples import Quadruple
 from concept_das.data.reading import read_quadruples, to_frame
@@ -62,8 +62,9 @@ def read_instructions(path: Path, *, once: bool = True) -> list[str]:
     """Instructions of a file.
 
     Args:
-        path: a text file with one a line, or any source of rows with a column `instruction`, or
-            with conversations, of which the first question is taken.
+        path: a text file with one a line, or any source of rows with a column `instruction` (text
+            or a conversation), or with conversations in `messages`, of which all before the model's
+            last answer is taken.
         once: leave out repeats.
 
     Raises:
@@ -92,20 +93,16 @@ def _instructions_of(frame: pd.DataFrame, name: str) -> list[str]:
         raise InputError(
             f"{name} has no column 'instruction'; it has {', '.join(map(str, frame.columns))}"
         )
-    texts, unused = [], 0
+    texts = []
     for row, cell in enumerate(frame[columns[0]] if columns else ()):
         where = f"{name}, row {row}" + (f", column {columns[0]!r}" if columns[0] else "")
-        turns = turns_of(cell)
-        asked = [text for role, text in turns or () if role == "user"]
-        unused += len([role for role, _ in turns or () if role != "assistant"]) - bool(asked)
-        text = asked[0] if asked else cell
+        answered = prompt_and_answer(cell)
+        text = prompt_in(cell) if answered is None else answered[0]
         if not isinstance(text, str):
             raise InputError(f"{where}: {cell!r} is no instruction in text")
         if not text.strip():
             raise InputError(f"{where} is empty; fill or drop it")
         texts.append(text)
-    if unused:
-        log.warning("%d system prompts and later questions of %s are left out", unused, name)
     return texts
 
 

@@ -1,14 +1,19 @@
 """Reading quadruples from whatever holds rows, and checking every cell."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 
-from concept_das.data.conversations import CONVERSATION_COLUMNS, turns_of
+from concept_das.data.conversations import (
+    CONVERSATION_COLUMNS,
+    prompt_and_answer,
+    prompt_in,
+    turns_of,
+)
 from concept_das.data.frames import Source, read_frame
 from concept_das.data.quadruples import Quadruple
 from concept_das.errors import InputError
@@ -48,18 +53,22 @@ def quadruples_from_frame(frame: pd.DataFrame, name: str = "the data") -> list[Q
     """Check every cell of a data frame and turn it into quadruples.
 
     Raises:
-        InputError: on a missing column, a cell that is not text, or an empty one, or a concept_id
-            that is not a whole number.
+        InputError: on a missing column, a cell that is neither text nor, for an input, a
+            conversation, an empty one, or a concept_id that is not a whole number.
     """
+    frame = _with_both_sides(frame, name)
     found = [one for one in CONVERSATION_COLUMNS if one in frame.columns]
     if found and TEXT_COLUMNS[0] not in frame.columns:
         raise InputError(
             f"{name} holds conversations in {found[0]!r}, and no pairs with and without a concept; "
-            f"put the texts into the columns {', '.join(TEXT_COLUMNS)}"
+            "name the conversations of each side negative_messages and positive_messages, or put "
+            f"texts into the columns {', '.join(TEXT_COLUMNS)}"
         )
     texts = [column for column in _ALL_TEXT_COLUMNS if column in frame.columns]
     check_columns(frame, TEXT_COLUMNS, name)
-    frame = frame.assign(**{column: frame[column].map(_single_turn) for column in TEXT_COLUMNS})
+    for column in TEXT_COLUMNS:
+        is_input = column.endswith("_input")
+        frame = _mapped(frame, column, column, prompt_in if is_input else _single_turn, name)
     check_texts(frame, texts, name, filled=TEXT_COLUMNS)
     records = cast("list[dict[str, Any]]", frame[texts].to_dict("records"))
     if "concept_id" in frame.columns:
@@ -102,6 +111,43 @@ def check_texts(
                 raise InputError(f"{name}, row {row}, column {column!r}: {value!r} is not text")
             if column in filled and not value.strip():
                 raise InputError(f"{name}, row {row}, column {column!r} is empty; fill or drop it")
+
+
+def _with_both_sides(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Conversations of both sides become prompts and outputs, the model's last turns."""
+    for side in ("negative", "positive"):
+        column = f"{side}_messages"
+        if column in frame.columns and f"{side}_input" not in frame.columns:
+            frame = _mapped(frame, column, f"{side}_output", _answer_of, name)
+            frame = _mapped(frame, column, f"{side}_input", _prompt_of, name)
+    return frame
+
+
+def _mapped(
+    frame: pd.DataFrame, column: str, to: str, change: Callable[[Any], Any], name: str
+) -> pd.DataFrame:
+    cells = []
+    for row, cell in enumerate(frame[column]):
+        try:
+            cells.append(change(cell))
+        except InputError as error:
+            raise InputError(f"{name}, row {row}, column {column!r}: {error}") from error
+    return frame.assign(**{to: pd.Series(cells, index=frame.index, dtype=object)})
+
+
+def _prompt_of(cell: Any) -> str:
+    return _both_of(cell)[0]
+
+
+def _answer_of(cell: Any) -> str:
+    return _both_of(cell)[1]
+
+
+def _both_of(cell: Any) -> tuple[str, str]:
+    found = prompt_and_answer(cell)
+    if found is None:
+        raise InputError("this is no conversation that ends with the model's answer; add that turn")
+    return found
 
 
 def _single_turn(cell: Any) -> Any:

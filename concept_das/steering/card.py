@@ -122,6 +122,7 @@ def _usage(vector: "Artifact", repo_id: str) -> str:
         for name, value, usual in (
             ("system", vector.system, None),
             ("source_token", vector.source_token, -1),
+            ("system_in_rows", (vector.chat or {}).get("system_in_rows", False), False),
         )
         if value != usual
     )

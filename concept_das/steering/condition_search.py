@@ -71,7 +71,7 @@ def find_condition(
     """
     inner = model.model if isinstance(model, LoadedModel) else model
     chat = ChatFormat.of(chat) if isinstance(chat, PreTrainedTokenizerBase) else chat
-    prompts = [chat.prompt(p) if isinstance(p, str) else p for p in (*others, *matching)]
+    prompts = [p if isinstance(p, Prompt) else chat.prompt(p) for p in (*others, *matching)]
     matches = torch.tensor([False] * len(others) + [True] * len(matching))
     held = _held_out(matches, heldout, seed)
     read = partial(_over_tokens, inner, prompts=prompts, over=over, batch_size=batch_size)

@@ -3,7 +3,7 @@
 A sampled text depends on its row's seed alone: not on its neighbours, nor on how rows are batched.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
@@ -83,7 +83,7 @@ class Generator(Protocol):
 def generate_responses(
     model: PreTrainedModel | LoadedModel | None,
     chat: ChatFormat | PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt | str],
+    prompts: Sequence[Prompt | str | Sequence[Mapping[str, Any]]],
     *,
     steering: Entry | Sequence[Entry | None] | None = None,
     positions: str = "all",
@@ -106,7 +106,8 @@ def generate_responses(
     Args:
         model: None if a generator is given, which has its own.
         chat: the chat format, or a tokenizer for that of its template.
-        prompts: as `ChatFormat.prompt` makes them, or instructions as text.
+        prompts: as `ChatFormat.prompt` makes them; or instructions as text, or conversations as
+            messages.
         steering: one for all prompts, or one entry per prompt, None to leave it alone; several
             vectors for a prompt as `Together`. A bare vector elicits at multiplier 1.
         positions: see `steer`.
@@ -131,7 +132,7 @@ def generate_responses(
     """
     if isinstance(chat, PreTrainedTokenizerBase):
         chat = ChatFormat.of(chat)
-    asked = [chat.prompt(p) if isinstance(p, str) else p for p in prompts]
+    asked = [p if isinstance(p, Prompt) else chat.prompt(p) for p in prompts]
     rows = [parts_of(entry) for entry in _per_prompt("steering", steering, len(prompts))]
     keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))
     parse_positions(positions)

@@ -97,6 +97,18 @@ def with_cell(column: str, cell: Any) -> list[dict[str, Any]]:
     return [{**RECORDS[0], column: cell}]
 
 
+def both_sides() -> str:
+    """A row of two whole conversations."""
+    cells = {
+        f"{side}_messages": [
+            {"role": "user", "content": RECORDS[0][f"{side}_input"]},
+            {"role": "assistant", "content": RECORDS[0][f"{side}_output"]},
+        ]
+        for side in ("negative", "positive")
+    }
+    return json.dumps({**cells, **{k: RECORDS[0][k] for k in ("concept_id", "concept")}})
+
+
 PARQUET = packed(FRAME, "parquet")
 HALVES = [packed(FRAME.iloc[:2], "parquet"), packed(FRAME.iloc[2:], "parquet")]
 DATASET = datasets.Dataset.from_pandas(FRAME)
@@ -210,6 +222,21 @@ def column_of(ids: list[Any]) -> str:
         given(with_cell("negative_output", [{"from": "gpt", "value": "An apple."}])),
         ALL[:1],
     ),
+    Row(
+        "a turn as its json",
+        given(with_cell("negative_input", '[{"role": "user", "content": "Name a fruit"}]')),
+        ALL[:1],
+    ),
+    Row(
+        "conversations of both sides",
+        file("a.jsonl", both_sides()),
+        ALL[:1],
+    ),
+    Row(
+        "half a conversation",
+        file("a.jsonl", both_sides().replace("assistant", "user")),
+        Refused("column 'negative_messages': this is no conversation that ends with the model's"),
+    ),
     # refused
     Row("no rows", given([]), Refused("the given list has no rows")),
     Row("an empty json list", file("a.json", "[]"), Refused("HERE/a.json has no rows")),
@@ -283,7 +310,7 @@ def column_of(ids: list[Any]) -> str:
     Row(
         "two turns in a cell",
         given(with_cell("negative_input", CHAT[0]["messages"])),
-        Refused("row 0, column 'negative_input': [{'role': 'user', 'content': 'Hi'}, {'role'"),
+        Refused("row 0, column 'negative_input': the conversation ends with the model's answer"),
     ),
     Row(
         "a gap",

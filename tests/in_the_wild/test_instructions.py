@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from concept_das.data.conversations import Conversation
 from concept_das.data.files import read_instructions
 from tests.in_the_wild.rows import Refused, Row, check, every_row
 from tests.in_the_wild.test_data_files import CHAT, SHAREGPT, file, files, packed
@@ -60,7 +61,11 @@ def jsonl(*records: Any) -> Callable[[Path], str]:
     Row("a folder", files(".", {"a.jsonl": JSONL}), TEXTS),
     Row("conversations", jsonl(*CHAT), ["Hi"]),
     Row("conversations of sharegpt", jsonl(*SHAREGPT), ["Hi"]),
-    Row("content in parts", jsonl(image("Hi", "!")), ["Hi!"]),
+    Row(
+        "content in parts",
+        jsonl(image("Hi", "!")),
+        [Conversation.of([("system", "Be brief"), ("user", "Hi!")])],
+    ),
     Row("a missing file", files("a.txt", {}), Refused("there is no file HERE/a.txt")),
     Row("a missing table", files("a.csv", {}), Refused("there is no file HERE/a.csv")),
     Row("an empty file", file("a.txt", "\n \n"), Refused("HERE/a.txt holds no instructions")),
@@ -96,8 +101,19 @@ def test_what_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert read_instructions(Path(lines)) == ["Hi", "Sing"]
     assert f"2 blank lines of {lines} are left out" in caplog.text
     assert f"1 repeats in {lines} are left out" in caplog.text
+
+
+def test_a_prompt_is_all_before_the_models_last_answer(tmp_path: Path) -> None:
     turns = [("system", "Be brief"), ("user", "Hi"), ("assistant", "Yo"), ("user", "And?")]
-    chat = {"messages": [{"role": role, "content": text} for role, text in turns]}
-    longer = jsonl(chat)(tmp_path)
-    assert read_instructions(Path(longer)) == ["Hi"]
-    assert f"2 system prompts and later questions of {longer} are left out" in caplog.text
+    chat = [{"role": role, "content": text} for role, text in turns]
+    answered = [*chat, {"role": "assistant", "content": "Well."}]
+    rows = jsonl(*({"messages": m} for m in (chat, answered, chat[1:3], answered[1:])))(tmp_path)
+    whole = Conversation.of(turns)
+    assert read_instructions(Path(rows), once=False) == [
+        whole,
+        whole,
+        "Hi",
+        Conversation.of(turns[1:]),
+    ]
+    as_cells = jsonl(*({"instruction": cell} for cell in (chat, json.dumps(chat), "Hi")))(tmp_path)
+    assert read_instructions(Path(as_cells), once=False) == [whole, whole, "Hi"]
