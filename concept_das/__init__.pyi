@@ -34,5 +34,6 @@ from .training.concept import ConceptRows as ConceptRows
 from .training.loop import train_direction as train_direction
 from .training.loop import train_directions as train_directions
 from .training.options import EngineOptions as EngineOptions
+from .training.teacher import Teacher as Teacher
 from .training.vectors import train_vector as train_vector
 from .training.vectors import train_vectors as train_vectors

@@ -164,7 +164,7 @@ def resume(
         numbers["run"]["model"] = run["model"]  # earlier releases wrote another fingerprint
     saved = {**{name: run[name] for name in _LATER}, **numbers["run"]}
     if saved != run:
-        changed = sorted(name for name in run if saved.get(name) != run[name])
+        changed = sorted(name for name in {*run, *saved} if saved.get(name) != run.get(name))
         raise InputError(
             f"{folder} holds progress of another run ({', '.join(changed)} differ); delete it or "
             "choose another folder"

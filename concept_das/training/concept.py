@@ -22,6 +22,7 @@ from concept_das.methods.registry import trained_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import Site
 from concept_das.training.checkpoint import Progress, resume, run_identity, save
+from concept_das.training.teacher import Teacher
 from concept_das.training.tracking import NoTracker, Tracker
 from concept_das.words import Direction
 from interventions import orthonormal_rows
@@ -106,6 +107,7 @@ class ConceptRun:
         config: TrainingConfig,
         model: PreTrainedModel,
         sites: Sequence[Site],
+        teacher: Teacher | None = None,
     ) -> None:
         if task.seed is not None:
             config = replace(config, seed=task.seed)
@@ -121,7 +123,7 @@ class ConceptRun:
             sites,
             task.rows,
             task.heldout,
-            config.record(),
+            {**config.record(), **({} if teacher is None else {"teacher": teacher.name})},
             self.method,
             self.interventions,
         )

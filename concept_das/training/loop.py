@@ -25,6 +25,7 @@ from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
 from concept_das.training.pyvene_engine import PyveneLosses
 from concept_das.training.replay_engine import ReplayLosses
 from concept_das.training.state_cache import CacheBudget
+from concept_das.training.teacher import Teacher
 from concept_das.training.tracking import NoTracker, Tracker
 from concept_das.words import Direction
 
@@ -57,6 +58,7 @@ def train_directions(
     *,
     pad_id: int = 0,  # of the first release; it has no effect
     engine: EngineOptions = DEFAULT_ENGINE,
+    teacher: Teacher | None = None,
 ) -> list[TrainingResult]:
     """Learn the directions of several concepts, several of them at once.
 
@@ -68,9 +70,12 @@ def train_directions(
     Args:
         sites: the places to intervene at, all in the same run, each with its own directions.
         tasks: one per concept.
+        teacher: the distribution to learn from, in place of the model's own on the source prompt.
 
     Raises:
-        InputError: if there is nothing to train on, or early stopping has no held-out rows.
+        InputError: if there is nothing to train on, or early stopping has no held-out rows; if the
+            method matches no distribution and a teacher is given, or progress is to be kept and the
+            teacher has no name.
         TrainingError: if a loss or gradient is NaN or Inf; the message names step and row.
     """
     for task in tasks:
@@ -85,12 +90,28 @@ def train_directions(
     for site in sites:
         if config.rank > site.width:
             raise InputError(f"rank {config.rank} exceeds the model's width {site.width}")
+    if teacher is not None:
+        objective = trained_method(config.method).objective
+        if not objective.has_teacher or objective.states is not None:
+            raise no_teacher(config.method)
+        if teacher.name is None and any(task.checkpoint is not None for task in tasks):
+            raise InputError(
+                "progress is kept and the teacher has no name to tell it from another; give "
+                "Teacher(function, name)"
+            )
     results: list[TrainingResult] = []
     alone = trained_method(config.method).trains_alone
     with _frozen(model):
         for group in batches(tasks, 1 if alone else engine.together):
-            results += _train_together(model, sites, group, config, engine)
+            results += _train_together(model, sites, group, config, engine, teacher)
     return results
+
+
+def no_teacher(method: str) -> InputError:
+    """The error of a method that is given a teacher and has no use for one."""
+    return InputError(
+        f"{method} matches no distribution and has no teacher; leave it out, or train cdas"
+    )
 
 
 def _train_together(
@@ -99,10 +120,11 @@ def _train_together(
     tasks: Sequence[TrainingTask],
     config: TrainingConfig,
     engine: EngineOptions,
+    teacher: Teacher | None = None,
 ) -> list[TrainingResult]:
     """Train a group of concepts in lockstep: a step holds a batch of rows of each."""
     since = time.monotonic()
-    runs = [ConceptRun(task, config, model, sites) for task in tasks]
+    runs = [ConceptRun(task, config, model, sites, teacher) for task in tasks]
     active = {part: run for part, run in enumerate(runs) if not run.finished}
     with ExitStack() as stack:
         for run in active.values():
@@ -117,6 +139,7 @@ def _train_together(
                 all_runs(active.values()),
                 engine,
                 config.positions,
+                teacher,
             )
         bar = stack.enter_context(
             tqdm(
@@ -191,6 +214,7 @@ def build_losses(
     runs: Sequence[EditedPass],
     engine: EngineOptions = DEFAULT_ENGINE,
     positions: str | None = None,
+    teacher: Teacher | None = None,
 ) -> Losses:
     """The training losses of several concepts, by the chosen engine.
 
@@ -199,6 +223,7 @@ def build_losses(
         interventions: for each concept and site, by the edit they make.
         runs: all that losses will be asked for.
         positions: the tokens that are edited; the method's own if None.
+        teacher: in place of the model itself on the source.
     """
     found = trained_method(method)
     span = found.span(positions)
@@ -215,10 +240,11 @@ def build_losses(
                 span=span,
                 batch_tokens=engine.batch_tokens,
                 budget=budget,
+                teacher=teacher,
             )
         except ReplayError as reason:
             log.warning("training by pyvene: this model cannot be replayed (%s)", reason)
-    return PyveneLosses(model, sites, interventions, found, span)
+    return PyveneLosses(model, sites, interventions, found, span, teacher)
 
 
 def heldout_loss(

@@ -22,6 +22,7 @@ from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.training.batch_loss import edit_mask, needs_no_source, spans, states_losses
+from concept_das.training.teacher import Teacher
 from interventions.backend import pyvene as pv
 from objectives import token_cross_entropy
 
@@ -33,6 +34,7 @@ class PyveneLosses:
         sites: from the lowest block to the highest.
         interventions: for each concept and site, by the edit they make.
         span: the tokens that are edited.
+        teacher: in place of the model itself on the source.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class PyveneLosses:
         interventions: Sequence[Sequence[Mapping[EditName, nn.Module]]],
         method: TrainedMethod,
         span: Span = EVERYWHERE,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model = model
+        self.own_teacher = teacher
         self.sites = list(sites)
         self.method = method
         self.span = span
@@ -113,13 +117,15 @@ class PyveneLosses:
 
     @torch.no_grad()
     def _teacher(self, source: Batch) -> tuple[Tensor, list[Float[Tensor, "batch 1 dim"]]]:
-        """The untouched run: its response logits, and its states at the source token."""
+        """The untouched run: its (or another teacher's) response logits, and its source states."""
         with ExitStack() as stack:
             seen = [stack.enter_context(capture(self.model, site)) for site in self.sites]
             logits = self.model(**source.model_inputs(), use_cache=False).logits
         where = torch.tensor(source.source_positions())
         rows = torch.arange(len(where))
         states = [hidden[rows, where].unsqueeze(1) for (hidden,) in seen]
+        if self.own_teacher is not None:
+            logits = self.own_teacher.of_batch(source, logits.shape[-1]).to(logits.device)
         return logits[source.response_mask.to(logits.device)], states
 
 

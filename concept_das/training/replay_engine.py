@@ -33,14 +33,15 @@ from concept_das.models.replay import Replay, final_states
 from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.training.batch_loss import edit_mask, needs_no_source, spans, states_losses
 from concept_das.training.state_cache import CacheBudget
+from concept_das.training.teacher import Teacher
 from objectives.divergences import LOG_ZERO
 from objectives.projected import (
     ProjectedLoss,
-    Teacher,
     TokenLoss,
     cross_entropy_with_gradient,
     projected_teacher,
 )
+from objectives.projected import Teacher as TeacherLogits
 
 # Logits made at a time, about six tensors of this size: few enough that memory does not grow with
 # the vocabulary, enough tokens for the matrix products (85 of SmolLM2's 49k, 256 of Gemma's 256k).
@@ -56,6 +57,7 @@ class ReplayLosses:
         runs: everything that losses will be asked for, with whatever factor.
         span: the tokens that are edited.
         batch_tokens: tokens of one forward pass while the cache is filled.
+        teacher: in place of the model itself on the source.
 
     Raises:
         ReplayError: at construction, if the model cannot be replayed exactly.
@@ -72,8 +74,10 @@ class ReplayLosses:
         span: Span = EVERYWHERE,
         batch_tokens: int = 4096,
         budget: CacheBudget | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model = model
+        self.own_teacher = teacher
         self.interventions = interventions
         self.method = method
         self.span = span
@@ -98,10 +102,12 @@ class ReplayLosses:
         self.source = budget.store(
             "states at the source tokens", [len(sites)] * len(texts), width, weight.dtype
         )
+        logits_size = sum(responses) * weight.shape[0] * weight.dtype.itemsize
         self.keeps_logits = (
             method.objective.has_teacher
             and not compares_states
-            and device == budget.place(sum(responses) * weight.shape[0] * weight.dtype.itemsize)
+            # A teacher of the user's own has no states to make them of again.
+            and (teacher is not None or device == budget.place(logits_size))
         )
         if self.keeps_logits:
             self.teacher = budget.store("teacher logits", responses, weight.shape[0], weight.dtype)
@@ -173,7 +179,7 @@ class ReplayLosses:
     def _projected(self, token_loss: TokenLoss) -> ProjectedLoss:
         return ProjectedLoss(self.replay.projection, token_loss, self.chunk)
 
-    def _teacher(self, entries: Sequence[int]) -> Teacher:
+    def _teacher(self, entries: Sequence[int]) -> TeacherLogits:
         """The teacher of several runs, laid end to end."""
         if not self.keeps_logits:
             states = torch.cat([self.teacher.get(entry) for entry in entries])
@@ -202,6 +208,9 @@ class ReplayLosses:
             seen = [stack.enter_context(capture(self.model, s)) for s in self.replay.sites]
             final = final_states(self.model, batch)
         where = batch.source_positions()
+        own = None
+        if self.own_teacher is not None:
+            own = self.own_teacher.of_batch(batch, self.replay.projection.weight.shape[0])
         for row, text in enumerate(with_source):
             entry = self.entry[text]
             at_sites = [hidden[row, where[row]].cpu() for (hidden,) in seen]
@@ -210,9 +219,10 @@ class ReplayLosses:
                 mask = batch.response_mask[row].to(final.device)
                 self.teacher.put(entry, torch.cat([hidden[row, mask].cpu() for (hidden,) in seen]))
             elif self.method.objective.has_teacher:
-                teacher = final[row][batch.response_mask[row].to(final.device)]
+                of_row = final[row] if own is None else own[row]
+                teacher = of_row[batch.response_mask[row].to(of_row.device)]
                 if self.keeps_logits:
-                    teacher = self.replay.projection.logits(teacher)
+                    teacher = self.replay.projection.logits(teacher) if own is None else teacher
                     normaliser = teacher.float().logsumexp(dim=-1, keepdim=True)
                     self.normaliser.put(entry, normaliser)
                 self.teacher.put(entry, teacher)

@@ -21,8 +21,9 @@ from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.artifact import Artifact
 from concept_das.training.concept import ConceptRows, TrainingTask
-from concept_das.training.loop import train_directions
+from concept_das.training.loop import no_teacher, train_directions
 from concept_das.training.options import DEFAULT_ENGINE, EngineOptions
+from concept_das.training.teacher import Teacher
 from concept_das.training.tracking import NoTracker, Tracker
 
 # A block, several of them, `spread` (see `TrainingConfig`), or None for the recipe's.
@@ -58,6 +59,7 @@ def train_vector(
     checkpoint: Path | None = None,
     engine: EngineOptions = DEFAULT_ENGINE,
     on_epoch: Callable[[Mapping[str, float]], object] | None = None,
+    teacher: Any = None,
 ) -> TrainedVector:
     """Train one concept by the recipe's method, measure the factors, and describe the result.
 
@@ -76,10 +78,13 @@ def train_vector(
             the recipe.
         config: the recipe; CDAS's with the paper's numbers if None.
         on_epoch: see `ConceptRows`.
+        teacher: the distribution to learn from, in place of the model's own on the source prompt: a
+            `Teacher`, another model with the same tokenizer, or a function of `input_ids` and
+            `attention_mask` that gives logits.
 
     Raises:
-        InputError: if the method acts at one layer and several are given, or the data, the layer
-            or the recipe cannot be used.
+        InputError: if the method acts at one layer and several are given, or the data, the layer,
+            the recipe or the teacher cannot be used.
         TrainingError: if a loss or gradient is NaN or Inf.
     """
     if isinstance(chat, PreTrainedTokenizerBase):
@@ -95,7 +100,8 @@ def train_vector(
         )
     concept = ConceptRows(train, held, checkpoint, tracker or NoTracker(), on_epoch=on_epoch)
     config = config or TrainingConfig()
-    (trained,) = train_vectors(loaded, chat, [concept], layer, config, engine=engine)
+    own = None if teacher is None else Teacher.of(teacher)
+    (trained,) = train_vectors(loaded, chat, [concept], layer, config, engine=engine, teacher=own)
     return trained
 
 
@@ -116,12 +122,18 @@ def train_vectors(
     config: TrainingConfig,
     *,
     engine: EngineOptions = DEFAULT_ENGINE,
+    teacher: Teacher | None = None,
 ) -> list[TrainedVector]:
     """The same for several concepts, trained `engine.together` at a time."""
     start = time.monotonic()
     method = find_method(config.method)
     layers, config = place(loaded.model, layer, config)
     fits = [_fit(loaded, chat, concept, layers, config) for concept in concepts]
+    if teacher is not None:
+        if isinstance(method, FittedMethod):
+            raise no_teacher(config.method)
+        for fit in fits:
+            fit.common["recipe"]["teacher"] = teacher.name or "a function without a name"
     if isinstance(method, FittedMethod):
         method.check_one_layer(layers)
         vectors = [method.fit(fit) for fit in fits]
@@ -143,7 +155,7 @@ def train_vectors(
         )
         for concept, fit in zip(concepts, fits, strict=True)
     ]
-    results = train_directions(loaded.model, sites, tasks, config, engine=engine)
+    results = train_directions(loaded.model, sites, tasks, config, engine=engine, teacher=teacher)
     vectors = []
     for fit, result in zip(fits, results, strict=True):
         fit.common["recipe"]["best_epoch"] = result.best_epoch
