@@ -93,7 +93,9 @@ class Subject:
             "load_in_4bit": self.loading.load_in_4bit,
             "system": self.chat_options.system,
             "source_token": self.chat_options.source_token,
-            **{name: value for name, value in vars(self.chat_options).items() if value is not None},
+            **{
+                k: v for k, v in vars(self.chat_options).items() if v is not None and v is not False
+            },
             **_template_file(self.chat_options),
             "weights": self._weights(),
         }

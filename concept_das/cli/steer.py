@@ -103,7 +103,8 @@ def steer_prompts(
             loading.load_tokenizer(default=saved.model.name)
         )
     saved.check_chat(chat)
-    condition = None if when is None else load_condition(when, loaded)
+    own = loaded if source is None else None
+    condition = None if when is None else load_condition(when, own)
     entry = Steering(saved, direction, multiplier, rule, when=condition)
 
     if not texts:
