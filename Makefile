@@ -58,7 +58,7 @@ notebooks: $(NOTEBOOKS)
 
 build/notebooks/%.ipynb: notebooks/%.py | $(VENV)/.docs
 	mkdir -p $(@D)
-	PYTHONPATH=$(CURDIR) $(VENV)/bin/jupytext --to ipynb --set-kernel - --execute --run-path $(CURDIR) \
+	PYTHONPATH=$(CURDIR) $(VENV)/bin/jupytext --to ipynb --set-kernel python3 --execute --run-path $(CURDIR) \
 		--output $@ $<
 
 test: lint
