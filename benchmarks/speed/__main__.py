@@ -1,5 +1,9 @@
 """`python -m benchmarks.speed --refusal REFUSAL.parquet --axbench AXBENCH.parquet`.
 
+`--beside_peers true` compares with other libraries instead: answers steered by steering-vectors and
+repeng, training by pyreft's trainer and the release's loop. Writes `answers.csv`, `training.csv`,
+their figures and `peers.json`.
+
 Compares the engine with the authors' way on plain pyvene, in one process and on the same rows:
 training steps in float32 and bfloat16, a whole concept, several concepts at once, steered
 generation, and how a step's cost grows. Prints a table and writes `speed.json`, `steps.csv`,
@@ -20,15 +24,23 @@ import torch
 from jsonargparse import auto_cli
 from scipy import stats
 
+from benchmarks.speed.answers import (
+    added_vectors,
+    compare_answers,
+    peer_versions,
+    plot_answers,
+)
 from benchmarks.speed.generation import generation_cost, sampling_cost
 from benchmarks.speed.growth import VOCABULARIES, growth, plot_growth
 from benchmarks.speed.rows import axbench_rows, refusal_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from benchmarks.speed.timing import attainable_gemm
+from benchmarks.speed.training import compare_training, plot_training, to_equal_loss
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.data.files import write_table
 from concept_das.data.reading import read_quadruples
+from concept_das.data.shipped import shipped_instructions
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site, spread_blocks
 from concept_das.models.loading import DTYPES, LoadedModel, load_model
@@ -49,6 +61,10 @@ def main(
     steps: int = 5,
     epochs: int = 10,
     batch_tokens: int = 2048,
+    beside_peers: bool = False,
+    prompts: int = 64,
+    new_tokens: int = 64,
+    rounds: int = 5,
     out: Path = Path("results/speed"),
 ) -> None:
     """Measure and write the figures and plots.
@@ -62,8 +78,13 @@ def main(
         steps: steps timed of each way.
         epochs: passes over the rows for the cost of a concept.
         batch_tokens: tokens of one forward and backward pass of the engine.
+        beside_peers: compare with other libraries, in float32; those that are installed take part.
+        prompts, new_tokens, rounds: of the answers there, and how often each way is timed.
         out: folder for the results.
     """
+    if beside_peers:
+        _beside_peers(model, layer, refusal, prompts, new_tokens, rounds, out)
+        return
     figures: dict[str, Any] = {}
     table = []
     options = EngineOptions(batch_tokens=batch_tokens)
@@ -105,6 +126,32 @@ def main(
     command = f"python -m benchmarks.speed --refusal {refusal.name} --axbench {axbench.name}"
     record = {**figures, "command": command, "cores": torch.get_num_threads(), **versions()}
     write_atomically(out / "speed.json", json.dumps(record, indent=2).encode())
+
+
+def _beside_peers(
+    model: str, layer: int, refusal: Path, count: int, new_tokens: int, rounds: int, out: Path
+) -> None:
+    loaded = load_model(model, dtype="float32")
+    chat = ChatFormat.of(loaded.tokenizer)
+    prompts = [chat.prompt(text) for text in shipped_instructions(count, seed=42)]
+    vectors = added_vectors(loaded, layer, len(chat.prefix))
+    answers = compare_answers(loaded, prompts, vectors, new_tokens=new_tokens, rounds=rounds)
+    rows = refusal_rows(refusal, chat)[:48]
+    training = compare_training(loaded, layer, rows[:32], rows[32:])
+    write_table(out / "answers.csv", answers)
+    write_table(out / "training.csv", training)
+    plot_answers(answers, out / "answers.png")
+    plot_training(training, out / "training.png")
+    print(answers.round(3).to_string(index=False))
+    print(to_equal_loss(training).round(3).to_string(index=False))
+    record = {
+        "command": f"python -m benchmarks.speed --refusal {refusal.name} --axbench FILE "
+        f"--beside_peers true --prompts {count} --new_tokens {new_tokens} --rounds {rounds}",
+        "cores": torch.get_num_threads(),
+        **versions(),
+        **peer_versions(),
+    }
+    write_atomically(out / "peers.json", json.dumps(record, indent=2).encode())
 
 
 def ratios(table: pd.DataFrame) -> dict[str, float]:

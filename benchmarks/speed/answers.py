@@ -1,4 +1,4 @@
-"""Answers in the same time: steered and not, here and by the libraries that people would pick.
+"""Answers for the same work: steered and not, here and by the libraries that people would pick.
 
 A batch of prompts is answered greedily, with as many new tokens for each. One vector is added for
 all of them, or eight vectors and none are mixed: here in one call, and elsewhere, where a call
@@ -8,8 +8,9 @@ steers all its prompts alike, in a call for each.
 import logging
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.speed.timing import seconds_of
+from benchmarks.speed.timing import work_of
 from concept_das.data.batches import collate, pad_id_of
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.models.loading import LoadedModel
@@ -32,10 +33,19 @@ PEERS = ("steering-vectors", "repeng")
 
 VECTORS = 8
 
-Way = Callable[[Sequence[SteeringVector | None]], None]
-"""Answers the prompts, each under its own vector or none."""
+Way = Callable[[Sequence[SteeringVector | None]], list[list[int]]]
+"""Token ids of the answers, each prompt's under its own vector or none."""
 
 log = logging.getLogger(__name__)
+
+
+def peer_versions() -> dict[str, str]:
+    """The versions of the libraries that others may pick, of those that are installed."""
+    found = {}
+    for name in (*PEERS, "pyreft"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def added_vectors(
@@ -68,30 +78,34 @@ def ways_of(loaded: LoadedModel, prompts: Sequence[Prompt], new_tokens: int) -> 
         "pad_token_id": pad,
     }
 
-    def generate(indices: Sequence[int]) -> None:
+    def generate(indices: Sequence[int]) -> list[list[int]]:
         batch = collate([Turn(prompts[i]) for i in indices], loaded.device, "left", pad)
-        loaded.model.generate(
+        output: Tensor = loaded.model.generate(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, **options
         )
+        ids: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
+        return ids
 
-    def unsteered(_vectors: Sequence[SteeringVector | None]) -> None:
-        generate(range(len(prompts)))
+    def unsteered(_vectors: Sequence[SteeringVector | None]) -> list[list[int]]:
+        return generate(range(len(prompts)))
 
-    def steered(vectors: Sequence[SteeringVector | None]) -> None:
+    def steered(vectors: Sequence[SteeringVector | None]) -> list[list[int]]:
         with steer(loaded.model, vectors):
-            generate(range(len(prompts)))
+            return generate(range(len(prompts)))
 
     def group_by_group(
         applied: Callable[[SteeringVector], AbstractContextManager[Any]],
         vectors: Sequence[SteeringVector | None],
-    ) -> None:
+    ) -> list[list[int]]:
         groups: dict[int, list[int]] = {}
         for i, vector in enumerate(vectors):
             groups.setdefault(id(vector), []).append(i)
+        found: dict[int, list[int]] = {}
         for indices in groups.values():
             vector = vectors[indices[0]]
             with nullcontext() if vector is None else applied(vector):
-                generate(indices)
+                found.update(zip(indices, generate(indices), strict=True))
+        return [found[i] for i in range(len(prompts))]
 
     peers = {
         "steering-vectors": partial(_by_steering_vectors, loaded),
@@ -144,8 +158,9 @@ def compare_answers(
     """One row for each way and choice of vectors; the ways take turns, all of them in each round.
 
     Returns:
-        `way`, `vectors` (one, or eight and none), `per_second` (answers, median), and the seconds
-        of the unsteered way over this one's in the same round: `median`, `low`, `high`.
+        `way`, `vectors` (one, or eight and none), `per_second` (answers in a second of work)
+        and the work of the unsteered way over this one's in the same round: `median`, `low` and
+        `high`. Medians over the rounds.
     """
     ways = ways_of(loaded, prompts, new_tokens)
     mixed = [*vectors, None]
@@ -160,7 +175,7 @@ def compare_answers(
         for case in cases if round_ % 2 == 0 else cases[::-1]:
             way, which = case
             call = partial(ways[way], rows.get(which, rows["one"]))
-            seconds[case].append(seconds_of(call, loaded.device))
+            seconds[case].append(work_of(call, loaded.device))
             log.info("round %d: %s, %s: %.1f s", round_ + 1, way, which, seconds[case][-1])
     plain = seconds["unsteered", "none"]
     found = []
@@ -191,7 +206,7 @@ def plot_answers(frame: pd.DataFrame, path: Path) -> None:
         axis.bar(places, rows["median"], 0.33, yerr=errors, label=f"vectors: {which}", capsize=3)
     axis.axhline(1, color="grey", linewidth=0.8)
     axis.set_xticks(range(len(names)), names)
-    axis.set_ylabel("answers per second, unsteered = 1")
+    axis.set_ylabel("answers for the same work, unsteered = 1")
     axis.legend(frameon=False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,18 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     return float(begin.elapsed_time(end)) / 1000
 
 
+def work_of(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of work of one call: the processor's, which other programs do not add to.
+
+    On a GPU, the seconds that it takes.
+    """
+    if device.type != "cpu":
+        return seconds_of(call, device)
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
 def peak_bytes_of(call: Callable[[], object], device: torch.device) -> int:
     """The most that tensors took during a call, beyond what they took before it.
 

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -115,6 +116,7 @@ class Offline:
                 name = digest_of(vector)
                 self._served[name] = vector.save(Path(self._folder.name) / name)
             self._stop()
+            os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the plugin steers the first
             from vllm import LLM
 
             self._llm = LLM(self.model, **self.loading, **engine_arguments(self._served))

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from concept_das import SteeringVector, generate_responses
+from concept_das import Steering, SteeringVector, generate_responses
 from concept_das.data.chat_format import ChatFormat
+from concept_das.errors import InputError
 from concept_das.models.loading import LoadedModel
+from concept_das.serving.remote import Remote
 from concept_das.serving.request import SteeringRequest
 from tests.vllm.conftest import PROMPTS
 
@@ -99,6 +101,19 @@ def test_two_clients_use_two_vectors_at_once(
             max_new_tokens=24,
         )
         assert texts == expected
+
+
+def test_it_answers_in_place_of_hugging_face(
+    address: str, loaded: LoadedModel, chat: ChatFormat, folders: dict[str, Path]
+) -> None:
+    pirate, rank2, other = (SteeringVector.load(folder) for folder in folders.values())
+    steering = [Steering(pirate, "elicit", 1.2), None, Steering(rank2, "suppress")]
+    common: Any = {"steering": steering, "max_new_tokens": 12}
+    server = Remote(f"{address}/v1")
+    found = generate_responses(None, chat, PROMPTS[:3], **common, generator=server)
+    assert found == generate_responses(loaded, chat, PROMPTS[:3], **common)
+    with pytest.raises(InputError, match="does not serve the vector"):
+        generate_responses(None, chat, PROMPTS[:1], steering=other, generator=server)
 
 
 @pytest.mark.parametrize(
