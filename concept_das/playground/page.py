@@ -40,6 +40,7 @@ _STYLE = """
 .cd-part .html-container { padding: 0 !important; }
 .cd-part .html-container, .cd-part .prose { height: 100%; }
 .block.cd-part:not(:has(.prose > *)) { display: none; }
+@media (max-width: 640px) { .cd-answers { flex-direction: column; } }
 """
 
 # The clipboard is not there where a page does not come from this machine or by https.
@@ -147,7 +148,7 @@ class _Page:
         self.error = _part("error")
         prompt, unsteered, steered, legend = self._paint(None, None)
         self.read_prompt = _part("read-prompt", prompt)
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=True, elem_classes="cd-answers"):
             self.unsteered = _part("unsteered", unsteered)
             self.steered = _part("steered", steered)
         self.legend = _part("legend", legend)
@@ -326,7 +327,7 @@ def _part(name: str, value: str = "") -> "gradio.HTML":
     """A part of the page that is drawn here, and takes no room while it is empty."""
     import gradio as gr
 
-    return gr.HTML(value, elem_id=name, elem_classes="cd-part", min_width=300)
+    return gr.HTML(value, elem_id=name, elem_classes="cd-part")
 
 
 def _place_name(playground: Playground, place: Place) -> str:

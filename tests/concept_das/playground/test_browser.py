@@ -222,6 +222,9 @@ def test_several_vectors_on_a_phone(browser: Any, address: str) -> None:
     assert together[1] != alone[1]
     assert "Together(" in visit.copied("copy-code")
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+    boxes = [visit.page.locator(name).bounding_box() for name in ("#unsteered", "#steered")]
+    assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]  # one below the other
+    assert min(box["width"] for box in boxes) > 300
     visit.page.click("text=More settings")
     visit.page.click("[aria-label='Colour by']")
     visit.page.click("text=two, block 2")
