@@ -53,7 +53,7 @@ class Batches:
             self.tracked.pop(data.req_id, None)
             request = SteeringRequest.of(getattr(data.sampling_params, "extra_args", None))
             if request is not None:
-                vector = self.tables.catalogue.steering(request).vector
+                vector = self.tables.catalogue.vectors[request.vector].vector
                 prompt = data.prompt_token_ids
                 self.tracked[data.req_id] = Tracked(
                     request,

@@ -200,7 +200,7 @@ def _folder(model: str, revision: str | None) -> Path:
         return Path(model)
 
 
-def blocks_of(model: nn.Module, n_layers: int) -> dict[int, nn.Module]:
+def blocks_of(model: Any, n_layers: int) -> dict[int, nn.Module]:
     """The decoder blocks that this process runs; others are on other devices.
 
     Raises:
