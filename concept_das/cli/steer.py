@@ -1,11 +1,12 @@
 """`concept-das steer`."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
@@ -14,7 +15,8 @@ from concept_das.words import Direction, Rule
 if TYPE_CHECKING:
     import concept_das.data.chat_format
     import concept_das.models.loading
-    import concept_das.steering.context
+    import concept_das.steering.conditions
+    import concept_das.steering.entries
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ def steer_prompts(
     direction: Direction = "elicit",
     multiplier: float = 1.0,
     rule: Rule = "paper",
+    also: list[str] = [],  # noqa: B006 (shown in the help)
     when: Path | None = None,
     positions: str = "all",
     compare: bool = False,
@@ -51,6 +54,9 @@ def steer_prompts(
         direction: elicit (towards the concept) or suppress (away from it).
         multiplier: strength, without unit; 1 is the measured factor.
         rule: paper or interpolate; see evaluate.
+        also: further vectors that steer every prompt at once, each as vector takes them, with a
+            direction and a multiplier behind the name if they are not elicit and 1:
+            "runs/polite/vector suppress 1.5".
         when: folder of a condition (Condition.save); prompts that do not meet it are not steered.
         positions: all, prompt (only the prompt's tokens), generated (only new tokens), or the first
             and last tokens of the prompt, e.g. p2+s2.
@@ -70,7 +76,7 @@ def steer_prompts(
     """
     import pandas as pd
 
-    from concept_das import Steering, generate_responses, load_condition, load_vector
+    from concept_das import Steering, Together, generate_responses, load_condition, load_vector
     from concept_das.data.conversations import prompt_in
     from concept_das.data.files import read_instructions
     from concept_das.runs.files import check_writable, write_atomically
@@ -105,7 +111,10 @@ def steer_prompts(
     saved.check_chat(chat)
     own = loaded if source is None else None
     condition = None if when is None else load_condition(when, own)
-    entry = Steering(saved, direction, multiplier, rule, when=condition)
+    entry = Together(
+        Steering(saved, direction, multiplier, rule, when=condition),
+        *(_further(words, own, allow_other_weights, condition) for words in also),
+    )
 
     if not texts:
         how = (max_new_tokens, temperature, seed, top_k, top_p)
@@ -140,10 +149,28 @@ def steer_prompts(
             print(f"{name:>11}: {text}")
 
 
+def _further(
+    words: str,
+    loaded: "concept_das.models.loading.LoadedModel | None",
+    allow_other_weights: bool,
+    condition: "concept_das.steering.conditions.Condition | None",
+) -> "concept_das.steering.entries.Steering":
+    """A vector with its strength: `NAME`, `NAME suppress`, `NAME 1.5` or `NAME suppress 1.5`."""
+    from concept_das import load_vector
+
+    parts = re.fullmatch(r"(.+?)(?:\s+(elicit|suppress))?(?:\s+(-?[\d.]+))?\s*", words)
+    if parts is None or Path(words).exists():
+        name, direction, multiplier = words, "elicit", 1.0
+    else:
+        name, direction, multiplier = parts[1], parts[2] or "elicit", float(parts[3] or 1)
+    vector = load_vector(name, loaded, allow_other_weights=allow_other_weights)
+    return vector.at(multiplier, cast(Direction, direction), when=condition)
+
+
 def _converse(
     loaded: "concept_das.models.loading.LoadedModel",
     chat: "concept_das.data.chat_format.ChatFormat",
-    entry: "concept_das.steering.context.Steering",
+    entry: "concept_das.steering.entries.Together",
     positions: str,
     max_new_tokens: int,
     temperature: float,
@@ -154,7 +181,7 @@ def _converse(
     """Read instructions from the terminal and stream steered answers."""
     from transformers import TextStreamer
 
-    from concept_das import steer
+    from concept_das import Together, steer
     from concept_das.data.batches import pad_id_of
     from concept_das.steering.generation import decoding
     from concept_das.steering.sampling import row_seed
@@ -162,13 +189,11 @@ def _converse(
     print("An empty line ends.", file=sys.stderr)
     pad = pad_id_of(loaded.tokenizer)
     streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    parts = [part for part in entry.parts if not part.vector.is_text]
+    inside = Together(*parts) if parts else None
     for number, line in enumerate(_typed_lines()):
         prompt = entry.prompt(chat.prompt(line)).tensors(loaded.device)
-        with (
-            nullcontext()
-            if entry.vector.is_text
-            else steer(loaded.model, entry, positions=positions)
-        ):
+        with steer(loaded.model, inside, positions=positions) if inside else nullcontext():
             seeds = [row_seed(seed, number)]
             how = decoding(loaded.model, pad, max_new_tokens, temperature, seeds, top_k, top_p)
             loaded.model.generate(**prompt, **how, streamer=streamer)

@@ -158,9 +158,10 @@ class Artifact(ABC):
         Raises:
             InputError: if the multiplier is no finite number.
         """
-        from concept_das.steering.entries import Steering
-
-        return Steering(self, direction, multiplier, rule, when=when)
+        # By name, because entries are made of artifacts.
+        entries = importlib.import_module("concept_das.steering.entries")
+        steering: Steering = entries.Steering(self, direction, multiplier, rule, when=when)
+        return steering
 
     def check_direction(self, direction: Direction) -> None:
         """Make sure it can steer in a direction.

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
 
 import torch
@@ -183,6 +184,10 @@ class Together:
                 names,
                 cosine,
             )
+
+    def prompt(self, prompt: Prompt) -> Prompt:
+        """The prompt to give to the model: another one if some of it steers with text."""
+        return reduce(lambda changed, part: part.prompt(changed), self.parts, prompt)
 
     @property
     def overlap(self) -> float:

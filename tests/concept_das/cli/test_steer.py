@@ -2,6 +2,7 @@
 
 import builtins
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from concept_das.models import loading
 from concept_das.models.loading import load_model
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.conditions import Condition
+from concept_das.steering.entries import Together
+from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import SteeringVector
 from tests.concept_das.cli.world import steer, train
 from tests.served import serving_vectors
@@ -52,6 +55,28 @@ def test_steering_a_prompt(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert lines[0] == "instruction: Hi"
     assert any(line.startswith("    steered: ") for line in lines)
     assert any(line.startswith("  unsteered: ") for line in lines)
+
+
+def test_several_vectors_at_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vector = load_vector(run / "vector")
+    assert isinstance(vector, SteeringVector)
+    other = replace(vector, layer=0, concept="other").save(tmp_path / "an other")
+    loaded = load_model(vector.model.name, device="cpu")
+    together = Together(vector.at(3.0), replace(vector, layer=0).at(2.5, "suppress"))
+    expected = generate_responses(
+        loaded, loaded.tokenizer, ["Hi"], steering=together, max_new_tokens=5
+    )
+    command = steer(run, "--prompt", "Hi", "--multiplier=3")
+    answers = []
+    for also in ([f"{other} suppress 2.5"], [str(other)], [f"{other} 1", f"{other}  -1.5"], []):
+        assert main([*command, *(["--also", *also] if also else [])]) in (0, 2)
+        answers.append(capsys.readouterr())
+    assert answers[0].out.splitlines()[1] == f"    steered: {expected[0]}"
+    assert answers[1].out != answers[0].out
+    assert "vector 1 (other) and vector 2 (other) clamp along the same direction" in answers[2].err
+    assert answers[3].out not in (answers[0].out, "")
 
 
 def test_steering_under_a_condition(
