@@ -114,7 +114,8 @@ def run_stages(
                 result = _done_here(jobs, slot)
             else:
                 while todo and workers.free:
-                    workers.start(todo[0], jobs.fingerprint(todo.pop(0)))
+                    slot = todo.pop(0)
+                    workers.start(slot, jobs.fingerprint(slot))
                 if not workers.at_work:
                     break
                 bar.set_description_str(names_of(workers.at_work))
@@ -296,7 +297,9 @@ def _ray_at(options: WorkerOptions) -> Any:
         ) from error
     quiet = {"logging_level": "WARNING"}
     if options.cluster is None:
-        cpus = max(os.cpu_count() or 1, options.workers or 1)
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own choice, which it warns of
+        own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cpus = max(own or 1, options.workers or 1)
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return ray
     try:

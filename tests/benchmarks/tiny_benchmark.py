@@ -36,22 +36,34 @@ NEEDS = {
 
 @dataclass
 class Worker:
-    """Works on rows, writes down each that is kept, and may be killed at the n-th chance."""
+    """Works on rows, writes down each that is kept, and does mischief at the n-th chance.
+
+    Attributes:
+        kill: the stage and the number of the chance.
+        mischief: kills this process, if it is nothing else.
+        once: a file that is made then, if only one process is to do it.
+    """
 
     trace: Path
     kill: tuple[str, int] | None = None
-    chances: int = field(default=0)
+    mischief: Callable[[], None] | None = None
     once: Path | None = None
+    chances: int = field(default=0)
 
     def chance(self, stage: str) -> None:
-        if self.kill == (stage, -1):
-            raise InputError(f"{stage} cannot be; give another")
-        if self.kill is not None and self.kill[0] == stage:
-            self.chances += 1
-            if self.chances == self.kill[1] and not (self.once and self.once.exists()):
-                if self.once is not None:
-                    self.once.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+        if self.kill is None or self.kill[0] != stage:
+            return
+        self.chances += 1
+        if self.chances != self.kill[1]:
+            return
+        if self.once is not None:
+            if self.once.exists():
+                return
+            self.once.touch()
+        if self.mischief is not None:
+            self.mischief()
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def run(self, job: Job, options: Mapping[str, Any]) -> None:
         tables = [
@@ -132,18 +144,40 @@ class TinyPlan:
 
 
 class Main:
-    """The benchmark as a command line: FOLDER TRACE, and STAGE NUMBER to be killed there.
+    """The benchmark as a command line: FOLDER TRACE, and STAGE NUMBER MISCHIEF at that chance.
 
-    With ONCE at the end only one process is killed. A negative number raises an error instead.
+    MISCHIEF is a name of this class. With ONCE at the end only one process does it.
     """
 
     def plan(self, argv: Sequence[str]) -> TinyPlan:
-        folder, trace, *kill = argv
+        folder, trace, *more = argv
         worker = Worker(Path(trace))
-        if kill:
-            worker.kill = (kill[0], int(kill[1]))
-            worker.once = Path(f"{trace}.once") if kill[2:] == ["ONCE"] else None
+        if more:
+            worker.kill = (more[0], int(more[1]))
+            worker.mischief = partial(getattr(self, more[2]), Path(folder))
+            worker.once = Path(f"{trace}.once") if more[3:] == ["ONCE"] else None
         return TinyPlan(Jobs(stages_of(worker), PIECES, Path(folder)))
+
+    def dies(self, folder: Path) -> None:
+        """The process is gone."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def kills_the_driver(self, folder: Path) -> None:
+        """The command is gone, and its worker goes on."""
+        os.kill(int(os.environ["DRIVER"]), signal.SIGKILL)
+
+    def kills_its_machine(self, folder: Path) -> None:
+        """Ray on this machine is gone."""
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def errs(self, folder: Path) -> None:
+        """What a job may raise."""
+        raise InputError("that cannot be; give another")
+
+    def runs_again(self, folder: Path) -> None:
+        """A second command on the folder."""
+        run_stages([Stage("s", print)], PIECES, folder)
 
 
 main = Main()

@@ -1,6 +1,10 @@
 """Several workers on the jobs of a benchmark; what one process does is in `test_stages`."""
 
+import os
+import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,16 @@ from concept_das.errors import InputError, OutsideError, UnfinishedError
 from concept_das.runs.running import WorkerOptions, Workers, _share, run_stages
 from concept_das.runs.stages import Files, Job, Jobs, Piece, Slot, Stage
 from tests.benchmarks import tiny_benchmark as tiny
+from tests.benchmarks.processes import forked
 from tests.benchmarks.tiny_benchmark import PIECES, content
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[str]]:
+    """The files and the rows of one process."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    rows = tiny.run(folder)
+    return content(folder), sorted(rows)
 
 
 class TwoAtOnce(Workers):
@@ -35,14 +48,14 @@ class TwoAtOnce(Workers):
             return slot, error
 
 
-def test_a_job_is_started_as_soon_as_its_needs_are_done(tmp_path: Path) -> None:
-    tiny.run(tmp_path / "whole")
+def test_a_job_is_started_as_soon_as_its_needs_are_done(
+    tmp_path: Path, undisturbed: tuple[dict[str, bytes], list[str]]
+) -> None:
     stages = tiny.stages_of(tiny.Worker(tmp_path / "trace"))
     workers = TwoAtOnce(Jobs(stages, PIECES, tmp_path / "out"))
     run_stages(stages, PIECES, tmp_path / "out", workers=workers)
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
     rows = (tmp_path / "trace").read_text().splitlines()
-    assert sorted(rows) == sorted((tmp_path / "run.trace").read_text().splitlines())
+    assert (content(tmp_path / "out"), sorted(rows)) == undisturbed
     # The second piece went on while the first one's data were still being made.
     assert {("data", "concept-0"), ("data", "concept-2")} in workers.together
     assert {("data", "concept-0"), ("train", "concept-1")} in workers.together
@@ -139,39 +152,109 @@ def test_without_ray_it_is_said_what_to_install(
     run_stages(stages, [Piece("p")], tmp_path / "out", workers=WorkerOptions(2).of("m", ()))
 
 
-def run_with_ray(out: Path, *kill: str) -> list[str]:
+def run_with_ray(out: Path, *mischief: str, cluster: str | None = None) -> list[str]:
     """The tiny benchmark with two workers; the rows that were worked on."""
-    trace = out.with_suffix(".trace")
-    line = (str(out), str(trace), *kill)
-    workers = WorkerOptions(2).of("tests.benchmarks.tiny_benchmark", line)
+    trace = out.with_name("ray.trace")
+    line = (str(out), str(trace), *mischief)
+    workers = WorkerOptions(2, cluster).of("tests.benchmarks.tiny_benchmark", line)
     run_stages(tiny.stages_of(tiny.Worker(trace)), PIECES, out, workers=workers)
     return trace.read_text().splitlines()
 
 
 def test_a_worker_of_ray_may_be_killed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    undisturbed: tuple[dict[str, bytes], list[str]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     pytest.importorskip("ray")
-    tiny.run(tmp_path / "whole")
-    rows = run_with_ray(tmp_path / "out", "generate", "2", "ONCE")
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
-    # No row twice, none lost, though a process died between two of them.
-    assert sorted(rows) == sorted((tmp_path / "run.trace").read_text().splitlines())
+    rows = run_with_ray(tmp_path / "out", "generate", "2", "dies", "ONCE")
+    # The same table, no row twice and none lost, though a process died between two of them.
+    assert (content(tmp_path / "out"), sorted(rows)) == undisturbed
     assert "has lost its process" in caplog.text
-    assert (tmp_path / "out.trace.once").exists()
 
 
 @pytest.mark.slow
 def test_a_job_that_kills_its_workers_is_named(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(OutsideError, match=r"^generate of concept-\d has failed 3 times because"):
-        run_with_ray(tmp_path / "out", "generate", "2")
+        run_with_ray(tmp_path / "out", "generate", "2", "dies")
 
 
 @pytest.mark.slow
 def test_an_error_of_a_job_comes_to_the_user_as_it_is(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    with pytest.raises(InputError, match="^train cannot be; give another$") as caught:
-        run_with_ray(tmp_path / "out", "train", "-1")
+    with pytest.raises(InputError, match="^that cannot be; give another$") as caught:
+        run_with_ray(tmp_path / "out", "train", "1", "errs")
     assert type(caught.value) is InputError
     assert "tiny_benchmark.py" in str(caught.value.__cause__)  # where in the worker it was
+
+
+@pytest.mark.slow
+def test_a_second_command_is_told_of_the_first(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(
+        InputError, match=f"is being worked on by process {os.getpid()} on .* since"
+    ):
+        run_with_ray(tmp_path / "out", "train", "1", "runs_again")
+
+
+@pytest.mark.slow
+def test_a_killed_command_takes_its_workers_with_it(
+    tmp_path: Path, undisturbed: tuple[dict[str, bytes], list[str]]
+) -> None:
+    """Its worker goes on for a moment; the next run waits for it where both would do a job."""
+    pytest.importorskip("ray")
+
+    def drive() -> None:
+        os.environ["DRIVER"] = str(os.getpid())
+        run_with_ray(tmp_path / "out", "generate", "2", "kills_the_driver")
+
+    assert forked(drive)() == -signal.SIGKILL
+    trace = tmp_path / "ray.trace"
+    run_stages(tiny.stages_of(tiny.Worker(trace)), PIECES, tmp_path / "out")
+    assert content(tmp_path / "out") == undisturbed[0]
+    rows = trace.read_text().splitlines()
+    # The worker may have died between a row and its trace, but never made one again.
+    assert len(rows) == len(set(rows)) >= len(undisturbed[1]) - 2
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_rows(
+    small_disk: Callable[[int], Path],
+    tmp_path: Path,
+    undisturbed: tuple[dict[str, bytes], list[str]],
+) -> None:
+    pytest.importorskip("ray")
+    disk = small_disk(160)
+    (tmp_path / "out").symlink_to(disk)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run_with_ray(tmp_path / "out")
+    assert str(caught.value.filename).startswith(str(tmp_path))
+    subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+    rows = run_with_ray(tmp_path / "out")
+    assert (content(tmp_path / "out"), sorted(rows)) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_lost_machines_job_goes_to_another(
+    tmp_path: Path, undisturbed: tuple[dict[str, bytes], list[str]]
+) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        mischief = ("generate", "2", "kills_its_machine", "ONCE")
+        rows = run_with_ray(tmp_path / "out", *mischief, cluster=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert (content(tmp_path / "out"), sorted(rows)) == undisturbed
+
+
+@pytest.mark.slow
+def test_where_there_is_no_cluster_it_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(InputError, match="there is no Ray cluster at 'auto'.*ray start"):
+        run_with_ray(tmp_path / "out", cluster="auto")
