@@ -297,7 +297,6 @@ def _ray_at(options: WorkerOptions) -> Any:
         ) from error
     quiet = {"logging_level": "WARNING"}
     if options.cluster is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own choice, which it warns of
         own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         cpus = max(own or 1, options.workers or 1)
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
