@@ -75,7 +75,8 @@ def _source_states(
     """The same at several sites, in one pass up to the highest."""
     highest = max(sites, key=lambda site: site.layer)
     found: list[list[Tensor]] = [[] for _ in sites]
-    bar = tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False)
+    off = {"disable": True} if progress is None else {}
+    bar = tqdm(total=len(prompts), desc=progress, leave=False, **off)
     for chunk in batches(prompts, batch_size):
         cut = [
             Turn(Prompt(p.ids[: p.source_position + 1], p.prefix_length, p.source_position))

@@ -162,7 +162,9 @@ def generate_responses(
     ]
     how = Decoding(positions, max_new_tokens, temperature, top_k, top_p, batch_tokens)
     texts = [""] * len(given)
-    with tqdm(total=len(given), desc=progress, disable=progress is None) as bar:
+    # Otherwise the user's TQDM_DISABLE decides, which also keeps a worker's bars off.
+    off = {"disable": True} if progress is None else {}
+    with tqdm(total=len(given), desc=progress, **off) as bar:
         for indices, new in generator.answers(questions, how):
             found = chat.tokenizer.batch_decode(new, skip_special_tokens=True)
             for i, text in zip(indices, found, strict=True):
