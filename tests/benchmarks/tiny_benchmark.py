@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ import pandas as pd
 
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
-from concept_das.runs.running import run_stages
+from concept_das.runs.running import WorkerOptions, run_stages
 from concept_das.runs.stages import Job, Jobs, Piece, Stage
 from concept_das.training.tracking import NoTracker
 from tests.benchmarks.processes import forked
@@ -183,7 +184,21 @@ class Main:
 main = Main()
 
 
+def run_by_workers(
+    out: Path, trace: Path, *mischief: str, workers: int = 2, cluster: str | None = None
+) -> None:
+    """Run it by workers of Ray, of which one or all do a mischief."""
+    line = (str(out), str(trace), *mischief)
+    doers = WorkerOptions(workers, cluster).of("tests.benchmarks.tiny_benchmark", line)
+    run_stages(stages_of(Worker(trace)), PIECES, out, workers=doers)
+
+
 def content(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+if __name__ == "__main__":
+    os.environ["DRIVER"] = str(os.getpid())
+    run_by_workers(*map(Path, sys.argv[1:3]), *sys.argv[3:])

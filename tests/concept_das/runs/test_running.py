@@ -14,7 +14,6 @@ from concept_das.errors import InputError, OutsideError, UnfinishedError
 from concept_das.runs.running import WorkerOptions, Workers, _share, run_stages
 from concept_das.runs.stages import Files, Job, Jobs, Piece, Slot, Stage
 from tests.benchmarks import tiny_benchmark as tiny
-from tests.benchmarks.processes import forked
 from tests.benchmarks.tiny_benchmark import PIECES, content
 
 
@@ -155,9 +154,7 @@ def test_without_ray_it_is_said_what_to_install(
 def run_with_ray(out: Path, *mischief: str, cluster: str | None = None) -> list[str]:
     """The tiny benchmark with two workers; the rows that were worked on."""
     trace = out.with_name("ray.trace")
-    line = (str(out), str(trace), *mischief)
-    workers = WorkerOptions(2, cluster).of("tests.benchmarks.tiny_benchmark", line)
-    run_stages(tiny.stages_of(tiny.Worker(trace)), PIECES, out, workers=workers)
+    tiny.run_by_workers(out, trace, *mischief, cluster=cluster)
     return trace.read_text().splitlines()
 
 
@@ -204,13 +201,10 @@ def test_a_killed_command_takes_its_workers_with_it(
 ) -> None:
     """Its worker goes on for a moment; the next run waits for it where both would do a job."""
     pytest.importorskip("ray")
-
-    def drive() -> None:
-        os.environ["DRIVER"] = str(os.getpid())
-        run_with_ray(tmp_path / "out", "generate", "2", "kills_the_driver")
-
-    assert forked(drive)() == -signal.SIGKILL
     trace = tmp_path / "ray.trace"
+    line = [str(tmp_path / "out"), str(trace), "generate", "2", "kills_the_driver"]
+    command = [sys.executable, "-m", "tests.benchmarks.tiny_benchmark", *line]
+    assert subprocess.run(command, check=False, timeout=300).returncode == -signal.SIGKILL
     run_stages(tiny.stages_of(tiny.Worker(trace)), PIECES, tmp_path / "out")
     assert content(tmp_path / "out") == undisturbed[0]
     rows = trace.read_text().splitlines()
