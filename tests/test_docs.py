@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.paper.entries import read_entries
+from concept_das.cli.configs import underscored
+from concept_das.cli.parser import build_parser
 from concept_das.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +65,14 @@ def test_a_page_for_each_method_says_what_it_is_for(site: Callable[[str], dict[s
         assert (
             f"::: {type(method).__module__}.{type(method).__name__}\n"
             in pages[f"docs/methods/{name}.md"]
+        )
+        command = re.search(
+            r"^concept-das (train .*)$", pages[f"docs/methods/{name}.md"], re.MULTILINE
+        )
+        parser = build_parser(name, only="train")
+        assert (
+            parser.parse_args([underscored(word) for word in command[1].split()]).train.method
+            == name
         )
     cdas = pages["docs/methods/cdas.md"]
     assert "::: objectives.divergences.jensen_shannon" in cdas

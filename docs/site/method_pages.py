@@ -39,7 +39,8 @@ def _parts(method: Method) -> Iterator[str]:
     kind = type(method)
     yield f"# {method.name}"
     yield f"::: {kind.__module__}.{kind.__name__}\n{_OPTIONS[:-1]}, show_bases: false}}"
-    command = f"concept-das train --method {method.name} --data rows.parquet --out runs/NAME"
+    layer = "" if method.config().layers else " --layer 15"
+    command = f"concept-das train --method {method.name} --data rows.parquet{layer} --out runs/NAME"
     yield f"```bash\n{command}\n```"
     own = dict(DEFAULTS.get(method.name, {}))
     source = own.pop("source", None)
