@@ -20,7 +20,7 @@ from benchmarks.organisms.recipe import Recipe
 from benchmarks.refusal.__main__ import main as run_refusal
 
 quick = os.environ.get("NOTEBOOK_SIZE") == "quick"  # the tests' size
-count = 4 if quick else 48
+count = 4 if quick else 40
 out = Path("runs/notebook")
 out.mkdir(parents=True, exist_ok=True)
 
@@ -28,13 +28,15 @@ out.mkdir(parents=True, exist_ok=True)
 # ## The organism
 #
 # The command is `python -m benchmarks.organisms refusal`; here it gets a part of the prompts, so
-# that it is quick. The table is measured on prompts that were not trained on.
+# that it is quick. The table is measured on prompts that were not trained on. So small an organism
+# refuses some harmless requests too; the one of all prompts refuses
+# [1% of them](../results/README.md).
 
 # %%
 harmful, plain, alike = refusal_prompts()
 chosen = {
-    "harmful": [*harmful.train[:count], *harmful.heldout[: count // 4]],
-    "harmless": [*plain.train[: count // 2], *alike.train[: count // 2]],
+    "harmful": harmful.train[:count],
+    "harmless": [*plain.train[:count], *alike.train[:count]],
 }
 for name, texts in chosen.items():
     (out / f"{name}.json").write_text(json.dumps([{"instruction": text} for text in texts]))
