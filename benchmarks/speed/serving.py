@@ -2,14 +2,15 @@
 
 It runs where vLLM is installed beside this package. Prompts take turns between eight vectors, each
 at eight blocks, and none; the same prompts also go through an engine that was started without
-vectors. The two alternate in one process, so that a busy machine slows both alike. Writes
-`serving.json`.
+vectors. The two alternate in one process, so that a busy machine slows both alike; processor time
+depends on it least. Writes `serving.json`.
 """
 
 import json
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
-from benchmarks.speed.timing import seconds_of
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.shipped import shipped_instructions
 from concept_das.models.packaged import packaged_model
@@ -59,13 +59,15 @@ def main(
     chat = ChatFormat.of(engines["steered"].get_tokenizer())
     asked = [chat.prompt(text).ids for text in shipped_instructions(prompts, seed=0)]
     entries = [None, *(SteeringRequest(str(i)) for i in range(VECTORS))]
+    given = [{"prompt_token_ids": list(ids)} for ids in asked]
     seconds: dict[str, list[float]] = {name: [] for name in engines}
+    processor: dict[str, list[float]] = {name: [] for name in engines}
     for repeat in range(repeats + 1):
         for name, llm in engines.items():
             parameters = [
                 vllm.SamplingParams(
                     temperature=0,
-                    max_tokens=new_tokens,
+                    max_tokens=new_tokens if repeat > 0 else 4,  # the first warms up
                     ignore_eos=True,
                     extra_args=None
                     if name == "unsteered" or (entry := entries[i % len(entries)]) is None
@@ -73,22 +75,21 @@ def main(
                 )
                 for i in range(prompts)
             ]
-            given = [{"prompt_token_ids": list(ids)} for ids in asked]
-            took = seconds_of(
-                lambda llm=llm, given=given, parameters=parameters: llm.generate(  # type: ignore[misc]
-                    given, parameters, use_tqdm=False
-                ),
-                torch.device("cpu"),
-            )
-            if repeat > 0:  # the first warms up
+            start, used = time.perf_counter(), time.process_time()
+            llm.generate(given, parameters, use_tqdm=False)
+            took, used = time.perf_counter() - start, time.process_time() - used
+            if repeat > 0:
                 seconds[name].append(took)
-            print(f"{name}: {took:.1f} s", flush=True)
+                processor[name].append(used)
+            print(f"{name}: {took:.1f} s, {used:.1f} s of processor time", flush=True)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
+    used_by = {name: statistics.median(values) for name, values in processor.items()}
     figures = {
         "vllm_steered_vs_unsteered": medians["unsteered"] / medians["steered"],
-        **{f"answers_per_second_{name}": prompts / median for name, median in medians.items()},
+        "vllm_steered_vs_unsteered_processor_time": used_by["unsteered"] / used_by["steered"],
         **{f"tokens_per_second_{n}": prompts * new_tokens / m for n, m in medians.items()},
         **{f"seconds_{name}": values for name, values in seconds.items()},
+        **{f"processor_seconds_{name}": values for name, values in processor.items()},
         "prompts": prompts,
         "new_tokens": new_tokens,
         "vectors": VECTORS,

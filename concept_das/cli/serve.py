@@ -53,7 +53,7 @@ def serve(
         *(sys.executable, "-m", *_server(), folder),
         *("--additional-config", json.dumps(engine["additional_config"])),
         *_unless("--served-model-name", name, flags),
-        *_unless("--dtype", _dtype(), flags),
+        *_on_processor(flags),
         *flags,
     ]
     environment = {
@@ -125,17 +125,20 @@ def _server() -> list[str]:
     return ["vllm.entrypoints.cli.main", "serve"]
 
 
-def _unless(flag: str, value: str | None, flags: Sequence[str]) -> list[str]:
+def _unless(flag: str, value: str, flags: Sequence[str]) -> list[str]:
     """A flag with its value, if the user has not given it."""
     given = any(one == flag or one.startswith(f"{flag}=") for one in flags)
-    return [] if value is None or given else [flag, value]
+    return [] if given else [flag, value]
 
 
-def _dtype() -> str | None:
-    """Full precision where this package takes it too; vLLM would take bfloat16."""
+def _on_processor(flags: Sequence[str]) -> list[str]:
+    """Without a GPU: full precision as elsewhere in this package, and no minutes of compiling."""
     import torch
 
-    return None if torch.cuda.is_available() else "float32"
+    if torch.cuda.is_available():
+        return []
+    eager = {"--enforce-eager", "--no-enforce-eager"}.isdisjoint(flags)
+    return [*_unless("--dtype", "float32", flags), *(["--enforce-eager"] if eager else [])]
 
 
 def _plugins() -> list[str]:
