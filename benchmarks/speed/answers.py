@@ -107,7 +107,7 @@ def ways_of(loaded: LoadedModel, prompts: Sequence[Prompt], new_tokens: int) -> 
                 found.update(zip(indices, generate(indices), strict=True))
         return [found[i] for i in range(len(prompts))]
 
-    peers = {
+    peers: dict[str, Callable[[SteeringVector], AbstractContextManager[Any]]] = {
         "steering-vectors": partial(_by_steering_vectors, loaded),
         "repeng": partial(_by_repeng, loaded),
     }
