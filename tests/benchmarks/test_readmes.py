@@ -58,8 +58,13 @@ FILES = [
     *(ROOT / "benchmarks").rglob("README.md"),
 ]
 OURS = {"objectives", "interventions", "concept_das", "benchmarks"}
-# Flags that the text names of lm-eval, pip and ray.
-OTHERS = {"--model_args", "--no_deps", "--head", "--address"}
+# Flags that the text names of lm-eval, pip, ray and vLLM.
+OTHERS = {"--model_args", "--no_deps", "--head", "--address"} | {
+    "--additional_config",
+    "--generation_config",
+    "--served_model_name",
+    "--enforce_eager",
+}
 
 
 def commands() -> list[str]:
