@@ -42,13 +42,12 @@ def serve(
             "machine without a GPU"
         )
     named = named_vectors(shlex.split(vector))
-    engine = engine_arguments(named)
+    engine = engine_arguments(named, allow_other_weights=allow_other_weights)
     catalogue = Catalogue.of(engine["additional_config"])
     name = model or _model_of(catalogue)
     folder = str(packaged_model()) if name == PACKAGED_MODEL else name
     flags = shlex.split(vllm)
-    if not allow_other_weights:
-        _check(catalogue, folder, checks_chat="--chat-template" not in vllm)
+    _check(catalogue, folder, checks_chat="--chat-template" not in vllm)
     command = [
         *(sys.executable, "-m", *_server(), folder),
         *("--additional-config", json.dumps(engine["additional_config"])),

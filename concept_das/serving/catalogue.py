@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,20 @@ from concept_das.steering.vector import SteeringVector
 CONFIG_KEY = "concept_das"
 
 
-def engine_arguments(vectors: Mapping[str, str | os.PathLike[str]]) -> dict[str, Any]:
+def engine_arguments(
+    vectors: Mapping[str, str | os.PathLike[str]], *, allow_other_weights: bool = False
+) -> dict[str, Any]:
     """Arguments of `vllm.LLM`, so that it serves vectors.
 
     Args:
         vectors: by name: a folder, or another name of a vector (see `load_vector`).
+        allow_other_weights: serve another fine-tune of the vectors' model too.
     """
     folders = {name: str(vector_folder(given).absolute()) for name, given in vectors.items()}
-    return {"additional_config": {CONFIG_KEY: {"vectors": folders}}}
+    own: dict[str, Any] = {"vectors": folders}
+    if allow_other_weights:
+        own["allow_other_weights"] = True
+    return {"additional_config": {CONFIG_KEY: own}}
 
 
 def digest_of(vector: SteeringVector) -> str:
@@ -105,9 +111,14 @@ def _operation(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The vectors that an engine serves, by name."""
+    """The vectors that an engine serves, by name.
+
+    Attributes:
+        allow_other_weights: true if the model may be another fine-tune of the vectors' own.
+    """
 
     vectors: Mapping[str, Served]
+    allow_other_weights: bool = False
 
     @classmethod
     def read(cls, folders: Mapping[str, str | os.PathLike[str]]) -> "Catalogue":
@@ -129,12 +140,14 @@ class Catalogue:
         if own is None:
             return cls({})
         vectors = own.get("vectors") if isinstance(own, Mapping) else None
-        if not isinstance(vectors, Mapping) or set(own) != {"vectors"}:
+        if not isinstance(vectors, Mapping) or not own.keys() <= {"vectors", "allow_other_weights"}:
             raise InputError(
                 f"additional_config[{CONFIG_KEY!r}] is {own!r}; give "
                 '{"vectors": {name: folder, ...}}'
             )
-        return cls.read(vectors)
+        return replace(
+            cls.read(vectors), allow_other_weights=own.get("allow_other_weights") is True
+        )
 
     def check_model(self, model: ModelIdentity) -> None:
         """Make sure that the vectors belong to the model.
@@ -147,7 +160,7 @@ class Catalogue:
         """
         for name, served in self.vectors.items():
             own = served.vector.model
-            known = bool(model.fingerprint)
+            known = bool(model.fingerprint) and not self.allow_other_weights
             if not own.has_shape_of(model) or (known and not own.has_weights_of(model)):
                 raise VectorMismatchError(
                     f"the vector {name} belongs to {own.name} ({own.n_layers} blocks of width "

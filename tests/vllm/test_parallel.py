@@ -73,7 +73,8 @@ def test_a_split_model_is_steered_as_one(
         dtype="float32",
         max_model_len=128,
         skip_tokenizer_init=True,
-        enforce_eager=True,
+        # On a processor, vLLM makes the buffers between its processes when it compiles.
+        enforce_eager=split == "tensor_parallel_size",
         **engine_arguments({"all": vector.save(tmp_path)}),
         **options,
     )

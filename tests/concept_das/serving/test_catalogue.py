@@ -83,6 +83,8 @@ def test_a_vector_of_another_model_is_refused(tmp_path: Path) -> None:
     other = ModelIdentity.of(tiny_model(seed=1))
     with pytest.raises(VectorMismatchError, match="the vector a belongs to"):
         catalogue.check_model(other)
+    config = engine_arguments({"a": tmp_path}, allow_other_weights=True)["additional_config"]
+    Catalogue.of(config).check_model(other)
     unknown = replace(other, fingerprint="")
     catalogue.check_model(unknown)
     with pytest.raises(VectorMismatchError):
