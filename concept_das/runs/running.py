@@ -295,14 +295,13 @@ def _ray_at(options: WorkerOptions) -> Any:
         raise InputError(
             "several workers need Ray; install it with pip install 'concept-das[ray]'"
         ) from error
-    quiet = {"logging_level": "WARNING"}
     if options.cluster is None:
         own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         cpus = max(own or 1, options.workers or 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
         return ray
     try:
-        ray.init(address=options.cluster, **quiet)
+        ray.init(options.cluster, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
