@@ -85,8 +85,8 @@ def main(
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     used_by = {name: statistics.median(values) for name, values in processor.items()}
     figures = {
-        "vllm_steered_vs_unsteered": medians["unsteered"] / medians["steered"],
-        "vllm_steered_vs_unsteered_processor_time": used_by["unsteered"] / used_by["steered"],
+        "vllm_steered_vs_unsteered_seconds": medians["unsteered"] / medians["steered"],
+        "vllm_steered_vs_unsteered_processor_seconds": used_by["unsteered"] / used_by["steered"],
         **{f"tokens_per_second_{n}": prompts * new_tokens / m for n, m in medians.items()},
         **{f"seconds_{name}": values for name, values in seconds.items()},
         **{f"processor_seconds_{name}": values for name, values in processor.items()},
@@ -96,7 +96,8 @@ def main(
         "compiled": compiled,
         "command": f"python -m benchmarks.speed.serving --repeats {repeats}"
         + " --compiled true" * compiled,
-        "cores": torch.get_num_threads(),
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[1],
         "vllm": vllm.__version__,
         "torch": torch.__version__,
     }
