@@ -58,12 +58,14 @@ FILES = [
     *(ROOT / "benchmarks").rglob("README.md"),
 ]
 OURS = {"objectives", "interventions", "concept_das", "benchmarks"}
-# Flags that the text names of lm-eval, pip, ray and vLLM.
+# Flags that the text names of lm-eval, pip, ray, vLLM and benchmarks.speed.
 OTHERS = {"--model_args", "--no_deps", "--head", "--address"} | {
     "--additional_config",
     "--generation_config",
     "--served_model_name",
     "--enforce_eager",
+    "--no_enforce_eager",
+    "--beside_peers",
 }
 
 
