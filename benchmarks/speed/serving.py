@@ -112,10 +112,10 @@ def random_vectors(folder: Path) -> dict[str, Path]:
     random = torch.Generator().manual_seed(0)
     found = {}
     for i in range(VECTORS):
-        sites = [
+        sites = tuple(
             replace(site, weight=orthonormal_rows(torch.randn(site.weight.shape, generator=random)))
             for site in shipped.sites
-        ]
+        )
         found[str(i)] = replace(shipped, sites=sites).save(folder / str(i))
     return found
 
