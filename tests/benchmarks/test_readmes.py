@@ -58,7 +58,7 @@ FILES = [
     *(ROOT / "benchmarks").rglob("README.md"),
 ]
 OURS = {"objectives", "interventions", "concept_das", "benchmarks"}
-# Flags that the text names of lm-eval, pip, ray, vLLM and benchmarks.speed.
+# Flags that the text names of lm-eval, pip, ray, vLLM, Slurm and benchmarks.speed.
 OTHERS = {"--model_args", "--no_deps", "--head", "--address"} | {
     "--additional_config",
     "--generation_config",
@@ -66,6 +66,7 @@ OTHERS = {"--model_args", "--no_deps", "--head", "--address"} | {
     "--enforce_eager",
     "--no_enforce_eager",
     "--beside_peers",
+    "--exclusive",
 }
 
 
