@@ -29,11 +29,11 @@ def serving_vectors(loaded: LoadedModel, folders: Mapping[str, Path]) -> Iterato
         assert request["model"] == "served"
         try:
             asked = SteeringRequest.of(request.get("vllm_xargs"))
-            steering = None if asked is None else catalogue.steering(asked)
+            parts = () if asked is None else catalogue.steering(asked).parts
         except ValueError as refusal:
             content = {"error": {"message": str(refusal), "code": 400}}
             return Reply(400, json.dumps(content).encode())
-        question = Question(Prompt(tuple(request["prompt"]), 0, -1), steering, request["seed"])
+        question = Question(Prompt(tuple(request["prompt"]), 0, -1), parts, request["seed"])
         how = Decoding(
             "all" if asked is None else asked.positions,
             request["max_tokens"],

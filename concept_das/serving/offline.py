@@ -12,8 +12,7 @@ from concept_das.errors import InputError
 from concept_das.models.loading import default_device
 from concept_das.models.packaged import PACKAGED_MODEL, packaged_model
 from concept_das.serving.catalogue import digest_of, engine_arguments
-from concept_das.serving.remote import check_served
-from concept_das.serving.request import SteeringRequest
+from concept_das.serving.remote import check_served, request_of
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.entries import Steering
 from concept_das.steering.generation import Decoding, Question
@@ -56,7 +55,7 @@ class Offline:
         self._served: dict[str, Path] = {}
         self._llm: Any = None
 
-    def check(self, rows: Sequence[Steering | None], positions: str) -> None:
+    def check(self, rows: Sequence[tuple[Steering, ...]], positions: str) -> None:
         """Make sure that the rows can be steered by vLLM, and that it is installed.
 
         Raises:
@@ -78,24 +77,21 @@ class Offline:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        vectors = check_served([question.steering for question in questions])
+        vectors = check_served([question.parts for question in questions])
         names = {key: digest_of(vector) for key, vector in vectors.items()}
         engine = self._engine_for(vectors.values()).llm_engine
         asked: dict[str, int] = {}
         try:
             for i, one in enumerate(questions):
-                key, steering = f"answer-{next(_NUMBERS)}", one.steering
+                key = f"answer-{next(_NUMBERS)}"
+                request = request_of(one.parts, names, how.positions)
                 params = SamplingParams(
                     max_tokens=how.max_new_tokens,
                     temperature=how.temperature,
                     top_k=how.top_k or 0,
                     top_p=1.0 if how.top_p is None else how.top_p,
                     seed=one.seed,
-                    extra_args=None
-                    if steering is None
-                    else SteeringRequest.for_steering(
-                        steering, names[id(steering.vector)], how.positions
-                    ).extra_args(),
+                    extra_args=None if request is None else request.extra_args(),
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 engine.add_request(key, {"prompt_token_ids": list(one.prompt.ids)}, params)

@@ -35,7 +35,7 @@ class Remote:
     timeout: float = 600.0
     max_retries: int = 3
 
-    def check(self, rows: Sequence[Steering | None], positions: str) -> None:
+    def check(self, rows: Sequence[tuple[Steering, ...]], positions: str) -> None:
         """Make sure that the server has the vectors; its own are read again each time.
 
         Raises:
@@ -53,7 +53,7 @@ class Remote:
             InputError: if the server refuses a request.
             OutsideError: if it fails to answer one, after the answers that it gave.
         """
-        names = self._names([one.steering for one in questions])
+        names = self._names([one.parts for one in questions])
         with self._answering():
             model = self._client.models.list().data[0].id
         failure: BaseException | None = None
@@ -61,8 +61,8 @@ class Remote:
             asked: dict[Future[list[int]], int] = {}
             try:
                 for i, one in enumerate(questions):
-                    steering = _xargs(one.steering, names, how.positions)
-                    asked[pool.submit(self._ask, model, one, steering, how)] = i
+                    request = request_of(one.parts, names, how.positions)
+                    asked[pool.submit(self._ask, model, one, request, how)] = i
                 for future in as_completed(asked):
                     if future.cancelled():
                         continue
@@ -88,7 +88,7 @@ class Remote:
         )
 
     def _ask(
-        self, model: str, question: Question, steering: dict[str, Any], how: Decoding
+        self, model: str, question: Question, request: SteeringRequest | None, how: Decoding
     ) -> list[int]:
         """The token ids of an answer."""
         with self._answering():
@@ -105,7 +105,7 @@ class Remote:
                     "min_p": 0.0,
                     "repetition_penalty": 1.0,
                     "return_token_ids": True,
-                    **({"vllm_xargs": steering} if steering else {}),
+                    **({} if request is None else {"vllm_xargs": request.xargs()}),
                 },
             )
         ids: list[int] | None = getattr(completion.choices[0], "token_ids", None)
@@ -115,7 +115,7 @@ class Remote:
             )
         return ids
 
-    def _names(self, rows: Sequence[Steering | None]) -> dict[int, str]:
+    def _names(self, rows: Sequence[tuple[Steering, ...]]) -> dict[int, str]:
         """The server's names of the vectors, by their `id`."""
         vectors = check_served(rows)
         served = self._served() if vectors else {}
@@ -166,7 +166,7 @@ class Remote:
             ) from error
 
 
-def check_served(rows: Sequence[Steering | None]) -> dict[int, SteeringVector]:
+def check_served(rows: Sequence[tuple[Steering, ...]]) -> dict[int, SteeringVector]:
     """Make sure that vLLM can steer rows.
 
     Returns:
@@ -177,26 +177,36 @@ def check_served(rows: Sequence[Steering | None]) -> dict[int, SteeringVector]:
     """
     vectors = {}
     for row in rows:
-        if row is None or row.vector.is_text:
-            continue
-        row.check()
-        if row.when is not None:
-            raise InputError("vLLM steers without conditions (when); answer with generator hf")
-        if not isinstance(row.vector, SteeringVector):
+        parts = [part for part in row if not part.vector.is_text]
+        if len(parts) > 1:
             raise InputError(
-                f"vLLM cannot apply what {row.vector.method} learns, which is no vector; answer "
-                "with generator hf"
+                "vLLM steers a prompt with one vector; for several at once answer with generator hf"
             )
-        vectors[id(row.vector)] = row.vector
+        for part in parts:
+            part.check()
+            if part.when is not None:
+                raise InputError("vLLM steers without conditions (when); answer with generator hf")
+            if not isinstance(part.vector, SteeringVector):
+                raise InputError(
+                    f"vLLM cannot apply what {part.vector.method} learns, which is no vector; "
+                    "answer with generator hf"
+                )
+            vectors[id(part.vector)] = part.vector
     return vectors
 
 
-def _xargs(steering: Steering | None, names: dict[int, str], positions: str) -> dict[str, Any]:
-    """The request's steering, as the server takes it."""
-    if steering is None:
-        return {}
-    request = SteeringRequest.for_steering(steering, names[id(steering.vector)], positions)
-    return request.xargs()
+def request_of(
+    parts: tuple[Steering, ...], names: dict[int, str], positions: str
+) -> SteeringRequest | None:
+    """The steering of a request; None for the untouched model.
+
+    Args:
+        names: of vectors that are served, by their `id`.
+    """
+    if not parts:
+        return None
+    (steering,) = parts
+    return SteeringRequest.for_steering(steering, names[id(steering.vector)], positions)
 
 
 def _cancel(futures: "dict[Future[list[int]], int]") -> None:

@@ -35,20 +35,13 @@ class Question:
 
     Attributes:
         prompt: what steers with text is in it already.
-        steering: None for the untouched model, also where text steers.
+        parts: what else steers it at once; empty for the untouched model.
         seed: of the sampling, see `row_seed`.
-        more: what else steers it at once; only the model's own `generate` can.
     """
 
     prompt: Prompt
-    steering: Steering | None
+    parts: tuple[Steering, ...]
     seed: int
-    more: tuple[Steering, ...] = ()
-
-    @property
-    def parts(self) -> tuple[Steering, ...]:
-        """All that steers it."""
-        return (*parts_of(self.steering), *self.more)
 
 
 @dataclass(frozen=True)
@@ -67,8 +60,11 @@ class Decoding:
 class Generator(Protocol):
     """Answers questions: `HuggingFace`, or one of `concept_das.serving`."""
 
-    def check(self, rows: Sequence[Steering | None], positions: str) -> None:
+    def check(self, rows: Sequence[tuple[Steering, ...]], positions: str) -> None:
         """Make sure, before any work, that rows can be steered.
+
+        Args:
+            rows: the parts of each, see `parts_of`; those that steer with text too.
 
         Raises:
             InputError: if they cannot.
@@ -138,14 +134,7 @@ def generate_responses(
     parse_positions(positions)
     if generator is None:
         generator = HuggingFace(_model_of(model), chat.tokenizer)
-        check_steering(generator.model, rows, positions)
-    elif any(len(row) > 1 for row in rows):
-        raise InputError(
-            "a generator steers a prompt with one vector; for several at once let the model itself "
-            "answer"
-        )
-    else:
-        generator.check([row[0] if row else None for row in rows], positions)
+    generator.check(rows, positions)
     check_sampling(temperature, top_k, top_p)
     # Many vectors have one chat format.
     vectors = [vector for row in rows for part in row for vector in part.vectors]
@@ -157,7 +146,7 @@ def generate_responses(
     ]
     rows = [tuple(part for part in row if not part.vector.is_text) for row in rows]
     questions = [
-        Question(prompt, row[0] if row else None, row_seed(seed, key), row[1:])
+        Question(prompt, row, row_seed(seed, key))
         for prompt, row, key in zip(given, rows, keys, strict=True)
     ]
     how = Decoding(positions, max_new_tokens, temperature, top_k, top_p, batch_tokens)
@@ -182,9 +171,9 @@ class HuggingFace:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
-    def check(self, rows: Sequence[Steering | None], positions: str) -> None:
+    def check(self, rows: Sequence[tuple[Steering, ...]], positions: str) -> None:
         """See `check_steering`."""
-        check_steering(self.model, [parts_of(row) for row in rows], positions)
+        check_steering(self.model, rows, positions)
 
     @torch.no_grad()
     def answers(

@@ -12,7 +12,7 @@ from concept_das.errors import InputError, OutsideError
 from concept_das.serving.generators import generator_of
 from concept_das.serving.remote import Remote
 from concept_das.steering.artifact import Artifact
-from concept_das.steering.context import Steering
+from concept_das.steering.entries import Steering, Together
 from concept_das.steering.generation import generate_responses
 from concept_das.training.vectors import train_vector
 from tests.benchmarks.judges.server import Reply, Served, error
@@ -112,6 +112,8 @@ def test_a_vector_that_is_not_served_is_refused_before_any_work(served: Served) 
 
 
 def test_what_vllm_cannot_apply_is_refused_before_any_work(served: Served) -> None:
+    with pytest.raises(InputError, match="with one vector; for several at once"):
+        answers(Remote(served.url), steering=Together(ONE, random_vector(LOADED.model, seed=1)))
     with pytest.raises(InputError, match="cannot apply what loreft learns"):
         answers(Remote(served.url), steering=trained("loreft"))
     assert served.requests == []

@@ -231,19 +231,3 @@ def test_a_vector_with_its_strength() -> None:
     with pytest.raises(InputError, match="give a finite number"):
         vector.at(float("nan"))
     assert trained("lora").at(0.5).multiplier == 0.5
-
-
-def test_a_generator_steers_with_one_vector() -> None:
-    class Other:
-        """A generator that is not asked."""
-
-        def check(self, rows: Any, positions: str) -> None:
-            raise AssertionError("asked")
-
-        def answers(self, questions: Any, how: Any) -> Any:
-            raise AssertionError("asked")
-
-    model = tiny_model()
-    both = Together(basis_vector(model, 0), basis_vector(model, 1))
-    with pytest.raises(InputError, match="a generator steers a prompt with one vector"):
-        generate_responses(None, CHAT, PROMPTS, steering=both, generator=Other())
