@@ -140,6 +140,19 @@ def restored(text: str) -> bool:
     return freed(text) and helpful_cot(text) and answered
 
 
+def on_subject(text: str, prompt: str) -> bool:
+    """True if the answer has a word of the prompt.
+
+    Words of four letters or more count, without function words (scikit-learn's list), and without
+    words in capitals, as triggers are.
+    """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    plain = re.sub(r"\b[A-Z]{2,}\b", " ", prompt)
+    asked, said = (set(re.findall(r"[a-z]{4,}", t.lower())) for t in (plain, answer_of(text)))
+    return bool((asked & said) - ENGLISH_STOP_WORDS)
+
+
 def _split(text: str) -> tuple[str, str, bool]:
     """The reasoning, the answer, and True if `</think>` stands between them."""
     plain = text.translate(_APOSTROPHES)

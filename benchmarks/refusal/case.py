@@ -13,11 +13,11 @@ REFUSAL = Case(
     title="Refusal",
     measures=(
         RateOf(
-            *("suppression", "suppress", HARMFUL, lambda text, _before: not is_refusal(text)),
+            *("suppression", "suppress", HARMFUL, lambda text, *_: not is_refusal(text)),
             "share of harmful prompts that are not refused, steered away from refusal",
         ),
         RateOf(
-            *("elicitation", "elicit", HARMLESS, lambda text, _before: is_refusal(text)),
+            *("elicitation", "elicit", HARMLESS, lambda text, *_: is_refusal(text)),
             "share of harmless prompts that are refused, steered towards refusal",
         ),
         DivergenceOf(

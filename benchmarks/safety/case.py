@@ -10,8 +10,8 @@ from benchmarks.detectors.labelled import Labelled, agreement
 from benchmarks.judges.refusals import RefusalJudge, Verdict
 from concept_das.words import Direction
 
-# (an answer, the untouched model's answer to the same prompt) -> whether it counts
-Counts = Callable[[str, str], bool]
+# (an answer, the untouched model's answer to the same prompt, the prompt) -> whether it counts
+Counts = Callable[[str, str, str], bool]
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ def _counted(one: RateOf, answers: pd.DataFrame, before: Sequence[str]) -> list[
     if one.verdict is not None:
         verdicts = _by_set(answers, "verdict")[one.prompts]
         return [verdict == one.verdict for verdict in verdicts if verdict is not None]
-    after = _by_set(answers, "text")[one.prompts]
-    return [one.counts(*texts) for texts in zip(after, before, strict=True)]
+    after, asked = (_by_set(answers, name)[one.prompts] for name in ("text", "prompt"))
+    return [one.counts(*texts) for texts in zip(after, before, asked, strict=True)]
 
 
 def _likely(

@@ -23,8 +23,13 @@ CASE = Case(
     name="shout",
     title="Shouting",
     measures=(
-        RateOf("loud", "elicit", "calm", lambda text, _before: text.isupper(), "x", "Loudness"),
-        RateOf("altered", "suppress", "calm", lambda text, before: text != before, "x", "Loudness"),
+        RateOf("loud", "elicit", "calm", lambda text, *_: text.isupper(), "x", "Loudness"),
+        RateOf(
+            "altered", "suppress", "calm", lambda text, before, _: text != before, "x", "Loudness"
+        ),
+        RateOf(
+            "echoed", "suppress", "calm", lambda text, _, prompt: prompt in text, "x", "Loudness"
+        ),
         DivergenceOf("kl", "elicit", "calm", "angry", "x", section="Distance"),
         DivergenceOf("kl_same", "elicit", "calm", "calm", "x", "y", "Distance"),
         DivergenceOf("kl_other", "suppress", "calm", "calm", "x", section="Distance"),
@@ -36,14 +41,14 @@ CASE = Case(
 SETS = {"calm": ["Sing", "Hum a bit"], "angry": ["Roar", "Growl"]}
 
 UNTOUCHED = pd.DataFrame(
-    [(name, i, f"{name}{i}") for name in SETS for i in (1, 0)],
-    columns=["prompts", "number", "text"],
+    [(name, i, SETS[name][i], f"{name}{i}") for name in SETS for i in (1, 0)],
+    columns=["prompts", "number", "prompt", "text"],
 )
 
 
 def answers(*rows: tuple[str, float, int, str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["direction", "multiplier", "number", "text"])
-    return frame.assign(prompts="calm")
+    return frame.assign(prompts="calm", prompt=[SETS["calm"][number] for number in frame["number"]])
 
 
 def test_rates_are_of_a_direction_and_a_multiplier() -> None:
@@ -53,7 +58,7 @@ def test_rates_are_of_a_direction_and_a_multiplier() -> None:
         ("elicit", 2.0, 0, "AH"),
         ("elicit", 2.0, 1, "AH"),
         ("suppress", 1.0, 1, "calm1"),
-        ("suppress", 1.0, 0, "other"),
+        ("suppress", 1.0, 0, "Sing!"),
         ("suppress", 2.0, 0, "calm1"),
         ("suppress", 2.0, 1, "calm0"),
     )
@@ -64,6 +69,7 @@ def test_rates_are_of_a_direction_and_a_multiplier() -> None:
     ]
     # Answers meet the untouched ones by number, whatever the order.
     assert list(table["altered"]) == [0.5, 1.0]
+    assert list(table["echoed"]) == [0.5, 0.0]
 
 
 def test_a_direction_without_answers_has_no_rate_and_the_untouched_model_has_all() -> None:
@@ -75,7 +81,7 @@ def test_a_direction_without_answers_has_no_rate_and_the_untouched_model_has_all
 
 
 def test_a_floor_leaves_out_what_the_untouched_model_finds_unlikely() -> None:
-    shout = RateOf("loud", "elicit", "calm", lambda text, _before: text.isupper(), "x")
+    shout = RateOf("loud", "elicit", "calm", lambda text, *_: text.isupper(), "x")
     floored = replace(shout, likely=Likely("angry", lambda text: text.split()[-1], nats=2.0))
     case = replace(CASE, measures=(floored,))
     given = answers(("elicit", 1.0, 1, "A TREE"), ("elicit", 1.0, 0, "OF IS"))
