@@ -30,7 +30,7 @@ def test_every_block_is_run_by_a_test():
     known = ("import pyvene", "load_model", "# my_method.py")  # the last: test_own_methods.py
     assert all(sum(word in block for word in known) == 1 for block in PYTHON)
     languages = re.findall(r"^```(.+)$", TEXT, flags=re.MULTILINE)
-    assert set(languages) == {"python", "python notest", "bash"}
+    assert set(languages) == {"python", "python notest", "bash", "text"}  # text: output
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)

@@ -79,7 +79,9 @@ def main(
         epochs: passes over the rows for the cost of a concept.
         batch_tokens: tokens of one forward and backward pass of the engine.
         beside_peers: compare with other libraries, in float32; those that are installed take part.
-        prompts, new_tokens, rounds: of the answers there, and how often each way is timed.
+        prompts: answered beside peers.
+        new_tokens: length of those answers.
+        rounds: how often each way of answering is timed.
         out: folder for the results.
     """
     if beside_peers:

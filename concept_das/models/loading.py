@@ -156,8 +156,9 @@ def load_tokenizer(
         InputError: for a model that cannot be found or read.
     """
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    path = _path_of(name, cache_dir)
     try:
-        return AutoTokenizer.from_pretrained(_path_of(name, cache_dir), **hub)
+        return AutoTokenizer.from_pretrained(path, **hub)
     except (OSError, ImportError, ValueError) as error:
         raise InputError(f"cannot load model {name!r}: {_first_sentence(error)}") from error
 
