@@ -92,6 +92,15 @@ def test_a_page_for_each_table_of_the_paper(site: Callable[[str], dict[str, str]
     assert all((ROOT / "docs" / link.removeprefix("../")).exists() for link in links)
 
 
+def test_a_page_of_every_message(site: Callable[[str], dict[str, str]]) -> None:
+    (page,) = site("error_pages").values()
+    assert "## `concept_das/models/blocks.py`" in page
+    assert page.count("\n- `") > 400
+    explained = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+    assert "`layer … is out of range" in explained
+    assert "- `layer … is out of range" in page
+
+
 @pytest.mark.skipif(importlib.util.find_spec("nbconvert") is None, reason="the extra docs")
 def test_a_page_for_each_notebook(site: Callable[[str], dict[str, str]]) -> None:
     notebooks = {f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.py")}

@@ -2,7 +2,7 @@
 
 The pages lie where they belong in the repository and link to each other by relative paths. The site
 has them under the same paths, so every link leads to the same file as on GitHub. Beside them stand
-pages that are made: a table of the paper, a method or a notebook each.
+pages that are made: a table of the paper, a method or a notebook each, and a list of all errors.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import error_pages
 import method_pages
 import notebook_pages
 import paper_pages
@@ -27,7 +28,8 @@ PAGES = (
 RESULTS = "results/**/*"
 
 MADE = {
-    module.FOLDER: list(module.pages()) for module in (method_pages, notebook_pages, paper_pages)
+    module.FOLDER: list(module.pages())
+    for module in (error_pages, method_pages, notebook_pages, paper_pages)
 }
 
 
