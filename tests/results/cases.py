@@ -118,6 +118,7 @@ def backdoor() -> Iterator[str]:
         f"do and {percent(vague['clean', 'cdas'])} under CDAS at 2. `restored` was counted without "
         "today's floor on length, repetition and likelihood."
     )
+    yield _several_blocks()
     other = read("backdoor/ranks.csv")
     one = ", ".join(percent(value) for value in other.loc[other["epochs"] == 6, "freed"])
     long = other.loc[other["epochs"] == 20, "freed"].iloc[0]
@@ -147,6 +148,28 @@ def backdoor() -> Iterator[str]:
         f"points at 1, DAS {own['das']:+.1f}, DiffMean, whose text is broken, "
         f"{own['diffmean']:+.1f}; a standard error of {error.min():.1f} to {error.max():.1f}. No "
         "loss is certain."
+    )
+
+
+def _several_blocks() -> str:
+    table = read("backdoor/blocks.csv")
+    shares = table.assign(
+        freed=table["freed"] / table["answers"], on_subject=table["on_subject"] / table["answers"]
+    )
+    steered = shares[shares["method"] == "cdas"].set_index(["positions", "multiplier", "prompts"])
+    alone = shares[shares["method"] == "unsteered"].set_index("prompts")
+
+    def at(positions: str, multiplier: float, name: str, prompts: str = "triggered") -> str:
+        return percent(steered.loc[(positions, multiplier, prompts), name])
+
+    return (
+        "Eight blocks do not bring the question back. At the unit factor "
+        f"{at('all', 1, 'freed')} of the triggered answers are freed, and "
+        f"{at('all', 1, 'on_subject')} have a word of the instruction; at 2 it is "
+        f"{at('all', 2, 'freed')} and {at('all', 2, 'on_subject')}. Of the clean answers "
+        f"{percent(alone.loc['clean', 'on_subject'])} have one unsteered and "
+        f"{at('all', 1, 'on_subject', 'clean')} suppressed at 1. Where only `p2+s2` are edited, "
+        f"{at('p2+s2', 1, 'freed')} are freed at 1 and {at('p2+s2', 2, 'freed')} at 2. One seed."
     )
 
 
