@@ -1,12 +1,13 @@
 """The statements of results/README.md on the organisms, the safety cases and speed."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from tests.results.reading import percent, read, span
+from tests.results.reading import RESULTS, percent, read, span
 from tests.results.tables import figures
 
 
@@ -208,5 +209,15 @@ def speed() -> Iterator[str]:
         f"A step's memory does not grow with the vocabulary: {peak['engine'].iloc[0] / 1e6:.0f} MB "
         "from 49k to 256k entries, where the release's grows from "
         f"{peak['release'].min() / 1e9:.0f} to {peak['release'].max() / 1e9:.0f} GB."
+    )
+    served = json.loads((RESULTS / "speed/serving.json").read_text("utf-8"))
+    yield (
+        f"vLLM {served['vllm']} (`python -m benchmarks.speed.serving`, code of aab668b, one "
+        f"thread, eager; {served['prompts']} prompts of {served['new_tokens']} new tokens, eight "
+        "vectors at eight blocks each and none mixed, medians of "
+        f"{len(served['seconds_steered'])} rounds) writes "
+        f"{served['tokens_per_second_steered']:.0f} tokens a second steered and "
+        f"{served['tokens_per_second_unsteered']:.0f} by an engine without vectors, a ratio of "
+        f"{served['vllm_steered_vs_unsteered_seconds']:.2f}."
     )
     yield "Times are wall times on shared virtual cores, and vary from run to run."
