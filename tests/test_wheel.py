@@ -44,7 +44,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, *words: str) -> str:
-    """What an interpreter prints that finds the wheel's packages first, outside the checkout."""
+    """The output of an interpreter that finds the wheel's packages first, outside the checkout."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
         [sys.executable, *words],

@@ -23,7 +23,7 @@ def underscored(argument: str) -> str:
 
 
 def gathered(arguments: Sequence[str]) -> list[str]:
-    """What `serve` takes one after the other becomes one text: vectors, and flags behind `--`.
+    """Join what `serve` takes one after the other into one text: vectors, and flags behind `--`.
 
     `--vector A NAME=B -- --port 9000` is read as `--vector "A NAME=B" --vllm "--port 9000"`.
     """

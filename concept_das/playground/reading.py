@@ -39,7 +39,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Change:
-    """How the steered model's prediction of one token differs from the unsteered model's.
+    """The difference between the two models' predictions of one token.
 
     Attributes:
         divergence: Jensen-Shannon, in nats: 0 to ln 2.

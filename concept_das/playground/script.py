@@ -60,7 +60,7 @@ def _keywords(values: Mapping[str, Any]) -> list[str]:
 
 
 def _chat_options(vector: Artifact, variable: str) -> list[str]:
-    """What a vector's chat format has beside the tokenizer's own."""
+    """The options that a vector's chat format has beside the tokenizer's own."""
     chat = vector.chat or {}
     return [
         *([f"system={vector.system!r}"] if vector.system is not None else []),

@@ -314,7 +314,7 @@ def _ray_at(options: WorkerOptions) -> Any:
 def _share(
     nodes: Sequence[dict[str, Any]], options: WorkerOptions
 ) -> tuple[int, dict[str, int | float]]:
-    """How many workers there are, and the CPUs and GPUs that each asks Ray for.
+    """The number of workers, and the CPUs and GPUs that each asks Ray for.
 
     Ray has a worker's libraries use as many threads as it has CPUs, unless OMP_NUM_THREADS is set.
 

@@ -84,7 +84,7 @@ class Served:
         return cls(vector, digest_of(vector))
 
     def described(self) -> dict[str, Any]:
-        """What a client may want to know of it."""
+        """The facts that a client may want to know of it."""
         vector = self.vector
         return {
             "method": vector.method,
@@ -100,7 +100,7 @@ class Served:
 
 
 def _operation(folder: Path) -> str | None:
-    """How a saved artifact steers; None if it does not say, which reading it will tell."""
+    """The way a saved artifact steers; None if it does not say, which reading it will tell."""
     try:
         description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -173,7 +173,7 @@ class Catalogue:
         return [{"name": name, **served.described()} for name, served in self.vectors.items()]
 
     def steering(self, request: SteeringRequest) -> Steering:
-        """What a request asks for.
+        """The steering that a request asks for.
 
         Raises:
             InputError: if there is no vector of that name, or it cannot do that.

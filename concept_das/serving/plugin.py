@@ -188,7 +188,7 @@ def attach(config: Any, runner: Any) -> None:
 
 
 def _folder(model: str, revision: str | None) -> Path:
-    """Where a model's files are, downloaded by now; nowhere if they cannot be found."""
+    """The folder of a model's files, downloaded by now; its bare name if they cannot be found."""
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download

@@ -17,7 +17,7 @@ from concept_das.serving.request import SteeringRequest
 
 
 class BlockTable:
-    """What all steerings do at one block's output.
+    """The edits of all steerings at one block's output.
 
     The directions of all vectors that act there stand below each other. A steering moves a hidden
     state h by (a - c * W h) W: along the rows of its own vector, c is 1 and a the coordinates where

@@ -115,7 +115,7 @@ class Condition:
         prompts: Sequence[Prompt],
         batch_size: int = 16,
     ) -> list[bool]:
-        """Whether it holds for each prompt; see `values`."""
+        """True for each prompt that it holds for; see `values`."""
         return self.met(torch.tensor(self.values(model, prompts, batch_size))).tolist()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -185,7 +185,7 @@ Hook = Callable[[nn.Module, Any, Any], None]
 
 
 class Gates:
-    """Which rows of a batch meet which conditions: read off each prompt's pass, and kept after it.
+    """The rows of a batch that meet each condition: read off each prompt's pass, and kept after it.
 
     The passes of generated tokens follow the one of the prompt and change nothing.
     """

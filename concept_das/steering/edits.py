@@ -24,7 +24,7 @@ Change = Callable[[Tensor, Tensor], tuple[Tensor, Bool[Tensor, "batch positions"
 if that is nowhere."""
 
 Rows = Sequence[Sequence[Steering]]
-"""What steers each row of a batch."""
+"""All that steers each row of a batch."""
 
 
 class BatchEdits:

@@ -82,7 +82,7 @@ class Steering:
 
     @property
     def parts(self) -> tuple["Steering", ...]:
-        """What steers the row: this alone."""
+        """All that steers the row: this alone."""
         return (self,)
 
     @property
@@ -201,11 +201,11 @@ def _named(part: Steering, index: int) -> str:
 
 
 Entry = Artifact | Steering | Together
-"""What steers a row."""
+"""Anything that can steer a row."""
 
 
 def parts_of(entry: Entry | None, *strength: object) -> tuple[Steering, ...]:
-    """What steers a row, each with its strength.
+    """All that steers a row, each with its strength.
 
     Args:
         strength: of a bare vector: direction, multiplier and rule.

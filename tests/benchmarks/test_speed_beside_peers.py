@@ -1,4 +1,4 @@
-"""What the comparison with other libraries compares: the same answers, the same training."""
+"""The comparison with other libraries is of the same work: the same answers, the same training."""
 
 import logging
 from importlib.util import find_spec

@@ -135,7 +135,7 @@ def start(
 
 @dataclass(frozen=True)
 class TinyPlan:
-    """What a worker takes its jobs from."""
+    """The plan that a worker takes its jobs from."""
 
     made: Jobs
     tracker: NoTracker = field(default_factory=NoTracker)
@@ -173,7 +173,7 @@ class Main:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def errs(self, folder: Path) -> None:
-        """What a job may raise."""
+        """An error that a job may raise."""
         raise InputError("that cannot be; give another")
 
     def runs_again(self, folder: Path) -> None:

@@ -37,7 +37,7 @@ def test_vectors_and_flags_are_taken_one_after_the_other() -> None:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What would be run in place of this process, on a machine with vLLM."""
+    """The command that would be run in place of this process, on a machine with vLLM."""
     calls: list[Any] = []
     monkeypatch.setattr(command, "find_spec", lambda name: name)
     monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))

@@ -120,7 +120,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 
 def chosen(model: PreTrainedModel, entry: Any, prompt: Any) -> Together | None:
-    """What is left of an entry when its conditions are decided beforehand."""
+    """The rest of an entry when its conditions are decided beforehand."""
     parts: Sequence[Steering] = () if entry is None else entry.parts
     left = [
         Steering(part.vector, part.direction, part.multiplier)

@@ -38,7 +38,7 @@ def turned(vector: SteeringVector, cosine: float) -> SteeringVector:
 
 
 def states(model: PreTrainedModel, entry: Any, layer: int = 1, **how: Any) -> Tensor:
-    """What a block's output becomes, of the first prompts."""
+    """The output of a block, edited, of the first prompts."""
     inputs = inputs_of(PROMPTS, "right")
     how = {"prompt_lengths": [len(prompt.ids) for prompt in PROMPTS], **how}
     with (
