@@ -25,6 +25,8 @@ from benchmarks.speed.timing import work_of
 from concept_das.data.batches import collate, pad_id_of
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.models.loading import LoadedModel
+from concept_das.reports.figures import figure_png
+from concept_das.runs.files import write_atomically
 from concept_das.steering.context import steer
 from concept_das.steering.vector import ModelIdentity, SteeringVector
 
@@ -198,7 +200,7 @@ def compare_answers(
 def plot_answers(frame: pd.DataFrame, path: Path) -> None:
     """The speed of each way as a share of the unsteered one's, with the range over the rounds."""
     steered = frame[frame["way"] != "unsteered"]
-    figure, axis = plt.subplots(figsize=(6.4, 3.2))
+    figure, axis = plt.subplots(figsize=(6.4, 3.2), dpi=130)
     names = list(dict.fromkeys(steered["way"]))
     for offset, (which, rows) in enumerate(steered.groupby("vectors", sort=False)):
         places = [names.index(way) + 0.35 * (offset - 0.5) for way in rows["way"]]
@@ -209,6 +211,5 @@ def plot_answers(frame: pd.DataFrame, path: Path) -> None:
     axis.set_ylabel("answers for the same work, unsteered = 1")
     axis.legend(frameon=False)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    write_atomically(path, figure_png(figure))
     plt.close(figure)

@@ -22,6 +22,8 @@ from benchmarks.speed.timing import peak_bytes_of, seconds_of
 from concept_das.data.encoding import EncodedQuadruple, Interchange
 from concept_das.models.blocks import find_site
 from concept_das.models.loading import LoadedModel
+from concept_das.reports.figures import figure_png
+from concept_das.runs.files import write_atomically
 from concept_das.training.options import EngineOptions
 
 TOKENS = (16, 32, 64, 128)
@@ -132,7 +134,9 @@ def _model_of(vocabulary: int) -> LlamaForCausalLM:
 
 def plot_growth(frame: pd.DataFrame, path: Path) -> None:
     """Seconds and peak memory against each quantity."""
-    figure, axes = plt.subplots(2, len(AXES), figsize=(3.2 * len(AXES), 5.6), squeeze=False)
+    figure, axes = plt.subplots(
+        2, len(AXES), figsize=(3.2 * len(AXES), 5.6), squeeze=False, dpi=130
+    )
     for column, (axis, label) in enumerate(AXES.items()):
         of_axis = frame[frame["axis"] == axis]
         for way, points in of_axis.groupby("way"):
@@ -145,6 +149,5 @@ def plot_growth(frame: pd.DataFrame, path: Path) -> None:
     axes[0, 0].set_ylabel("seconds per step and concept")
     axes[1, 0].set_ylabel("peak memory of a step, GiB")
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    write_atomically(path, figure_png(figure))
     plt.close(figure)

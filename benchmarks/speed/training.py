@@ -10,8 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from concept_das.methods.registry import trained_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.blocks import find_site, spread_blocks
 from concept_das.models.loading import LoadedModel
+from concept_das.reports.figures import figure_png
+from concept_das.runs.files import write_atomically
 from concept_das.training.concept import ConceptRun, TrainingTask
 from concept_das.training.loop import all_runs, build_losses, heldout_loss, train_directions
 from concept_das.words import DIRECTIONS
@@ -39,6 +40,17 @@ Note = Callable[[float, float], None]
 """Takes seconds of training so far, and the held-out loss."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a way of training is given, the same for each."""
+
+    loaded: LoadedModel
+    layers: Sequence[int]
+    rows: Sequence[EncodedQuadruple]
+    heldout: Sequence[EncodedQuadruple]
+    config: TrainingConfig
 
 
 class Clock:
@@ -62,37 +74,25 @@ class Clock:
         return value
 
 
-def by_engine(
-    loaded: LoadedModel,
-    layers: Sequence[int],
-    rows: Sequence[EncodedQuadruple],
-    heldout: Sequence[EncodedQuadruple],
-    config: TrainingConfig,
-    note: Note,
-) -> None:
+def by_engine(work: Work, note: Note) -> None:
     """This project's training, from the first cached state on."""
+    loaded, config = work.loaded, work.config
     clock = Clock(loaded.device)
 
     def on_epoch(record: Mapping[str, float]) -> None:
         note(clock.seconds, record["heldout_loss"])
 
-    task = TrainingTask(rows, heldout, on_epoch=on_epoch)
-    sites = trained_method(config.method).sites(loaded.model, layers, config)
+    task = TrainingTask(work.rows, work.heldout, on_epoch=on_epoch)
+    sites = trained_method(config.method).sites(loaded.model, work.layers, config)
     train_directions(loaded.model, sites, [task], config)
 
 
-def by_release(
-    loaded: LoadedModel,
-    layers: Sequence[int],
-    rows: Sequence[EncodedQuadruple],
-    heldout: Sequence[EncodedQuadruple],
-    config: TrainingConfig,
-    note: Note,
-) -> None:
+def by_release(work: Work, note: Note) -> None:
     """The authors' passes with the same optimizer and order of rows, at one block."""
-    model, site = loaded.model, find_site(loaded.model, layers[0])
+    model, config = work.loaded.model, work.config
+    site = find_site(model, work.layers[0])
     model.requires_grad_(False)
-    run = ConceptRun(TrainingTask(rows, heldout), config, model, [site])
+    run = ConceptRun(TrainingTask(work.rows, work.heldout), config, model, [site])
     losses = build_losses(model, [site], [run.interventions], config.method, all_runs([run]))
     intervention = run.interventions[0]["interchange"]
     intervenable = pv.IntervenableModel(
@@ -103,12 +103,12 @@ def by_release(
     def measured() -> float:
         return sum(heldout_loss(losses, run.heldout_terms(), 2048).values())
 
-    clock = Clock(loaded.device)
+    clock = Clock(work.loaded.device)
     while not run.finished:
         chosen = dict.fromkeys(term.row for term in run.terms())
         values = {}
         for direction in DIRECTIONS:
-            pairs = [getattr(rows[i], direction) for i in chosen]
+            pairs = [getattr(work.rows[i], direction) for i in chosen]
             loss = release_loss(model, intervenable, pairs)
             loss.backward()
             values[direction] = float(loss.detach())
@@ -118,18 +118,12 @@ def by_release(
             note(clock.seconds, clock.paused(measured))
 
 
-def by_pyreft(
-    loaded: LoadedModel,
-    layers: Sequence[int],
-    rows: Sequence[EncodedQuadruple],
-    heldout: Sequence[EncodedQuadruple],
-    config: TrainingConfig,
-    note: Note,
-) -> None:
+def by_pyreft(work: Work, note: Note) -> None:
     """pyreft's trainer; it needs the transformers that pyreft pins."""
     import pyreft
     import transformers
 
+    loaded, layers, config = work.loaded, work.layers, work.config
     width = loaded.model.config.hidden_size
     torch.manual_seed(config.seed)
     loaded.model.requires_grad_(False)
@@ -162,7 +156,7 @@ def by_pyreft(
         trainer = pyreft.ReftTrainerForCausalLM(
             model=reft,
             tokenizer=loaded.tokenizer,
-            train_dataset=Dataset.from_list([_example(row, len(layers)) for row in rows]),
+            train_dataset=Dataset.from_list([_example(row, len(layers)) for row in work.rows]),
             data_collator=collate,
             callbacks=[Noting()],
             args=transformers.TrainingArguments(
@@ -180,7 +174,7 @@ def by_pyreft(
                 seed=config.seed,
             ),
         )
-        held = collate([_example(row, len(layers)) for row in heldout])
+        held = collate([_example(row, len(layers)) for row in work.heldout])
 
         @torch.no_grad()
         def measured() -> float:
@@ -219,23 +213,20 @@ def compare_training(
 
     A way that cannot run with the installed packages is left out, with a warning.
     """
-    blocks = find_site(loaded.model, 0).n_layers
     cdas = TrainingConfig(epochs=epochs, batch_size=8, learning_rate=0.02, reduction="token")
     loreft = replace(cdas, method="loreft", rank=4, learning_rate=0.004)
-    peer = "release's loop, one block"
-    ways: dict[tuple[str, str], Callable[[Note], None]] = {
-        ("cdas", peer): partial(by_release, loaded, (layer,), rows, heldout, cdas),
-        ("cdas", "engine, one block"): partial(by_engine, loaded, (layer,), rows, heldout, cdas),
-        ("cdas", "engine, spread"): partial(
-            by_engine, loaded, spread_blocks(blocks), rows, heldout, cdas
-        ),
-        ("loreft", "pyreft's trainer"): partial(
-            by_pyreft, loaded, loreft_layers, rows, heldout, loreft
-        ),
-        ("loreft", "engine"): partial(by_engine, loaded, loreft_layers, rows, heldout, loreft),
+    one = Work(loaded, (layer,), rows, heldout, cdas)
+    spread = replace(one, layers=spread_blocks(find_site(loaded.model, 0).n_layers))
+    several = Work(loaded, loreft_layers, rows, heldout, loreft)
+    ways: dict[tuple[str, str], tuple[Callable[[Work, Note], None], Work]] = {
+        ("cdas", "release's loop, one block"): (by_release, one),
+        ("cdas", "engine, one block"): (by_engine, one),
+        ("cdas", "engine, spread"): (by_engine, spread),
+        ("loreft", "pyreft's trainer"): (by_pyreft, several),
+        ("loreft", "engine"): (by_engine, several),
     }
     found: list[dict[str, Any]] = []
-    for (method, way), run in ways.items():
+    for (method, way), (run, work) in ways.items():
         curve: list[dict[str, Any]] = []
 
         def note(seconds: float, loss: float, curve: list[Any] = curve, way: str = way) -> None:
@@ -244,7 +235,7 @@ def compare_training(
             log.info("%s: %s", way, epoch)
 
         try:
-            run(note)
+            run(work, note)
         except (ImportError, TypeError) as error:
             log.warning("%s is left out: %s", way, error)
             continue
@@ -270,7 +261,9 @@ def to_equal_loss(frame: pd.DataFrame) -> pd.DataFrame:
 def plot_training(frame: pd.DataFrame, path: Path) -> None:
     """Held-out loss against seconds."""
     methods = list(frame["method"].unique())
-    figure, axes = plt.subplots(1, len(methods), figsize=(5.2 * len(methods), 3.6), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(methods), figsize=(5.2 * len(methods), 3.6), squeeze=False, dpi=130
+    )
     for axis, method in zip(axes[0], methods, strict=True):
         for way, curve in frame[frame["method"] == method].groupby("way", sort=False):
             axis.plot(curve["seconds"], curve["heldout_loss"], "o-", label=way)
@@ -280,6 +273,5 @@ def plot_training(frame: pd.DataFrame, path: Path) -> None:
         axis.set_ylabel("held-out loss, nats per token")
         axis.legend(frameon=False)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    write_atomically(path, figure_png(figure))
     plt.close(figure)
