@@ -62,6 +62,21 @@ class LoadedModel:
         )
 
 
+def model_of(model: Any) -> PreTrainedModel:
+    """The model itself; a `LoadedModel`'s if that is given.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    if isinstance(model, LoadedModel):
+        return model.model
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(
+            f"a {type(model).__name__} was given for a model; load it first (load_model)"
+        )
+    return model
+
+
 def default_device() -> str:
     """`cuda` if there is one, else `mps`, else `cpu`."""
     if torch.cuda.is_available():

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from concept_das.data.chat_format import ChatFormat, Prompt
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
-from concept_das.models.loading import LoadedModel
+from concept_das.models.loading import LoadedModel, model_of
 from concept_das.notebook import html_table, rounded
 from concept_das.runs.files import sha256_of, without_nan, write_atomically
 from concept_das.steering.hub import DESCRIPTION_FILE, TENSORS_FILE, push_vector, vector_folder
@@ -341,7 +341,7 @@ def load_vector(
     artifact = _read(vector_folder(folder, revision=revision, token=token))
     if model is None:
         return artifact
-    model = model.model if isinstance(model, LoadedModel) else model
+    model = model_of(model)
     artifact.check_model(model, allow_other_weights=allow_other_weights)
     return replace(artifact, model=ModelIdentity.of(model)) if allow_other_weights else artifact
 

@@ -16,7 +16,7 @@ from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.models.blocks import Site, capture, evaluating, find_site, hidden_states_at
 from concept_das.models.identity import ModelIdentity
-from concept_das.models.loading import LoadedModel
+from concept_das.models.loading import LoadedModel, model_of
 from concept_das.models.logits import collate_for
 from concept_das.steering.conditions import Condition, Over, own_tokens, summarised
 from concept_das.steering.vector import DirectionAtSite, SteeringVector
@@ -69,7 +69,7 @@ def find_condition(
         InputError: if there are too few prompts, a share that leaves none, or no candidate block.
         VectorMismatchError: if the vector belongs to another model.
     """
-    inner = model.model if isinstance(model, LoadedModel) else model
+    inner = model_of(model)
     chat = ChatFormat.of(chat) if isinstance(chat, PreTrainedTokenizerBase) else chat
     prompts = [p if isinstance(p, Prompt) else chat.prompt(p) for p in (*others, *matching)]
     matches = torch.tensor([False] * len(others) + [True] * len(matching))

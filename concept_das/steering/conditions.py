@@ -22,7 +22,7 @@ from concept_das.data.batches import batches
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.models.blocks import evaluating, find_site, hidden_of, hidden_states_at
-from concept_das.models.loading import LoadedModel
+from concept_das.models.loading import LoadedModel, model_of
 from concept_das.models.logits import collate_for
 from concept_das.runs.files import sha256_of, without_nan, write_atomically
 from concept_das.steering.hub import DESCRIPTION_FILE
@@ -99,7 +99,7 @@ class Condition:
         Raises:
             VectorMismatchError: if the vector belongs to another model.
         """
-        inner = model.model if isinstance(model, LoadedModel) else model
+        inner = model_of(model)
         self.vector.check_model(inner)
         found: list[float] = []
         for chunk in batches(prompts, batch_size):

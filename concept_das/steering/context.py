@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from concept_das.errors import InputError
-from concept_das.models.loading import LoadedModel
+from concept_das.models.loading import LoadedModel, model_of
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.edits import BatchEdits, Rows, SiteEdit
 from concept_das.steering.entries import (
@@ -75,7 +75,7 @@ def steer(
         VectorMismatchError: if a vector belongs to another model.
         InputError: on unknown modes, rows that do not fit the batch, or what steers with text.
     """
-    model = _model_of(model)
+    model = model_of(model)
     strength = (direction, multiplier, rule)
     entries = [vector] if isinstance(vector, Entry) else list(vector)
     if strength != ("elicit", 1.0, "paper") and not any(isinstance(e, Artifact) for e in entries):
@@ -141,21 +141,6 @@ def _uncompiled() -> AbstractContextManager[Any]:
     """
     set_stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if set_stance is None else set_stance("force_eager")
-
-
-def _model_of(model: Any) -> PreTrainedModel:
-    """The model itself; a `LoadedModel`'s if that is given.
-
-    Raises:
-        InputError: if it is neither.
-    """
-    if isinstance(model, LoadedModel):
-        return model.model
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"a {type(model).__name__} was given for a model; load it first (load_model)"
-        )
-    return model
 
 
 def check_steering(

@@ -22,8 +22,8 @@ from concept_das.data.batches import by_token_budget, collate, pad_id_of
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
 from concept_das.models.blocks import evaluating
-from concept_das.models.loading import LoadedModel
-from concept_das.steering.context import _model_of, check_steering, steer_rows
+from concept_das.models.loading import LoadedModel, model_of
+from concept_das.steering.context import check_steering, steer_rows
 from concept_das.steering.entries import Entry, Steering, parts_of
 from concept_das.steering.positions import parse_positions
 from concept_das.steering.sampling import RowSampler, check_sampling, row_seed
@@ -133,7 +133,7 @@ def generate_responses(
     keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))
     parse_positions(positions)
     if generator is None:
-        generator = HuggingFace(_model_of(model), chat.tokenizer)
+        generator = HuggingFace(model_of(model), chat.tokenizer)
     generator.check(rows, positions)
     check_sampling(temperature, top_k, top_p)
     # Many vectors have one chat format.
