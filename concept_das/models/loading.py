@@ -52,13 +52,20 @@ class LoadedModel:
         """The device of the model's inputs (the embedding's under a `device_map`)."""
         return self.model.get_input_embeddings().weight.device
 
+    @property
+    def max_positions(self) -> int | None:
+        """The most tokens that a text may have; None if the model sets no limit."""
+        limit: int | None = getattr(
+            self.model.config.get_text_config(), "max_position_embeddings", None
+        )
+        return limit
+
     def encode(
         self, chat: ChatFormat, rows: Sequence[Quadruple], max_response_tokens: int
     ) -> list[EncodedQuadruple]:
         """Token ids of rows, which must fit the model's context; see `encode_quadruples`."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return encode_quadruples(
-            rows, chat, max_response_tokens=max_response_tokens, max_positions=limit
+            rows, chat, max_response_tokens=max_response_tokens, max_positions=self.max_positions
         )
 
 

@@ -88,7 +88,7 @@ class Playground:
         together(entries)
         for entry in entries:
             steered = entry.prompt(steered)
-        limit = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.loaded.max_positions
         longest = max(len(prompt.ids), len(steered.ids)) + setting.max_new_tokens
         if limit is not None and longest > limit:
             raise InputError(
