@@ -23,13 +23,14 @@ def underscored(argument: str) -> str:
 
 
 def gathered(arguments: Sequence[str]) -> list[str]:
-    """Join what `serve` takes one after the other into one text: vectors, and flags behind `--`.
+    """Put the vectors of `play` and `serve` behind one `--vector`, however they were given.
 
-    `--vector A NAME=B -- --port 9000` is read as `--vector "A NAME=B" --vllm "--port 9000"`.
+    What follows `--` are flags of vLLM: `serve --vector A --vector B -- --port 9000` becomes
+    `serve --vllm="--port 9000" --vector A B`.
     """
-    if list(arguments[:1]) != ["serve"]:
+    if list(arguments[:1]) not in (["play"], ["serve"]):
         return list(arguments)
-    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    end = arguments.index("--") if "--" in arguments and arguments[0] == "serve" else None
     words: list[str] = []
     vectors: list[str] = []
     taking = False
@@ -43,9 +44,9 @@ def gathered(arguments: Sequence[str]) -> list[str]:
         else:
             taking = False
             words.append(word)
-    words += [f"--vector={shlex.join(vectors)}"] if vectors else []
-    flags = arguments[end + 1 :]
-    return [*words, *([f"--vllm={shlex.join(flags)}"] if flags else [])]
+    if end is not None:
+        words.append(f"--vllm={shlex.join(arguments[end + 1 :])}")
+    return [*words, "--vector", *vectors] if vectors else words
 
 
 def arranged(arguments: Sequence[str]) -> list[str]:

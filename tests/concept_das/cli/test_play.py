@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from concept_das.cli import play as command
+from concept_das.cli.configs import gathered
 from concept_das.cli.parser import build_parser, main
 from concept_das.playground import page
 from concept_das.playground.answers import Playground
@@ -63,6 +64,7 @@ def test_vectors_are_named_one_after_the_other() -> None:
     assert vectors() == ["pirate"]
     assert vectors("--vector", "a/b", "null", "--port", "3") == ["a/b", "null"]
     assert vectors("--vector=a") == ["a"]
+    assert vectors(*gathered(["play", "--vector", "a", "--vector", "b"])[1:]) == ["a", "b"]
 
 
 def test_what_cannot_be_played_with(

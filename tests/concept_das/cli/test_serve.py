@@ -16,23 +16,13 @@ from tests.tiny import save_tiny, tiny_model
 
 
 def test_vectors_and_flags_are_taken_one_after_the_other() -> None:
-    words = [
-        "serve",
-        "--vector",
-        "a",
-        "b=my dir",
-        "--model",
-        "m",
-        "--vector=c",
-        "--",
-        "--port",
-        "1",
-    ]
+    words = "serve --vector a b=dir --model m --vector=c -- --port 1".split()
     assert gathered(words) == [
-        "serve",
-        *("--model", "m", "--vector=a 'b=my dir' c", "--vllm=--port 1"),
+        *("serve", "--model", "m", "--vllm=--port 1"),
+        *("--vector", "a", "b=dir", "c"),
     ]
-    assert gathered(["steer", "--vector", "a", "--"]) == ["steer", "--vector", "a", "--"]
+    for others in ("steer --vector a --", "serve --model m", "play --port 1"):
+        assert gathered(others.split()) == others.split()
 
 
 @pytest.fixture
