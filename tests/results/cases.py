@@ -220,4 +220,11 @@ def speed() -> Iterator[str]:
         f"{served['tokens_per_second_unsteered']:.0f} by an engine without vectors, a ratio of "
         f"{served['vllm_steered_vs_unsteered_seconds']:.2f}."
     )
+    workers = read("speed/workers.csv").set_index("workers")["seconds"]
+    yield (
+        "Two Ray workers of one thread make AxBench's table of two concepts in "
+        f"{workers[2]:.0f} s, one in {workers[1]:.0f} s, a ratio of "
+        f"{workers[1] / workers[2]:.2f}, and the same table byte for byte. One run each; something "
+        "else kept the second core busy beside the one worker."
+    )
     yield "Times are wall times on shared virtual cores, and vary from run to run."

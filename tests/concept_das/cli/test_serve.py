@@ -16,7 +16,7 @@ from tests.tiny import save_tiny, tiny_model
 
 
 def test_vectors_and_flags_are_taken_one_after_the_other() -> None:
-    words = "serve --vector a b=dir --model m --vector=c -- --port 1".split()
+    words = ["serve", "--vector", "a", "b=dir", "--model", "m", "--vector=c", "--", "--port", "1"]
     assert gathered(words) == [
         *("serve", "--model", "m", "--vllm=--port 1"),
         *("--vector", "a", "b=dir", "c"),
