@@ -8,10 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.steps import Subject
-from concept_das.data.batches import batches
 from concept_das.data.chat_format import Turn
-from concept_das.models.blocks import hidden_states_at
-from concept_das.models.logits import collate_for
+from concept_das.models.logits import hidden_states_of
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.vector import SteeringVector
 
@@ -65,11 +63,9 @@ def detection_scores(
         site = vectors[names[0]].site(model)
         axes = torch.stack([detection_axis(vectors[name]) for name in names])
         scores: list[Tensor] = []
-        for chunk in batches(turns, batch_size):
-            batch = collate_for(model, chunk)
-            hidden = hidden_states_at(model, site, **batch.model_inputs()).float()
-            latents = hidden @ axes.to(hidden.device).T
-            scores += [_largest(row, turn) for row, turn in zip(latents, chunk, strict=True)]
+        for batch, (hidden,) in hidden_states_of(model, [site], turns, batch_size):
+            latents = hidden.float() @ axes.to(hidden.device).T
+            scores += [_largest(row, turn) for row, turn in zip(latents, batch.rows, strict=True)]
         found += [
             {"method": name, "label": label, "score": float(of_text[i])}
             for of_text, label in zip(scores, texts["label"], strict=True)

@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from concept_das.data.batches import batches
 from concept_das.data.chat_format import Turn
 from concept_das.errors import InputError
 from concept_das.methods.base import Fit, FittedMethod
-from concept_das.models.blocks import Site, find_site, hidden_states_at
-from concept_das.models.logits import collate_for
+from concept_das.models.blocks import Site, find_site
+from concept_das.models.logits import hidden_states_of
 from concept_das.steering.vector import SteeringVector
 
 # Relative to the means: two float32 means this close differ by rounding alone.
@@ -132,10 +131,8 @@ class DiffMean(FittedMethod):
 def _states(task: Fit, site: Site, turns: Sequence[Turn]) -> Float[Tensor, "tokens dim"]:
     """Hidden states of the tokens that are averaged, in float32 on the CPU."""
     found = []
-    for chunk in batches(turns, 8):
-        batch = collate_for(task.model, chunk)
-        hidden = hidden_states_at(task.model, site, **batch.model_inputs())
-        for states, turn in zip(hidden, chunk, strict=True):
+    for batch, (hidden,) in hidden_states_of(task.model, [site], turns, 8):
+        for states, turn in zip(hidden, batch.rows, strict=True):
             read = slice(turn.prompt.prefix_length, len(turn.ids))
             if task.config.means == "source_token":
                 read = slice(turn.prompt.source_position, turn.prompt.source_position + 1)

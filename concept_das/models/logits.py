@@ -1,8 +1,8 @@
-"""Teacher-forced logits at response positions, the common ground of training and evaluation."""
+"""Passes over rows: hidden states at sites, and teacher-forced logits at response positions."""
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data.batches import Batch, collate
+from concept_das.data.batches import Batch, batches, collate
 from concept_das.data.chat_format import Turn
-from concept_das.models.blocks import decoder_of
+from concept_das.models.blocks import Site, capture, decoder_of, evaluating, hidden_states_at
 
 
 @contextmanager
@@ -59,3 +59,19 @@ def collate_for(model: PreTrainedModel, rows: Sequence[Turn]) -> Batch:
     taken = inspect.signature(decoder_of(model).forward).parameters
     named = "position_ids" in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
     return batch if named else replace(batch, gives_positions=False)
+
+
+def hidden_states_of(
+    model: PreTrainedModel, sites: Sequence[Site], rows: Sequence[Turn], batch_size: int
+) -> Iterator[tuple[Batch, list[Float[Tensor, "batch positions dim"]]]]:
+    """Right-padded batches of the rows, each with the hidden states at each site.
+
+    Blocks above the highest site are not run.
+    """
+    highest = max(sites, key=lambda site: site.layer)
+    for chunk in batches(rows, batch_size):
+        batch = collate_for(model, chunk)
+        with evaluating(model), ExitStack() as stack:
+            seen = [stack.enter_context(capture(model, site)) for site in sites]
+            hidden_states_at(model, highest, **batch.model_inputs())
+        yield batch, [states for (states,) in seen]

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,13 +10,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from concept_das.data.batches import batches
 from concept_das.data.chat_format import ChatFormat, Prompt, Turn
 from concept_das.errors import InputError
-from concept_das.models.blocks import Site, capture, evaluating, find_site, hidden_states_at
+from concept_das.models.blocks import Site, find_site
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel, model_of
-from concept_das.models.logits import collate_for
+from concept_das.models.logits import hidden_states_of
 from concept_das.steering.conditions import Condition, Over, own_tokens, summarised
 from concept_das.steering.vector import DirectionAtSite, SteeringVector
 from interventions import coordinates
@@ -213,15 +211,11 @@ def _over_tokens(
 
     Hidden states have no largest: for `max` they are means.
     """
-    highest = max(sites, key=lambda site: site.layer)
     found: list[list[Tensor]] = [[] for _ in sites]
-    for chunk in batches(prompts, batch_size):
-        batch = collate_for(model, [Turn(prompt) for prompt in chunk])
-        with evaluating(model), ExitStack() as stack:
-            seen = [stack.enter_context(capture(model, site)) for site in sites]
-            hidden_states_at(model, highest, **batch.model_inputs())
-        for i, (hidden,) in enumerate(seen):
-            tokens = own_tokens(chunk, hidden)
+    rows = [Turn(prompt) for prompt in prompts]
+    for batch, seen in hidden_states_of(model, sites, rows, batch_size):
+        for i, hidden in enumerate(seen):
+            tokens = own_tokens(batch).to(hidden.device)
             if weights is None:
                 states = summarised(hidden.float(), tokens, "mean" if over == "max" else over)
             else:

@@ -18,12 +18,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data.batches import batches
+from concept_das.data.batches import Batch
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.errors import InputError
-from concept_das.models.blocks import evaluating, find_site, hidden_of, hidden_states_at
+from concept_das.models.blocks import find_site, hidden_of
 from concept_das.models.loading import LoadedModel, model_of
-from concept_das.models.logits import collate_for
+from concept_das.models.logits import hidden_states_of
 from concept_das.runs.files import sha256_of, without_nan, write_atomically
 from concept_das.steering.hub import DESCRIPTION_FILE
 from concept_das.steering.positions import _per_row, _PositionSelection
@@ -102,11 +102,9 @@ class Condition:
         inner = model_of(model)
         self.vector.check_model(inner)
         found: list[float] = []
-        for chunk in batches(prompts, batch_size):
-            batch = collate_for(inner, [Turn(prompt) for prompt in chunk])
-            with evaluating(inner):
-                hidden = hidden_states_at(inner, self.vector.site(inner), **batch.model_inputs())
-            found += self.read(hidden, own_tokens(chunk, hidden)).tolist()
+        sites, rows = [self.vector.site(inner)], [Turn(prompt) for prompt in prompts]
+        for batch, (hidden,) in hidden_states_of(inner, sites, rows, batch_size):
+            found += self.read(hidden, own_tokens(batch).to(hidden.device)).tolist()
         return found
 
     def holds(
@@ -158,12 +156,11 @@ def load_condition(
     return Condition(vector, metrics=metrics, **parts)
 
 
-def own_tokens(prompts: Sequence[Prompt], hidden: Tensor) -> Bool[Tensor, "rows width"]:
+def own_tokens(batch: Batch) -> Bool[Tensor, "rows width"]:
     """True at the tokens behind the template prefix of prompts that are padded on the right."""
-    at = torch.arange(hidden.shape[1]).unsqueeze(0)
-    start = torch.tensor([[prompt.prefix_length] for prompt in prompts])
-    stop = torch.tensor([[len(prompt.ids)] for prompt in prompts])
-    return ((at >= start) & (at < stop)).to(hidden.device)
+    at = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+    start = at.new_tensor([row.prompt.prefix_length for row in batch.rows])
+    return (at >= start.unsqueeze(1)) & batch.attention_mask.bool()
 
 
 def summarised(

@@ -6,7 +6,6 @@ concept prompts).
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +14,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from concept_das.data.batches import batches
 from concept_das.data.chat_format import Prompt, Turn
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.errors import InputError
-from concept_das.models.blocks import Site, capture, evaluating, hidden_states_at
-from concept_das.models.logits import collate_for
+from concept_das.models.blocks import Site
+from concept_das.models.logits import hidden_states_of
 from interventions import coordinates
 
 
@@ -73,24 +71,18 @@ def _source_states(
     progress: str | None,
 ) -> Float[Tensor, "sites prompts dim"]:
     """The same at several sites, in one pass up to the highest."""
-    highest = max(sites, key=lambda site: site.layer)
+    cut = [
+        Turn(Prompt(p.ids[: p.source_position + 1], p.prefix_length, p.source_position))
+        for p in prompts
+    ]
     found: list[list[Tensor]] = [[] for _ in sites]
     off = {"disable": True} if progress is None else {}
-    bar = tqdm(total=len(prompts), desc=progress, leave=False, **off)
-    for chunk in batches(prompts, batch_size):
-        cut = [
-            Turn(Prompt(p.ids[: p.source_position + 1], p.prefix_length, p.source_position))
-            for p in chunk
-        ]
-        batch = collate_for(model, cut)
-        with evaluating(model), ExitStack() as stack:
-            seen = [stack.enter_context(capture(model, site)) for site in sites]
-            hidden_states_at(model, highest, **batch.model_inputs())
-        index = torch.tensor(batch.source_positions())
-        for of_site, (hidden,) in zip(found, seen, strict=True):
-            of_site.append(hidden[torch.arange(len(chunk)), index].float().to(seen[0][0].device))
-        bar.update(len(chunk))
-    bar.close()
+    with tqdm(total=len(prompts), desc=progress, leave=False, **off) as bar:
+        for batch, seen in hidden_states_of(model, sites, cut, batch_size):
+            index = torch.tensor(batch.source_positions())
+            for of_site, hidden in zip(found, seen, strict=True):
+                of_site.append(hidden[torch.arange(len(index)), index].float().to(seen[0].device))
+            bar.update(len(index))
     return torch.stack([torch.cat(of_site) for of_site in found])
 
 
