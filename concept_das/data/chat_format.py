@@ -94,13 +94,13 @@ class ChatFormat:
                 the system prompt, or the source token is not within the generation prompt.
         """
         template = ChatTemplate.of(tokenizer, chat_template, system, date, template_options)
-        cuts = [_Cut.of(template, text) for text in _PROBES]
-        prefix = _shared(cut.before for cut in cuts)
+        cuts = [_cut(template, text) for text in _PROBES]
+        prefix = _shared(before for before, _ in cuts)
         if system_in_rows:
             template = replace(template, given={**template.given, "system_in_rows": True})
             own = [Conversation.of([("system", text), ("user", "Hi")]) for text in _PROBES]
             prefix = _shared([prefix, *(tuple(ids_of(tokenizer, template.render(t))) for t in own)])
-        after = _shared(cut.after[::-1] for cut in cuts)[::-1]
+        after = _shared(after[::-1] for _, after in cuts)[::-1]
         ids, closed = (
             tuple(ids_of(tokenizer, template.render(_PROBES[0], opened=opened)))
             for opened in (True, False)
@@ -252,32 +252,30 @@ class ChatFormat:
         return self.plain.answer_ids(text)
 
 
-@dataclass(frozen=True)
-class _Cut:
+def chat_of(chat: ChatFormat | PreTrainedTokenizerBase) -> ChatFormat:
+    """The chat format itself; if a tokenizer is given, that of its template."""
+    return ChatFormat.of(chat) if isinstance(chat, PreTrainedTokenizerBase) else chat
+
+
+def _cut(template: ChatTemplate, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids of a conversation that lie before the user's text, and after it.
 
     A tokenizer without offsets gives all ids for both.
     """
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-    @classmethod
-    def of(cls, template: ChatTemplate, text: str) -> "_Cut":
-        rendered = template.render(text)
-        tokenizer = template.tokenizer
-        if not tokenizer.is_fast:
-            ids = tuple(ids_of(tokenizer, rendered))
-            return cls(ids, ids)
-        encoded = tokenizer(
-            rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        pairs = list(zip(encoded.input_ids, encoded.offset_mapping, strict=True))
-        start, stop = len(template.before), len(template.before) + len(text)
-        return cls(
-            tuple(token for token, (_, end) in pairs if end <= start),
-            tuple(token for token, (begin, _) in pairs if begin >= stop),
-        )
+    rendered = template.render(text)
+    tokenizer = template.tokenizer
+    if not tokenizer.is_fast:
+        ids = tuple(ids_of(tokenizer, rendered))
+        return ids, ids
+    encoded = tokenizer(
+        rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    pairs = list(zip(encoded.input_ids, encoded.offset_mapping, strict=True))
+    start, stop = len(template.before), len(template.before) + len(text)
+    return (
+        tuple(token for token, (_, end) in pairs if end <= start),
+        tuple(token for token, (begin, _) in pairs if begin >= stop),
+    )
 
 
 def _shared(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from concept_das.data.chat_format import ChatFormat, Prompt, Turn
+from concept_das.data.chat_format import ChatFormat, Prompt, Turn, chat_of
 from concept_das.errors import InputError
 from concept_das.models.blocks import Site, find_site
 from concept_das.models.identity import ModelIdentity
@@ -68,7 +68,7 @@ def find_condition(
         VectorMismatchError: if the vector belongs to another model.
     """
     inner = model_of(model)
-    chat = ChatFormat.of(chat) if isinstance(chat, PreTrainedTokenizerBase) else chat
+    chat = chat_of(chat)
     prompts = [p if isinstance(p, Prompt) else chat.prompt(p) for p in (*others, *matching)]
     matches = torch.tensor([False] * len(others) + [True] * len(matching))
     held = _held_out(matches, heldout, seed)

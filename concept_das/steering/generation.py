@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from concept_das.data.batches import by_token_budget, collate, pad_id_of
-from concept_das.data.chat_format import ChatFormat, Prompt, Turn
+from concept_das.data.chat_format import ChatFormat, Prompt, Turn, chat_of
 from concept_das.errors import InputError
 from concept_das.models.blocks import evaluating
 from concept_das.models.loading import LoadedModel, model_of
@@ -126,8 +126,7 @@ def generate_responses(
         InputError: if temperature, top_k or top_p mean nothing, steering or keys are not one per
             prompt, a vector was trained with another chat format, or the generator refuses.
     """
-    if isinstance(chat, PreTrainedTokenizerBase):
-        chat = ChatFormat.of(chat)
+    chat = chat_of(chat)
     asked = [p if isinstance(p, Prompt) else chat.prompt(p) for p in prompts]
     rows = [parts_of(entry) for entry in _per_prompt("steering", steering, len(prompts))]
     keys = _per_prompt("keys", range(len(prompts)) if keys is None else keys, len(prompts))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from concept_das.data.chat_format import ChatFormat
+from concept_das.data.chat_format import ChatFormat, chat_of
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.errors import InputError
 from concept_das.methods import Fit, FittedMethod, TrainedMethod
@@ -87,8 +87,7 @@ def train_vector(
             the recipe or the teacher cannot be used.
         TrainingError: if a loss or gradient is NaN or Inf.
     """
-    if isinstance(chat, PreTrainedTokenizerBase):
-        chat = ChatFormat.of(chat)
+    chat = chat_of(chat)
     if not isinstance(loaded, LoadedModel):
         loaded = LoadedModel.of(loaded, chat.tokenizer)
     train, held = _quadruples(rows), _quadruples(heldout)
