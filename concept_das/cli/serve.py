@@ -6,11 +6,13 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from concept_das.cli.options import ChatOptions
 from concept_das.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +104,6 @@ def _check(catalogue: "Catalogue", folder: str, checks_chat: bool) -> None:
     """Make sure that the vectors fit a model, as far as its files are here."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from concept_das.data.chat_format import ChatFormat
     from concept_das.models.checkpoint import identity_of_files
 
     if not Path(folder).is_dir():  # on the hub: vLLM downloads it, and the plugin checks it
@@ -110,11 +111,9 @@ def _check(catalogue: "Catalogue", folder: str, checks_chat: bool) -> None:
     catalogue.check_model(identity_of_files(Path(folder), AutoConfig.from_pretrained(folder)))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for served in catalogue.vectors.values():
-        vector = served.vector
-        if checks_chat:
-            vector.check_chat(
-                ChatFormat.of(tokenizer, system=vector.system, source_token=vector.source_token)
-            )
+        if checks_chat:  # the server's own template, with what a client can ask for as in training
+            chat = replace(ChatOptions.of_vector(served.vector), chat_template=None)
+            served.vector.check_chat(chat.of_tokenizer(tokenizer))
 
 
 def _server() -> list[str]:

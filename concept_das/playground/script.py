@@ -5,7 +5,7 @@ from typing import Any
 
 from concept_das.playground.answers import Playground
 from concept_das.playground.settings import Setting
-from concept_das.steering.artifact import Artifact
+from concept_das.steering.card import chat_arguments
 from concept_das.steering.context import Steering
 
 
@@ -27,7 +27,7 @@ def script_of(playground: Playground, setting: Setting) -> str:
     options = {"positions": setting.positions, "max_new_tokens": setting.max_new_tokens}
     model = ", ".join([repr(playground.loaded.name), *_keywords(playground.loading)])
     vector = "loaded, allow_other_weights=True" if playground.allow_other_weights else "loaded"
-    own = _chat_options(playground.vectors[first], variables[first])
+    own = chat_arguments(playground.vectors[first], variables[first])
     chat = ", ".join(["loaded.tokenizer", *own])
     return "\n".join(
         [
@@ -57,15 +57,3 @@ def _call(entry: Steering, variable: str) -> str:
 
 def _keywords(values: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value!r}" for name, value in values.items()]
-
-
-def _chat_options(vector: Artifact, variable: str) -> list[str]:
-    """The options that a vector's chat format has beside the tokenizer's own."""
-    chat = vector.chat or {}
-    return [
-        *([f"system={vector.system!r}"] if vector.system is not None else []),
-        *([f"source_token={vector.source_token}"] if vector.source_token != -1 else []),
-        *([f'chat_template={variable}.chat["template"]'] if chat.get("template") else []),
-        *([f"date={chat['date']!r}"] if chat.get("date") else []),
-        *([f'**{variable}.chat["options"]'] if chat.get("options") else []),
-    ]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from concept_das.models.packaged import PACKAGED_MODEL
+from concept_das.steering.hub import is_hub_id
 from concept_das.words import RECOVERY
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def base_model(name: str) -> str | None:
     """The hub id of a model by the name that it was loaded by; None for a folder."""
     if name == PACKAGED_MODEL:
         return _PACKAGED_ON_HUB
-    is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).exists()
-    return name if is_id else None
+    return name if is_hub_id(name) else None
 
 
 def _title(vector: "Artifact", repo_id: str) -> str:
@@ -116,16 +115,25 @@ def _blocks(vector: "Artifact") -> str:
     return f"the output{plural} of block{plural} {layers} of {vector.model.n_layers} (from 0)"
 
 
+def chat_arguments(vector: "Artifact", variable: str) -> list[str]:
+    """Code for the arguments of `ChatFormat.of`, beside the tokenizer, that it was trained under.
+
+    Args:
+        variable: the name of the vector in the code.
+    """
+    chat = vector.chat or {}
+    return [
+        *([f"system={vector.system!r}"] if vector.system is not None else []),
+        *([f"source_token={vector.source_token}"] if vector.source_token != -1 else []),
+        *([f'chat_template={variable}.chat["template"]'] if chat.get("template") else []),
+        *([f"date={chat['date']!r}"] if chat.get("date") else []),
+        *(["system_in_rows=True"] if chat.get("system_in_rows") else []),
+        *([f'**{variable}.chat["options"]'] if chat.get("options") else []),
+    ]
+
+
 def _usage(vector: "Artifact", repo_id: str) -> str:
-    options = "".join(
-        f", {name}={value!r}"
-        for name, value, usual in (
-            ("system", vector.system, None),
-            ("source_token", vector.source_token, -1),
-            ("system_in_rows", (vector.chat or {}).get("system_in_rows", False), False),
-        )
-        if value != usual
-    )
+    chat = ", ".join(["loaded.tokenizer", *chat_arguments(vector, "vector")])
     direction = vector.directions[0]
     return f"""## Use
 
@@ -138,7 +146,7 @@ from concept_das import ChatFormat, Steering, generate_responses, load_model, lo
 
 loaded = load_model("{vector.model.name}")
 vector = load_vector("{repo_id}", loaded)
-chat = ChatFormat.of(loaded.tokenizer{options})
+chat = ChatFormat.of({chat})
 answers = generate_responses(
     loaded.model,
     chat,

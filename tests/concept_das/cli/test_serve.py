@@ -11,8 +11,9 @@ import pytest
 from concept_das.cli import main
 from concept_das.cli import serve as command
 from concept_das.cli.configs import gathered
+from concept_das.data.chat_format import ChatFormat
 from tests.concept_das.helpers import random_vector
-from tests.tiny import save_tiny, tiny_model
+from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
 def test_vectors_and_flags_are_taken_one_after_the_other() -> None:
@@ -52,6 +53,18 @@ def test_a_server_is_started(tmp_path: Path, started: list[Any]) -> None:
     assert words[words.index("--served-model-name") + 1] == str(model)
     assert environment["VLLM_USE_V2_MODEL_RUNNER"] == "0"
     assert "concept_das" in environment["VLLM_PLUGINS"].split(",")
+
+
+@pytest.mark.parametrize("given", [{"system_in_rows": True}, {"system": "Be brief."}])
+def test_a_client_can_ask_as_in_training(
+    tmp_path: Path, started: list[Any], given: dict[str, Any]
+) -> None:
+    model = save_tiny(tmp_path / "model")
+    chat = ChatFormat.of(tiny_tokenizer(), **given)
+    trained = {"system": chat.system, "chat": chat.description, "prefix_length": len(chat.prefix)}
+    random_vector(tiny_model(), **trained).save(tmp_path / "one")
+    assert main(["serve", "--vector", str(tmp_path / "one"), "--model", str(model)]) == 0
+    assert started
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,16 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 
+from concept_das.data.chat_format import ChatFormat
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.steering.artifact import load_vector
+from concept_das.steering.card import chat_arguments
 from concept_das.steering.hub import is_hub_id
 from concept_das.steering.vector import SteeringVector
 from tests.concept_das.helpers import random_vector, tiny_loaded
 from tests.hub import STRANGER, TOKEN, Hub, check_card, go_offline
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
 METRICS = {
     "elicitation_recovery": 0.75,
@@ -264,6 +266,26 @@ def test_the_cards_code_runs(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFix
     (code,) = re.findall(r"```python\n(.*?)```", ModelCard.load("name/pirate").text, re.DOTALL)
     exec(code, {})
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"system": "Be brief.", "source_token": -2},
+        {"system_in_rows": True},
+        {"chat_template": f"{{{{ strftime_now('%B') }}}}{CHAT_TEMPLATE}{{{{ closing }}}}"}
+        | {"date": "2026-01-31", "closing": "Well,"},
+    ],
+)
+def test_the_cards_code_makes_the_chat_format_of_training(given: dict[str, Any]) -> None:
+    tokenizer = tiny_tokenizer()
+    chat = ChatFormat.of(tokenizer, **given)
+    trained = {"system": chat.system, "source_token": chat.source_token, "chat": chat.description}
+    vector = pirate(**trained)
+    code = f"ChatFormat.of(tokenizer, {', '.join(chat_arguments(vector, 'vector'))})"
+    again = eval(code, {"ChatFormat": ChatFormat, "tokenizer": tokenizer, "vector": vector})
+    assert (again.description, again.source_token) == (chat.description, chat.source_token)
 
 
 def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
