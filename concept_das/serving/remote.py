@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_das.errors import InputError, OutsideError
 from concept_das.serving.catalogue import digest_of
-from concept_das.serving.request import SteeringRequest
+from concept_das.serving.request import SteeringRequest, only_part
 from concept_das.steering.entries import Steering
 from concept_das.steering.generation import Decoding, Question
 from concept_das.steering.vector import SteeringVector
@@ -177,21 +177,15 @@ def check_served(rows: Sequence[tuple[Steering, ...]]) -> dict[int, SteeringVect
     """
     vectors = {}
     for row in rows:
-        parts = [part for part in row if not part.vector.is_text]
-        if len(parts) > 1:
-            raise InputError(
-                "vLLM steers a prompt with one vector; for several at once answer with generator hf"
-            )
-        for part in parts:
-            part.check()
-            if part.when is not None:
-                raise InputError("vLLM steers without conditions (when); answer with generator hf")
-            if not isinstance(part.vector, SteeringVector):
+        if parts := [part for part in row if not part.vector.is_text]:
+            steering = only_part(parts)
+            steering.check()
+            if not isinstance(steering.vector, SteeringVector):
                 raise InputError(
-                    f"vLLM cannot apply what {part.vector.method} learns, which is no vector; "
+                    f"vLLM cannot apply what {steering.vector.method} learns, which is no vector; "
                     "answer with generator hf"
                 )
-            vectors[id(part.vector)] = part.vector
+            vectors[id(steering.vector)] = steering.vector
     return vectors
 
 

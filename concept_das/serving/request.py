@@ -14,7 +14,7 @@ vectors that it was started with.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
@@ -27,9 +27,6 @@ from concept_das.steering.vector import SteeringVector
 from concept_das.words import DIRECTIONS, Direction, Rule
 
 KEY = "steering"
-
-# The parts of a steering that are written as they are.
-_PARTS = ("vector", "direction", "multiplier", "rule")
 
 
 @dataclass(frozen=True)
@@ -92,20 +89,7 @@ class SteeringRequest:
         Raises:
             InputError: if no request can say this.
         """
-        parts = parts_of(entry)
-        if len(parts) > 1:
-            raise InputError(
-                "several vectors on one row cannot be put into a request to vLLM; give one, or "
-                "generate with Hugging Face"
-            )
-        (steering,) = parts
-        for part in fields(steering):
-            value = getattr(steering, part.name)
-            if part.name not in (*_PARTS, "factor") and value != part.default:
-                raise InputError(
-                    f"the steering's {part.name} cannot be put into a request to vLLM; leave it "
-                    "out, or generate with Hugging Face"
-                )
+        steering = only_part(parts_of(entry))
         factor = None if steering.factor is None else tuple(steering.factor.reshape(-1).tolist())
         multiplier = float(steering.multiplier)
         return cls(vector, steering.direction, multiplier, steering.rule, positions, factor)
@@ -132,6 +116,22 @@ class SteeringRequest:
         steering = Steering(vector, self.direction, self.multiplier, self.rule, factor)
         steering.check()
         return steering
+
+
+def only_part(parts: Sequence[Steering]) -> Steering:
+    """What steers a row, if a request can say it.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if len(parts) > 1:
+        raise InputError(
+            "vLLM steers a prompt with one vector; for several at once answer with generator hf"
+        )
+    (steering,) = parts
+    if steering.when is not None:
+        raise InputError("vLLM steers without conditions (when); answer with generator hf")
+    return steering
 
 
 def _checked(name: str, value: Any) -> Any:

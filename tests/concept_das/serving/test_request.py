@@ -39,7 +39,7 @@ def test_it_asks_for_the_steering_that_it_was_made_of() -> None:
 def test_what_no_request_can_say_is_refused() -> None:
     vector = random_vector(tiny_model(), operation="add")
     assert SteeringRequest.for_steering(vector, "a") == SteeringRequest("a")
-    with pytest.raises(InputError, match="several vectors on one row"):
+    with pytest.raises(InputError, match="with one vector; for several at once"):
         SteeringRequest.for_steering(Together(vector, vector), "a")
 
 

@@ -229,7 +229,7 @@ def test_what_is_no_condition(tmp_path: Path) -> None:
     own = dividing(model)
     with pytest.raises(InputError, match="choose the prompts by the condition's holds"):
         generate_responses(model, CHAT, PROMPTS, steering=trained("prompt").at(1.0, when=own))
-    with pytest.raises(InputError, match="steering's when cannot be put into a request to vLLM"):
+    with pytest.raises(InputError, match="vLLM steers without conditions"):
         SteeringRequest.for_steering(random_vector(model).at(1.0, when=own), "pirate")
 
 
