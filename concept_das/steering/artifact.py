@@ -12,6 +12,7 @@ import importlib
 import json
 import logging
 import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +31,8 @@ from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel, model_of
 from concept_das.notebook import html_table, rounded
 from concept_das.runs.files import sha256_of, without_nan, write_atomically
-from concept_das.steering.hub import DESCRIPTION_FILE, TENSORS_FILE, push_vector, vector_folder
+from concept_das.steering.card import vector_card
+from concept_das.steering.hub import DESCRIPTION_FILE, TENSORS_FILE, upload, vector_folder
 from concept_das.steering.positions import EVERYWHERE, Span
 from concept_das.words import DIRECTIONS, RECOVERY, Direction, Rule
 
@@ -249,7 +251,7 @@ class Artifact(ABC):
         Args:
             repo_id: `name/pirate`; a repository that is made if there is none, and must not hold
                 anything else. Its card is written anew.
-            run: the folder of the run that made it, for the card; see `card.vector_card`.
+            run: the folder of the run that made it, for the card; see `vector_card`.
             license: identifier of a license for the card, such as `mit`.
             private: make the repository private.
             revision: branch to write to, made if there is none; the main one if None.
@@ -261,15 +263,14 @@ class Artifact(ABC):
         Raises:
             InputError: if the hub refuses, or the repository holds something else.
         """
-        return push_vector(
-            self,
-            repo_id,
-            run=None if run is None else Path(run),
-            license=license,
-            private=private,
-            revision=revision,
-            token=token,
-        )
+        run = None if run is None else Path(run)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.save(scratch)
+            card = vector_card(self, repo_id, run=run, license=license)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            return upload(
+                folder, repo_id, DESCRIPTION_FILE, private=private, revision=revision, token=token
+            )
 
     def describe(self) -> dict[str, Any]:
         """The readable description, as `vector.json` holds it."""

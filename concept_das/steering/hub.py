@@ -7,17 +7,13 @@ only the two are downloaded, to the hub's own cache, from which they are read wi
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from concept_das.errors import InputError
-
-if TYPE_CHECKING:
-    from concept_das.steering.artifact import Artifact
 
 TENSORS_FILE, DESCRIPTION_FILE = "vector.safetensors", "vector.json"
 
@@ -77,33 +73,6 @@ def _download(repo_id: str, revision: str | None, token: Token) -> Path:
         commit = description.parent.name
         hf_hub_download(repo_id, TENSORS_FILE, revision=commit, token=token)
     return description.parent
-
-
-def push_vector(
-    vector: "Artifact",
-    repo_id: str,
-    *,
-    run: Path | None,
-    license: str | None,
-    private: bool,
-    revision: str | None,
-    token: Token,
-) -> str:
-    """Upload a vector with its card; see `Artifact.push_to_hub`."""
-    from concept_das.steering.card import vector_card
-
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = vector.save(scratch)
-        card = vector_card(vector, repo_id, run=run, license=license)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        return upload(
-            folder,
-            repo_id,
-            DESCRIPTION_FILE,
-            private=private,
-            revision=revision,
-            token=token,
-        )
 
 
 def upload(
