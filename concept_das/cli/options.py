@@ -38,13 +38,18 @@ class ModelOptions:
     revision: str | None = None
     trust_remote_code: bool = False
 
+    def named(self, default: str | None = None) -> str:
+        """The model's name; if none was given, `default`, or else the packaged one."""
+        from concept_das.models.packaged import PACKAGED_MODEL
+
+        return self.model or default or PACKAGED_MODEL
+
     def load(self, default: str | None = None) -> "concept_das.models.loading.LoadedModel":
         """Load the model; if none was named, `default`, or else the packaged one."""
         from concept_das.models.loading import load_model
-        from concept_das.models.packaged import PACKAGED_MODEL
 
         return load_model(
-            self.model or default or PACKAGED_MODEL,
+            self.named(default),
             dtype=self.dtype,
             device=self.device,
             device_map=self.device_map,
@@ -56,10 +61,9 @@ class ModelOptions:
     def load_tokenizer(self, default: str | None = None) -> "transformers.PreTrainedTokenizerBase":
         """Load the tokenizer alone, where something else runs the model."""
         from concept_das.models.loading import load_tokenizer
-        from concept_das.models.packaged import PACKAGED_MODEL
 
         return load_tokenizer(
-            self.model or default or PACKAGED_MODEL,
+            self.named(default),
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
         )
@@ -77,7 +81,6 @@ class ModelOptions:
         Raises:
             InputError: if there is no such generator, or it cannot load the model as asked.
         """
-        from concept_das.models.packaged import PACKAGED_MODEL
         from concept_das.serving.generators import generator_of
 
         if name == "vllm" and self.load_in_4bit:
@@ -85,7 +88,7 @@ class ModelOptions:
                 "the generator vllm does not load models in 4 bits as transformers does; answer "
                 "with generator hf"
             )
-        model = self.model or default or PACKAGED_MODEL
+        model = self.named(default)
         return generator_of(name, model, self.dtype, self.revision, self.trust_remote_code, beside)
 
     def load_for(

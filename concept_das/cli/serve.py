@@ -38,7 +38,7 @@ def serve(
         vllm: flags of vllm serve in one text, where they are not put behind `--`.
         allow_other_weights: serve another fine-tune of the vectors' model too.
     """
-    from concept_das.models.packaged import PACKAGED_MODEL, packaged_model
+    from concept_das.models.loading import path_of
     from concept_das.serving.catalogue import Catalogue, engine_arguments
 
     if find_spec("vllm") is None:
@@ -50,7 +50,7 @@ def serve(
     engine = engine_arguments(named, allow_other_weights=allow_other_weights)
     catalogue = Catalogue.of(engine["additional_config"])
     name = model or _model_of(catalogue)
-    folder = str(packaged_model()) if name == PACKAGED_MODEL else name
+    folder = path_of(name)
     flags = shlex.split(vllm)
     _check(catalogue, folder, checks_chat="--chat-template" not in vllm)
     command = [

@@ -135,7 +135,7 @@ def load_model(
 
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     tokenizer = load_tokenizer(name, **hub, cache_dir=cache_dir)
-    path = _path_of(name, cache_dir)
+    path = path_of(name, cache_dir)
     try:
         if load_in_4bit:
             options["quantization_config"] = transformers.BitsAndBytesConfig(
@@ -178,14 +178,15 @@ def load_tokenizer(
         InputError: for a model that cannot be found or read.
     """
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    path = _path_of(name, cache_dir)
+    path = path_of(name, cache_dir)
     try:
         return AutoTokenizer.from_pretrained(path, **hub)
     except (OSError, ImportError, ValueError) as error:
         raise InputError(f"cannot load model {name!r}: {_first_sentence(error)}") from error
 
 
-def _path_of(name: str, cache_dir: str | os.PathLike[str] | None) -> str:
+def path_of(name: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
+    """The name by which transformers finds a model: that of a folder for the packaged one."""
     return str(packaged_model(cache_dir)) if name == PACKAGED_MODEL else name
 
 

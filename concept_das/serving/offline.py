@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from concept_das.errors import InputError
-from concept_das.models.loading import default_device
-from concept_das.models.packaged import PACKAGED_MODEL, packaged_model
+from concept_das.models.loading import default_device, path_of
 from concept_das.serving.catalogue import digest_of, engine_arguments
 from concept_das.serving.remote import check_served, request_of
 from concept_das.steering.artifact import load_vector
@@ -41,7 +40,7 @@ class Offline:
         trust_remote_code: bool = False,
         beside: Path | None = None,
     ) -> None:
-        self.model = str(packaged_model()) if model == PACKAGED_MODEL else model
+        self.model = path_of(model)
         exact = "bfloat16" if default_device() == "cuda" else "float32"
         self.loading = {
             "dtype": exact if dtype == "auto" else dtype,
