@@ -1,6 +1,7 @@
 """The edits that steer a batch, as forward hooks of the modules that they change."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,22 +10,36 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from concept_das.models.blocks import Site, hidden_of, replace_hidden
-from concept_das.steering.artifact import ModuleEdit
 from concept_das.steering.conditions import Condition, Gates
 from concept_das.steering.entries import RowEdit, Steering
-from concept_das.steering.positions import EVERYWHERE, _per_row, _PositionSelection
+from concept_das.steering.positions import EVERYWHERE, Span, _per_row, _PositionSelection
 from concept_das.steering.vector import SteeringVector
 from concept_das.words import Direction
 from interventions import set_coordinates
 
 Hook = Callable[[nn.Module, Any, Any], Any]
 
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Bool[Tensor, "batch positions"]] | None]
-"""(A module's input, its output) -> the output edited everywhere, and true where it is to be; None
-if that is nowhere."""
-
 Rows = Sequence[Sequence[Steering]]
 """All that steers each row of a batch."""
+
+
+@dataclass(frozen=True)
+class MaskedEdit:
+    """An edit of a module's output, in some rows of a batch and at some of their tokens.
+
+    Attributes:
+        change: (the module's input, its output) -> the output edited everywhere.
+        members: true for these rows.
+        spans: the tokens that are edited: one for all rows, or one for each.
+        conditions: when they are: one for all rows, or one for each.
+        protects_prefix: see `ModuleEdit`.
+    """
+
+    change: Callable[[Tensor, Tensor], Tensor]
+    members: Bool[Tensor, "rows"]
+    spans: Sequence[Span]
+    conditions: Sequence[Condition | None]
+    protects_prefix: bool = True
 
 
 class BatchEdits:
@@ -36,38 +51,34 @@ class BatchEdits:
 
     def __init__(self, model: PreTrainedModel, rows: Rows) -> None:
         self.model = model
-        self.at_sites = _site_edits(model, rows)
-        self.on_modules = _module_edits(model, rows)
-        self.spans = {span for _, edit in self.at_sites for span in edit.spans}
-        self.spans |= {edit.span for edit, _, _ in self.on_modules}
+        self.edits = [*_site_edits(model, rows), *_module_edits(model, rows)]
+        self.spans = {span for _, edit in self.edits for span in edit.spans}
         self.conditions = [part.when for row in rows for part in row if part.when is not None]
 
     def hooks(self, selection: _PositionSelection) -> list[tuple[nn.Module, Hook]]:
         """The hooks that read conditions, and one for each changed module, for all its edits."""
         gates = Gates(self.model, self.conditions, selection)
-        changes: dict[nn.Module, list[Change]] = {}
-        for site, edits in self.at_sites:
-            changes.setdefault(site.module(self.model), []).append(edits.change(selection, gates))
-        for edit, members, condition in self.on_modules:
-            module = self.model.get_submodule(edit.module)
-            change = _change_of(edit, members, condition, selection, gates)
-            changes.setdefault(module, []).append(change)
-        edited = [(module, _hook(of_module)) for module, of_module in changes.items()]
+        of_module: dict[nn.Module, list[MaskedEdit]] = {}
+        for module, edit in self.edits:
+            of_module.setdefault(module, []).append(edit)
+        edited = [(module, _hook(edits, selection, gates)) for module, edits in of_module.items()]
         # A condition is read before the edits at its own block.
         return [*gates.hooks(), *edited]
 
 
-def _hook(changes: Sequence[Change]) -> Hook:
+def _hook(edits: Sequence[MaskedEdit], selection: _PositionSelection, gates: Gates) -> Hook:
     """A forward hook that adds up changes, each computed from the output before any of them."""
 
     def apply(_module: nn.Module, args: Any, output: Any) -> Any:
         hidden = hidden_of(output)
         steered, changed = hidden, None
-        for change in changes:
-            found = change(args[0] if args else hidden, hidden)
-            if found is None:
+        for edit in edits:
+            mask = selection.mask_for(hidden, edit.spans, edit.protects_prefix)
+            if mask is None:
                 continue
-            edited, mask = found[0], found[1].unsqueeze(-1)
+            mask = mask & _per_row(edit.members, len(hidden)).to(mask.device).reshape(-1, 1)
+            mask = gates.open(edit.conditions, mask).unsqueeze(-1)
+            edited = edit.change(args[0] if args else hidden, hidden)
             if changed is not None:
                 both = (steered.float() + (edited.float() - hidden.float())).to(hidden.dtype)
                 # What one edit alone changes is exactly that edit's.
@@ -79,7 +90,7 @@ def _hook(changes: Sequence[Change]) -> Hook:
     return apply
 
 
-def _site_edits(model: PreTrainedModel, rows: Rows) -> list[tuple[Site, "SiteEdit"]]:
+def _site_edits(model: PreTrainedModel, rows: Rows) -> list[tuple[nn.Module, MaskedEdit]]:
     """The vectors' edits at each site, as few as there are vectors on one row."""
     sites: dict[Site, list[list[RowEdit | None]]] = {}
     for i, row in enumerate(rows):
@@ -93,12 +104,22 @@ def _site_edits(model: PreTrainedModel, rows: Rows) -> list[tuple[Site, "SiteEdi
                     free = [[None] * len(rows)]
                     at_site += free
                 free[0][i] = edit
-    return [(site, SiteEdit(edits, site)) for site, at_site in sites.items() for edits in at_site]
+    return [
+        (
+            site.module(model),
+            MaskedEdit(
+                SiteEdit(edits, site).change,
+                torch.tensor([edit is not None for edit in edits]),
+                [EVERYWHERE if edit is None else edit.span for edit in edits],
+                [None if edit is None else edit.when for edit in edits],
+            ),
+        )
+        for site, at_site in sites.items()
+        for edits in at_site
+    ]
 
 
-def _module_edits(
-    model: PreTrainedModel, rows: Rows
-) -> list[tuple[ModuleEdit, Bool[Tensor, "rows"], Condition | None]]:
+def _module_edits(model: PreTrainedModel, rows: Rows) -> list[tuple[nn.Module, MaskedEdit]]:
     """The edits of learned edits and adapters, each with the rows that it is for."""
     chosen: dict[tuple[int, Direction, float, int, int], tuple[Steering, Bool[Tensor, rows]]] = {}
     for i, row in enumerate(rows):
@@ -109,29 +130,13 @@ def _module_edits(
             _, members = chosen.setdefault(key, (part, torch.zeros(len(rows), dtype=torch.bool)))
             members[i] = True
     return [
-        (edit, members, part.when)
+        (
+            model.get_submodule(edit.module),
+            MaskedEdit(edit.change, members, [edit.span], [part.when], edit.protects_prefix),
+        )
         for part, members in chosen.values()
         for edit in part.vector.edits(model, part.direction, part.multiplier)
     ]
-
-
-def _change_of(
-    edit: ModuleEdit,
-    members: Bool[Tensor, "rows"],
-    condition: Condition | None,
-    selection: _PositionSelection,
-    gates: Gates,
-) -> Change:
-    """The change of a module's output for some rows."""
-
-    def change(taken: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
-        mask = selection.mask_for(hidden, [edit.span], edit.protects_prefix)
-        if mask is None:
-            return None
-        mask = mask & _per_row(members, len(hidden)).to(mask.device).reshape(-1, 1)
-        return edit.change(taken, hidden), gates.open([condition] * len(members), mask)
-
-    return change
 
 
 class SiteEdit:
@@ -142,9 +147,6 @@ class SiteEdit:
         self.weight = torch.zeros(len(rows), rank, site.width)
         self.target = torch.zeros(len(rows), 1, rank)
         self.clamps = torch.zeros(len(rows), 1, 1, dtype=torch.bool)
-        self.steers = torch.tensor([row is not None for row in rows])
-        self.spans = [EVERYWHERE if row is None else row.span for row in rows]
-        self.conditions = [None if row is None else row.when for row in rows]
         self.only_clamps = all(row.clamps for row in rows if row is not None)
         for i, row in enumerate(rows):
             if row is not None:
@@ -152,17 +154,9 @@ class SiteEdit:
                 self.target[i, 0, : len(row.target)] = row.target
                 self.clamps[i] = row.clamps
 
-    def change(self, selection: _PositionSelection, gates: Gates) -> Change:
-        """The change of the site's hidden states."""
-
-        def change(_taken: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
-            mask = selection.mask_for(hidden, self.spans)
-            if mask is None:
-                return None
-            mask = mask & _per_row(self.steers, len(hidden)).to(mask.device).reshape(-1, 1)
-            return self.apply(hidden), gates.open(self.conditions, mask)
-
-        return change
+    def change(self, _taken: Tensor, hidden: Tensor) -> Tensor:
+        """The output of the block edited, whatever its input."""
+        return self.apply(hidden)
 
     def apply(self, hidden: Float[Tensor, "batch positions dim"]) -> Tensor:
         """Steer every position."""

@@ -273,4 +273,4 @@ class _PositionSelection:
                 "a condition is read off the whole prompt, and a pass had only a part of one; give "
                 "the model each prompt in one pass"
             )
-        return real.bool() & (positions >= start) & (positions < stop)
+        return real.bool() & _NAMED["prompt"].touches(positions, start, stop)
