@@ -118,8 +118,8 @@ def _with_both_sides(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     for side in ("negative", "positive"):
         column = f"{side}_messages"
         if column in frame.columns and f"{side}_input" not in frame.columns:
-            frame = _mapped(frame, column, f"{side}_output", _answer_of, name)
-            frame = _mapped(frame, column, f"{side}_input", _prompt_of, name)
+            frame = _mapped(frame, column, f"{side}_output", lambda cell: _both_of(cell)[1], name)
+            frame = _mapped(frame, column, f"{side}_input", lambda cell: _both_of(cell)[0], name)
     return frame
 
 
@@ -133,14 +133,6 @@ def _mapped(
         except InputError as error:
             raise InputError(f"{name}, row {row}, column {column!r}: {error}") from error
     return frame.assign(**{to: pd.Series(cells, index=frame.index, dtype=object)})
-
-
-def _prompt_of(cell: Any) -> str:
-    return _both_of(cell)[0]
-
-
-def _answer_of(cell: Any) -> str:
-    return _both_of(cell)[1]
 
 
 def _both_of(cell: Any) -> tuple[str, str]:

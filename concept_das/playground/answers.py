@@ -172,14 +172,14 @@ class Playground:
         tokens.queue.put(None)
 
 
-def together(entries: Sequence[Steering]) -> Steering | Together | None:
+def together(entries: Sequence[Steering]) -> Together | None:
     """The entry of `steer` for a row: all that steers inside the model; None if nothing does.
 
     Raises:
         InputError: if they cannot steer one row.
     """
     inside = [entry for entry in entries if not entry.vector.is_text]
-    return Together(*inside) if len(inside) > 1 else next(iter(inside), None)
+    return Together(*inside) if inside else None
 
 
 class _Tokens(BaseStreamer):

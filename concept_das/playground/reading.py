@@ -147,17 +147,14 @@ def read(playground: Playground, setting: Setting, pair: Pair) -> Reading:
             for layer, values in coordinates_of(vector, hidden).items():
                 found[row][name, layer] = values.tolist()
     start = len(pair.prompt.ids)
-    text = slice(pair.prompt.prefix_length, start - _template_tokens_after(playground))
+    after = len(playground.chat.turn_end) + len(playground.chat.generation_prompt)
+    text = slice(pair.prompt.prefix_length, start - after)
     return Reading(
         _read(playground, turns[0].ids, text, found[0]),
         _read(playground, turns[0].ids, slice(start, None), found[0]),
         _read(playground, turns[1].ids, slice(start, None), found[1]),
         tuple(_changes(playground, setting, pair, logits)),
     )
-
-
-def _template_tokens_after(playground: Playground) -> int:
-    return len(playground.chat.turn_end) + len(playground.chat.generation_prompt)
 
 
 def _read(

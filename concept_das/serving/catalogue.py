@@ -20,8 +20,9 @@ from safetensors.torch import save as to_safetensors
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.models.identity import ModelIdentity
 from concept_das.serving.request import SteeringRequest
+from concept_das.steering.artifact import load_vector
 from concept_das.steering.entries import Steering
-from concept_das.steering.hub import DESCRIPTION_FILE, vector_folder
+from concept_das.steering.hub import vector_folder
 from concept_das.steering.positions import EVERYWHERE, parse_positions
 from concept_das.steering.vector import SteeringVector
 
@@ -74,13 +75,12 @@ class Served:
             raise InputError(
                 f"{name!r} is no name for a served vector; use letters, digits, and any of _ . : -"
             )
-        operation = _operation(folder)
-        if operation is not None and operation not in SteeringVector.operations:
+        vector = load_vector(folder)
+        if not isinstance(vector, SteeringVector):
             raise InputError(
-                f"{name} ({folder}) steers by {operation!r}, which vLLM is not taught; serve a "
-                "vector that clamps or adds"
+                f"{name} ({folder}) steers by {vector.edit_description()['operation']!r}, which "
+                "vLLM is not taught; serve a vector that clamps or adds"
             )
-        vector = SteeringVector.load(folder)
         return cls(vector, digest_of(vector))
 
     def described(self) -> dict[str, Any]:
@@ -97,16 +97,6 @@ class Served:
             "prefix_length": vector.prefix_length,
             "sha256": self.digest,
         }
-
-
-def _operation(folder: Path) -> str | None:
-    """The way a saved artifact steers; None if it does not say, which reading it will tell."""
-    try:
-        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    found = description.get("operation") if isinstance(description, dict) else None
-    return found if isinstance(found, str) else None
 
 
 @dataclass(frozen=True)

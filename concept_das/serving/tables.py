@@ -52,17 +52,13 @@ class BlockTable:
         self.clamped = torch.zeros_like(self.amount)
 
     def write(self, row: int, name: str, target: Float[Tensor, "rank"], clamps: bool) -> None:
-        """Let a row steer by a vector.
+        """Let a row that does nothing here steer by a vector.
 
         Args:
             target: the coordinates to clamp to, or the amounts to add.
         """
-        amount = torch.zeros(len(self.weight))
-        amount[self.columns[name]] = target
-        clamped = torch.zeros(len(self.weight))
-        clamped[self.columns[name]] = float(clamps)
-        self.amount[row] = amount.to(self.amount.device)
-        self.clamped[row] = clamped.to(self.amount.device)
+        self.amount[row, self.columns[name]] = target.to(self.amount.device)
+        self.clamped[row, self.columns[name]] = float(clamps)
 
     def clear(self, row: int) -> None:
         """Let a row do nothing here."""

@@ -11,6 +11,7 @@ from concept_das.models.identity import ModelIdentity
 from concept_das.serving.catalogue import Catalogue, engine_arguments
 from concept_das.serving.request import SteeringRequest
 from tests.concept_das.helpers import random_vector, vector_at
+from tests.concept_das.steering.test_artifact import trained
 from tests.tiny import tiny_model
 
 
@@ -66,7 +67,7 @@ def test_the_digest_is_of_what_the_edits_do(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "vector.json").write_text('{"operation": "loreft"}')
+    trained("loreft").save(tmp_path)
     with pytest.raises(InputError, match="steers by 'loreft'.*serve a vector that clamps or adds"):
         Catalogue.read({"a": tmp_path})
     with pytest.raises(InputError, match="holds no vector"):
