@@ -14,7 +14,7 @@ from concept_das.data.chat_format import Prompt, Turn
 from concept_das.exports import to_pyvene
 from concept_das.models.loading import LoadedModel
 from concept_das.steering.context import steer
-from concept_das.steering.generation import decoding
+from concept_das.steering.generation import Decoding, decoding
 from concept_das.steering.vector import SteeringVector
 
 
@@ -96,10 +96,11 @@ def sampling_cost(
     ids = torch.randint(3, vocabulary, (rows, 16), device=loaded.device)
 
     def seconds(temperature: float, top_k: int | None) -> float:
-        how = decoding(model, 0, new_tokens, temperature, range(rows), top_k)
+        how = Decoding(max_new_tokens=new_tokens, temperature=temperature, top_k=top_k)
+        options = decoding(model, 0, how, range(rows))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         return seconds_of(
-            lambda: model.generate(**inputs, **how, min_new_tokens=new_tokens), loaded.device
+            lambda: model.generate(**inputs, **options, min_new_tokens=new_tokens), loaded.device
         )
 
     ways = {"greedy": (0.0, None), "sample": (1.0, None), "sample_top_k": (1.0, 50)}

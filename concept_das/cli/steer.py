@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import concept_das.models.loading
     import concept_das.steering.conditions
     import concept_das.steering.entries
+    import concept_das.steering.generation
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def steer_prompts(
     from concept_das.data.conversations import prompt_in
     from concept_das.data.files import read_instructions
     from concept_das.runs.files import check_writable, write_atomically
+    from concept_das.steering.generation import Decoding
     from concept_das.steering.positions import parse_positions
     from concept_das.steering.sampling import check_sampling
 
@@ -117,8 +119,8 @@ def steer_prompts(
     )
 
     if not texts:
-        how = (max_new_tokens, temperature, seed, top_k, top_p)
-        _converse(loaded, chat, entry, positions, *how)
+        how = Decoding(positions, max_new_tokens, temperature, top_k, top_p)
+        _converse(loaded, chat, entry, how, seed)
         return
     ways = {"steered": entry, "unsteered": None} if compare else {"steered": entry}
     answers = generate_responses(
@@ -171,12 +173,8 @@ def _converse(
     loaded: "concept_das.models.loading.LoadedModel",
     chat: "concept_das.data.chat_format.ChatFormat",
     entry: "concept_das.steering.entries.Together",
-    positions: str,
-    max_new_tokens: int,
-    temperature: float,
+    how: "concept_das.steering.generation.Decoding",
     seed: int,
-    top_k: int | None,
-    top_p: float | None,
 ) -> None:
     """Read instructions from the terminal and stream steered answers."""
     from transformers import TextStreamer
@@ -193,10 +191,9 @@ def _converse(
     inside = Together(*parts) if parts else None
     for number, line in enumerate(_typed_lines()):
         prompt = entry.prompt(chat.prompt(line)).tensors(loaded.device)
-        with steer(loaded.model, inside, positions=positions) if inside else nullcontext():
-            seeds = [row_seed(seed, number)]
-            how = decoding(loaded.model, pad, max_new_tokens, temperature, seeds, top_k, top_p)
-            loaded.model.generate(**prompt, **how, streamer=streamer)
+        options = decoding(loaded.model, pad, how, [row_seed(seed, number)])
+        with steer(loaded.model, inside, positions=how.positions) if inside else nullcontext():
+            loaded.model.generate(**prompt, **options, streamer=streamer)
 
 
 def _typed_lines() -> Iterator[str]:

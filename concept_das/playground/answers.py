@@ -23,7 +23,7 @@ from concept_das.models.loading import LoadedModel
 from concept_das.playground.settings import Setting
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering, Together, steer
-from concept_das.steering.generation import decoding
+from concept_das.steering.generation import Decoding, decoding
 from concept_das.steering.sampling import row_seed
 
 
@@ -158,14 +158,14 @@ class Playground:
             batch = collate(rows, self.loaded.device, "left", pad)
             entry = together(self.steering(setting))
             seeds = [row_seed(setting.seed, 0)] * 2  # with the same noise
-            how = decoding(model, pad, setting.max_new_tokens, setting.temperature, seeds)
+            how = Decoding(setting.positions, setting.max_new_tokens, setting.temperature)
             with evaluating(model), steer(model, [None, entry], positions=setting.positions):
                 model.generate(
                     input_ids=batch.input_ids,
                     attention_mask=batch.attention_mask,
                     stopping_criteria=StoppingCriteriaList([stopped]),
                     streamer=tokens,
-                    **how,
+                    **decoding(model, pad, how, seeds),
                 )
         except Exception as error:  # raised again where it is seen
             tokens.queue.put(error)

@@ -181,12 +181,10 @@ class HuggingFace:
         """See `Generator`; one batch after the other."""
         model, pad = self.model, pad_id_of(self.tokenizer)
         device = model.get_input_embeddings().weight.device
-        length = how.max_new_tokens
-        lengths = [len(one.prompt.ids) + length for one in questions]
+        lengths = [len(one.prompt.ids) + how.max_new_tokens for one in questions]
         for indices in by_token_budget(lengths, how.batch_tokens):
             some = [questions[i] for i in indices]
             batch = collate([Turn(one.prompt) for one in some], device, "left", pad)
-            seeds = [one.seed for one in some]
             rows = [one.parts for one in some]
             with (
                 evaluating(model),
@@ -195,7 +193,7 @@ class HuggingFace:
                 output = model.generate(
                     input_ids=batch.input_ids,
                     attention_mask=batch.attention_mask,
-                    **decoding(model, pad, length, how.temperature, seeds, how.top_k, how.top_p),
+                    **decoding(model, pad, how, [one.seed for one in some]),
                 )
             yield indices, output[:, batch.input_ids.shape[1] :].tolist()
 
@@ -223,13 +221,7 @@ _OWN_DEFAULTS = frozenset(
 
 
 def decoding(
-    model: PreTrainedModel,
-    pad_id: int,
-    max_new_tokens: int,
-    temperature: float,
-    seeds: Sequence[int],
-    top_k: int | None = None,
-    top_p: float | None = None,
+    model: PreTrainedModel, pad_id: int, how: Decoding, seeds: Sequence[int]
 ) -> dict[str, Any]:
     """Arguments of `model.generate`, the same decoding whatever the model's own defaults.
 
@@ -237,17 +229,15 @@ def decoding(
     it must not write (`suppress_tokens`, `begin_suppress_tokens`, `bad_words_ids`), and its cache.
 
     Args:
-        temperature: 0 decodes greedily.
         seeds: one per row, see `row_seed`.
-        top_k, top_p: see `generate_responses`.
 
     Raises:
         InputError: if temperature, top_k or top_p mean nothing.
     """
-    check_sampling(temperature, top_k, top_p)
+    check_sampling(how.temperature, how.top_k, how.top_p)
     options: dict[str, Any] = {
         **_neutral_for(model),
-        "max_new_tokens": max_new_tokens,
+        "max_new_tokens": how.max_new_tokens,
         "pad_token_id": pad_id,
         # Sampling is done by the processor below, and these belong to transformers' own.
         "do_sample": False,
@@ -255,8 +245,8 @@ def decoding(
         "top_k": None,
         "top_p": None,
     }
-    if temperature > 0:
-        sampler = RowSampler(temperature, seeds, top_k, top_p)
+    if how.temperature > 0:
+        sampler = RowSampler(how.temperature, seeds, how.top_k, how.top_p)
         options["logits_processor"] = LogitsProcessorList([sampler])
     return options
 

@@ -10,7 +10,7 @@ from transformers import LogitsProcessorList, PreTrainedModel
 from concept_das.data.chat_format import Prompt
 from concept_das.errors import InputError, VectorMismatchError
 from concept_das.steering.context import Steering, steer
-from concept_das.steering.generation import decoding, generate_responses
+from concept_das.steering.generation import Decoding, decoding, generate_responses
 from concept_das.steering.sampling import RowSampler, row_seed
 from tests.concept_das.helpers import PAD, ROWS, random_vector, tiny_chat, tiny_loaded, unchecked
 from tests.tiny import tiny_model
@@ -175,7 +175,7 @@ def test_a_model_keeps_its_own_cache(name: str) -> None:
     model = tiny_model()
     value = {"use_cache": False, "cache_implementation": "static"}[name]
     setattr(model.generation_config, name, value)
-    assert name not in decoding(model, PAD, 1, 0.0, [0])
+    assert name not in decoding(model, PAD, Decoding(), [0])
     assert answers(model) == plain_answers()[0]
 
 
@@ -345,10 +345,11 @@ def test_first_tokens_of_a_model_have_its_distribution() -> None:
     ids = torch.tensor([PROMPTS[0].ids] * count)
     logits = model(ids[:1]).logits[0, -1]
     shares = (logits.detach().double() / 2).softmax(-1)
+    how = Decoding(max_new_tokens=1, temperature=2.0)
     output = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        **decoding(model, PAD, 1, 2.0, [row_seed(0, i) for i in range(count)]),
+        **decoding(model, PAD, how, [row_seed(0, i) for i in range(count)]),
     )
     observed = output[:, -1].bincount(minlength=len(shares)).double()
     common = shares * count >= 5
@@ -362,10 +363,11 @@ def test_first_tokens_of_a_model_have_its_distribution() -> None:
 def test_a_least_number_of_new_tokens() -> None:
     model = ending_model()
     inputs = PROMPTS[0].tensors()
-    options = decoding(model, PAD, 8, 0.05, [row_seed(0, 0)])
+    how = Decoding(max_new_tokens=8, temperature=0.05)
+    options = decoding(model, PAD, how, [row_seed(0, 0)])
     width = len(PROMPTS[0].ids)
     assert model.generate(**inputs, **options).shape[1] == width + 1
-    again = decoding(model, PAD, 8, 0.05, [row_seed(0, 0)])
+    again = decoding(model, PAD, how, [row_seed(0, 0)])
     output = model.generate(**inputs, **again, min_new_tokens=4)[0, width:]
     assert len(output) >= 4
     assert CHAT.tokenizer.eos_token_id not in output[:4]
@@ -376,7 +378,8 @@ def test_the_cache_changes_no_sample(use_cache: bool) -> None:
     model = tiny_model()
     seeds = [row_seed(0, 0)]
     ids = torch.tensor([PROMPTS[0].ids])
-    output = model.generate(ids, use_cache=use_cache, **decoding(model, PAD, 8, 1.3, seeds))
+    options = decoding(model, PAD, Decoding(max_new_tokens=8, temperature=1.3), seeds)
+    output = model.generate(ids, use_cache=use_cache, **options)
     sampler = LogitsProcessorList([RowSampler(1.3, seeds)])
     for _ in range(8):
         token = sampler(ids, model(ids).logits[:, -1]).argmax(-1)
