@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from concept_das.steering.context import steer
 from tests.concept_das.helpers import PAD, unchecked, vector_at
-from tests.concept_das.steering.test_context import PROMPTS, generating_model, inputs_of
+from tests.concept_das.steering.generating import PROMPTS, generating_model, inputs_of
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.skipif(

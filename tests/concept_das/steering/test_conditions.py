@@ -26,8 +26,8 @@ from tests.concept_das.helpers import (
     unchecked,
     vector_at,
 )
+from tests.concept_das.steering.generating import PREFIX, PROMPTS, generated, inputs_of
 from tests.concept_das.steering.test_artifact import trained
-from tests.concept_das.steering.test_context import PREFIX, PROMPTS, generated, inputs_of
 from tests.tiny import tiny_model
 
 CHAT = tiny_chat()

@@ -18,8 +18,8 @@ from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import SteeringVector
 from interventions import coordinates, set_coordinates
 from tests.concept_das.helpers import random_vector, tiny_chat, vector_at
+from tests.concept_das.steering.generating import PREFIX, PROMPTS, generated, inputs_of
 from tests.concept_das.steering.test_artifact import trained
-from tests.concept_das.steering.test_context import PREFIX, PROMPTS, generated, inputs_of
 from tests.tiny import WIDTH, tiny_model
 
 CHAT = tiny_chat()

@@ -15,12 +15,11 @@ from concept_das.errors import InputError
 from concept_das.models.blocks import capture
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.generation import generate_responses
-from interventions import coordinates
-from tests.concept_das.helpers import random_vector, tiny_chat, tiny_loaded, unchecked
-from tests.concept_das.steering.test_context import (
-    PAD,
+from tests.concept_das.helpers import PAD, random_vector, tiny_chat, tiny_loaded, unchecked
+from tests.concept_das.steering.generating import (
     PREFIX,
     PROMPTS,
+    clamped,
     generated,
     generating_model,
     inputs_of,
@@ -170,21 +169,20 @@ def test_bare_vectors_and_plain_texts_are_answered() -> None:
     assert alone[0] == expected[0]
 
 
-def clamped_at(model: PreTrainedModel, positions: Any, **inputs: Tensor) -> list[list[int]]:
+def first_clamped(model: PreTrainedModel, positions: Any, **inputs: Tensor) -> list[list[int]]:
     """The columns of each row that a direct call or `generate` clamps in its first pass."""
     vector = random_vector(model, positions=positions)
     with steer(model, vector), capture(model, vector.site(model)) as seen:
         model.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=PAD)
-    hits = (coordinates(seen[0], vector.weight) - vector.target("elicit")).abs().amax(-1) < 1e-3
-    return [row.nonzero().flatten().tolist() for row in hits]
+    return [row.nonzero().flatten().tolist() for row in clamped(seen[0], vector)]
 
 
 def test_generate_without_a_mask_on_padded_rows() -> None:
     """transformers makes a mask from the padding tokens; the prompt ends where it says."""
     model, inputs = generating_model("llama"), inputs_of(PROMPTS[:2])
     model.generation_config.eos_token_id = None
-    masked = clamped_at(model, "s2", **inputs)
-    assert clamped_at(model, "s2", input_ids=inputs["input_ids"]) == masked
+    masked = first_clamped(model, "s2", **inputs)
+    assert first_clamped(model, "s2", input_ids=inputs["input_ids"]) == masked
 
 
 def test_position_ids_of_three_dimensions() -> None:
@@ -229,9 +227,8 @@ def test_a_mask_that_the_decoder_is_not_given() -> None:
             model(**inputs)
     finally:
         hook.remove()
-    hits = (coordinates(seen[0], vector.weight) - vector.target("elicit")).abs().amax(-1) < 1e-3
     width = inputs["input_ids"].shape[1]
-    for row, prompt in zip(hits, PROMPTS, strict=True):
+    for row, prompt in zip(clamped(seen[0], vector), PROMPTS, strict=True):
         padding = width - len(prompt.ids)
         assert row.nonzero().flatten().tolist() == list(range(padding + PREFIX, width))
 

@@ -1,27 +1,33 @@
 """Edits of some tokens only: which they are, and that nothing else is touched."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from concept_das.data.batches import collate
 from concept_das.data.chat_format import Prompt
 from concept_das.errors import InputError
 from concept_das.models.blocks import capture
 from concept_das.steering.artifact import load_vector
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.positions import EVERYWHERE, Span, parse_positions
-from interventions import coordinates
+from concept_das.steering.vector import SteeringVector
 from tests.concept_das.helpers import EVERY_ARCHITECTURE, random_vector, vector_at
-from tests.concept_das.steering.test_context import (
+from tests.concept_das.steering.generating import (
     NEW,
     PREFIX,
     PROMPTS,
+    clamped,
     generated,
     generating_model,
     inputs_of,
 )
 from tests.tiny import tiny_model
+
+LENGTHS = [len(prompt.ids) for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize(
@@ -61,26 +67,70 @@ def test_a_mask_names_each_token_by_itself(text: str) -> None:
         assert set(row.nonzero().flatten().tolist()) == expected
 
 
+def where_steered(
+    model: PreTrainedModel, vector: SteeringVector, use_cache: bool, positions: str = "all"
+) -> list[list[int]]:
+    """For each prompt, its own positions at which some pass of generation was steered."""
+    with steer(model, vector, positions=positions), capture(model, vector.site(model)) as seen:
+        generated(model, PROMPTS, use_cache=use_cache)
+    width = inputs_of(PROMPTS)["input_ids"].shape[1]
+    found: list[set[int]] = [set() for _ in PROMPTS]
+    end = 0
+    for hidden in seen:
+        end = end + hidden.shape[1] if use_cache else hidden.shape[1]
+        for row, (prompt, hits) in enumerate(zip(PROMPTS, clamped(hidden, vector), strict=True)):
+            first = end - hidden.shape[1] - (width - len(prompt.ids))
+            found[row] |= {first + i for i in hits.nonzero().flatten().tolist()}
+    return [sorted(row) for row in found]
+
+
 @EVERY_ARCHITECTURE
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_the_ends_of_the_prompt_and_nothing_while_decoding(
-    architecture: str, use_cache: bool
-) -> None:
+def test_which_positions_are_steered(architecture: str, use_cache: bool) -> None:
     model = generating_model(architecture)
-    vector = random_vector(model, positions="p2+s3")
-    prompts = PROMPTS[:3]
-    with steer(model, vector), capture(model, vector.site(model)) as seen:
-        generated(model, prompts, use_cache=use_cache)
-    target, width = vector.target("elicit"), max(len(prompt.ids) for prompt in prompts)
-    for number, hidden in enumerate(seen):
-        hits = (coordinates(hidden, vector.weight) - target).abs().amax(-1) < 1e-3
-        for row, prompt in enumerate(prompts):
-            length = len(prompt.ids)
-            wanted = [*range(PREFIX, PREFIX + 2), *range(length - 3, length)]
-            padding = width - length
-            found = [i - padding for i in hits[row].nonzero().flatten().tolist()]
-            assert found == ([] if use_cache and number else sorted(set(wanted)))
-    assert len(seen) == NEW
+    # The last new token is never the input of a pass.
+    for positions, expected in {
+        "all": [range(PREFIX, n + NEW - 1) for n in LENGTHS],
+        "prompt": [range(PREFIX, n) for n in LENGTHS],
+        "generated": [range(n, n + NEW - 1) for n in LENGTHS],
+    }.items():
+        found = where_steered(model, random_vector(model), use_cache, positions)
+        assert found == [list(row) for row in expected]
+    found = where_steered(model, random_vector(model, positions="p2+s3"), use_cache)
+    assert found == [sorted({PREFIX, PREFIX + 1, *range(n - 3, n)}) for n in LENGTHS]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("positions", ["prompt", "generated"])
+def test_modes_of_a_direct_call(side: Any, positions: str) -> None:
+    model = tiny_model()
+    vector = random_vector(model)
+    batch = collate([p.with_response((40, 41, 42)) for p in PROMPTS], padding_side=side)
+    with (
+        steer(model, vector, positions=positions, prompt_lengths=LENGTHS),
+        capture(model, vector.site(model)) as seen,
+    ):
+        model(**batch.model_inputs())
+    for hits, own, length in zip(
+        clamped(seen[0], vector), batch.attention_mask.bool(), LENGTHS, strict=True
+    ):
+        expected = range(PREFIX, length) if positions == "prompt" else range(length, length + 3)
+        assert hits[own].nonzero().flatten().tolist() == [*expected]
+        assert not hits[~own].any()
+
+
+def test_the_protected_prefix_can_be_chosen() -> None:
+    model = tiny_model()
+    vector = random_vector(model)
+    for prefix in (0, 3):
+        with (
+            steer(model, vector, prefix_length=prefix),
+            capture(model, vector.site(model)) as seen,
+        ):
+            model(**inputs_of(PROMPTS[:1]))
+        assert clamped(seen[0], vector)[0].nonzero().flatten().tolist() == [
+            *range(prefix, LENGTHS[0])
+        ]
 
 
 def test_rows_with_other_positions_share_a_batch() -> None:
@@ -108,10 +158,21 @@ def test_a_call_narrows_what_the_vector_edits(positions: str) -> None:
         assert generated(model, PROMPTS) == generated(tiny_model("llama"), PROMPTS)
 
 
-def test_a_direct_call_needs_to_know_where_the_prompt_ends() -> None:
+@pytest.mark.parametrize(
+    ("own", "asked", "what"),
+    [
+        ("p2+s2", "all", "this vector"),
+        ("all", "prompt", "positions='prompt'"),
+        ("all", "generated", "positions='generated'"),
+    ],
+)
+def test_a_direct_call_needs_to_know_where_the_prompt_ends(own: str, asked: str, what: str) -> None:
     model = tiny_model()
-    vector = random_vector(model, positions="p2+s2")
-    with steer(model, vector), pytest.raises(InputError, match="this vector needs prompt_lengths"):
+    vector = random_vector(model, positions=own)
+    with (
+        steer(model, vector, positions=asked),
+        pytest.raises(InputError, match=f"{what} needs prompt_lengths"),
+    ):
         model(**inputs_of(PROMPTS))
 
 

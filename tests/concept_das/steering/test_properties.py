@@ -14,7 +14,7 @@ from concept_das.data.chat_format import Prompt, Turn
 from concept_das.steering.context import Steering, steer
 from concept_das.steering.vector import SteeringVector
 from tests.concept_das.helpers import PAD, random_vector, tiny_chat, vector_at
-from tests.concept_das.steering.test_context import generating_model, state_of
+from tests.concept_das.steering.generating import generating_model, state_of
 from tests.tiny import LAYERS, TINY_ARCHITECTURES
 
 CHAT = tiny_chat()
