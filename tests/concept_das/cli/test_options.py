@@ -3,6 +3,7 @@
 import argparse
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from concept_das.cli.parser import COMMANDS, _groups, build_parser, main
 from concept_das.methods.registry import METHODS
 
 
-def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every parser of the command line, with the words that lead to it."""
+@cache
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Every parser of the command line, by the words that lead to it."""
 
     def below(words: str, parser: Any) -> Iterator[tuple[str, argparse.ArgumentParser]]:
         yield words, parser
@@ -24,16 +26,16 @@ def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
                 for word in action.choices:
                     yield from below(f"{words} {word}".strip(), action._name_parser_map[word])
 
-    yield from below("", build_parser())
+    return dict(below("", build_parser()))
 
 
 def test_every_command_has_a_parser() -> None:
-    assert {words for words, _ in parsers()} == {"", "data", *COMMANDS}
+    assert set(parsers()) == {"", "data", *COMMANDS}
 
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_every_option_has_help(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = dict(parsers())[words]
+    parser = parsers()[words]
     options = [action for action in parser._actions if action.option_strings]
     assert len(options) > 1
     for action in options:
@@ -57,7 +59,7 @@ def test_the_program_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_switches_need_no_value(words: str) -> None:
-    parser = dict(parsers())[words]
+    parser = parsers()[words]
     commands = [COMMANDS[words], *_groups(COMMANDS[words]).values()]
     annotated = {
         name: parameter.default
