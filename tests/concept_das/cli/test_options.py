@@ -113,7 +113,7 @@ def test_the_module_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: Any) -
 
 def defaults_of(arguments: list[str]) -> Any:
     required = ["--data", "rows.parquet", "--out", "out", "--layer", "1"]
-    parser = build_parser(method_of([*arguments, *required]))
+    parser = build_parser(method_of([*arguments, *required]), only="train")
     return parser.parse_args(["train", *arguments, *required]).train
 
 
@@ -125,7 +125,7 @@ def test_a_method_brings_its_own_hyper_parameters(tmp_path: Path) -> None:
     assert defaults_of([]).method == "cdas"
     assert defaults_of(["--method=reps", "--epochs", "3"]).epochs == 3
     assert defaults_of(["--method=reps"]).batch_size == METHODS["reps"].config().batch_size
-    parser = build_parser("lora")
+    parser = build_parser("lora", only="sweep")
     required = ["--data", "a", "--out", "b", "--layers", "[1]", "--ranks", "[2]"]
     assert parser.parse_args(["sweep", *required]).sweep.learning_rate == 9e-4
     recipe = tmp_path / "recipe.yaml"

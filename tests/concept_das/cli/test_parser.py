@@ -121,14 +121,15 @@ def test_every_text_option_stays_as_it_is_typed(words: str) -> None:
         for action in parser._actions
         if action.required
     ]
-    commands = [COMMANDS[words], *_groups(COMMANDS[words]).values()]
-    for command in commands:
-        for name, parameter in inspect.signature(command).parameters.items():
-            if parameter.annotation not in (str, str | None, Path, Path | None):
-                continue
-            for text in TEXTS:
-                found = parser.parse_args([*required, f"--{name}={text}"])[name]
-                assert found == (text if "str" in str(parameter.annotation) else Path(text)), name
+    kinds = {
+        name: str if "str" in str(parameter.annotation) else Path
+        for command in (COMMANDS[words], *_groups(COMMANDS[words]).values())
+        for name, parameter in inspect.signature(command).parameters.items()
+        if parameter.annotation in (str, str | None, Path, Path | None)
+    }
+    for text in TEXTS:
+        found = parser.parse_args([*required, *(f"--{name}={text}" for name in kinds)])
+        assert {name: found[name] for name in kinds} == {n: k(text) for n, k in kinds.items()}
 
 
 PARSER = _parser_of(train)
