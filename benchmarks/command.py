@@ -77,8 +77,7 @@ class Command:
 
     def plan(self, argv: Sequence[str]) -> Plan | None:
         """The run that a command line describes; a worker makes its jobs from it."""
-        plan: Plan | None = called(self.planned, argv, self.prog, self.without)
-        return plan
+        return called(self.planned, argv, self.prog, self.without)
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
         """Run it; 0 on success, 2 on unusable input, 130 on an interrupt."""

@@ -66,8 +66,7 @@ class Preset:
     @property
     def model(self) -> str:
         """Hub id, or the packaged model."""
-        model: str = self.recipe.loading["model"]
-        return model
+        return self.recipe.loading["model"]
 
     @property
     def layer(self) -> int:

@@ -392,8 +392,7 @@ class AxBench:
 
 
 def _concept_id(job: Job) -> int:
-    number: int = job.pieces[0].inputs["concept_id"]
-    return number
+    return job.pieces[0].inputs["concept_id"]
 
 
 def _prompt(direction: Direction, instruction: str, concept: str) -> str:

@@ -311,8 +311,7 @@ def read_measures(folder: Path) -> pd.DataFrame:
 
 def read_verdicts(folder: Path) -> list[Verdict]:
     """The judge's verdicts, in the order of what it was asked."""
-    verdicts: list[Verdict] = json.loads((folder / VERDICTS_FILE).read_bytes())
-    return verdicts
+    return json.loads((folder / VERDICTS_FILE).read_bytes())
 
 
 def read_scores(folder: Path) -> dict[float, pd.DataFrame]:
