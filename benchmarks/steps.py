@@ -124,8 +124,14 @@ def made_by_model(name: str, *more: str) -> dict[str, Any]:
     Args:
         more: libraries that take part where they are installed.
     """
-    found: dict[str, Any] = {"weights": whole_digest(Path(name), _FILES)}
-    for library in ("torch", "transformers", "pyvene", "numpy", *more):
+    libraries = ("torch", "transformers", "pyvene", "numpy", *more)
+    return {"weights": whole_digest(Path(name), _FILES), **installed(*libraries)}
+
+
+def installed(*libraries: str) -> dict[str, str]:
+    """The versions of those libraries that are installed."""
+    found = {}
+    for library in libraries:
         with suppress(PackageNotFoundError):
             found[library] = version(library).partition("+")[0]  # without the kind of build
     return found

@@ -24,18 +24,14 @@ import torch
 from jsonargparse import auto_cli
 from scipy import stats
 
-from benchmarks.speed.answers import (
-    added_vectors,
-    compare_answers,
-    peer_versions,
-    plot_answers,
-)
+from benchmarks.speed.answers import PEERS, added_vectors, compare_answers, plot_answers
 from benchmarks.speed.generation import generation_cost, sampling_cost
 from benchmarks.speed.growth import VOCABULARIES, growth, plot_growth
 from benchmarks.speed.rows import axbench_rows, refusal_rows
 from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from benchmarks.speed.timing import attainable_gemm
 from benchmarks.speed.training import compare_training, plot_training, to_equal_loss
+from benchmarks.steps import installed
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.data.files import write_table
@@ -151,7 +147,7 @@ def _beside_peers(
         f"--beside_peers true --prompts {count} --new_tokens {new_tokens} --rounds {rounds}",
         "cores": torch.get_num_threads(),
         **versions(),
-        **peer_versions(),
+        **installed(*PEERS, "pyreft"),
     }
     write_atomically(out / "peers.json", json.dumps(record, indent=2).encode())
 

@@ -8,17 +8,16 @@ steers all its prompts alike, in a call for each.
 import logging
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.speed.timing import work_of
@@ -28,6 +27,7 @@ from concept_das.models.loading import LoadedModel
 from concept_das.reports.figures import figure_png
 from concept_das.runs.files import write_atomically
 from concept_das.steering.context import steer
+from concept_das.steering.generation import decoding
 from concept_das.steering.vector import ModelIdentity, SteeringVector
 
 PEERS = ("steering-vectors", "repeng")
@@ -39,15 +39,6 @@ Way = Callable[[Sequence[SteeringVector | None]], list[list[int]]]
 """Token ids of the answers, each prompt's under its own vector or none."""
 
 log = logging.getLogger(__name__)
-
-
-def peer_versions() -> dict[str, str]:
-    """The versions of the libraries that others may pick, of those that are installed."""
-    found = {}
-    for name in (*PEERS, "pyreft"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def added_vectors(
@@ -73,20 +64,14 @@ def added_vectors(
 def ways_of(loaded: LoadedModel, prompts: Sequence[Prompt], new_tokens: int) -> dict[str, Way]:
     """Each way to answer the prompts; a peer that is not installed is left out, with a warning."""
     pad = pad_id_of(loaded.tokenizer)
-    options = {
-        "max_new_tokens": new_tokens,
-        "min_new_tokens": new_tokens,
-        "do_sample": False,
-        "pad_token_id": pad,
-    }
+    options = {**decoding(loaded.model, pad, new_tokens, 0.0, ()), "min_new_tokens": new_tokens}
 
     def generate(indices: Sequence[int]) -> list[list[int]]:
         batch = collate([Turn(prompts[i]) for i in indices], loaded.device, "left", pad)
         output: Tensor = loaded.model.generate(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, **options
         )
-        ids: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
-        return ids
+        return output[:, batch.input_ids.shape[1] :].tolist()
 
     def unsteered(_vectors: Sequence[SteeringVector | None]) -> list[list[int]]:
         return generate(range(len(prompts)))
@@ -128,8 +113,7 @@ def _by_steering_vectors(
     from steering_vectors import SteeringVector as Theirs
 
     theirs = Theirs({vector.layer: vector.target("elicit") @ vector.weight})
-    manager: AbstractContextManager[Any] = theirs.apply(loaded.model)
-    return manager
+    return theirs.apply(loaded.model)
 
 
 @contextmanager
@@ -200,7 +184,8 @@ def compare_answers(
 def plot_answers(frame: pd.DataFrame, path: Path) -> None:
     """The speed of each way as a share of the unsteered one's, with the range over the rounds."""
     steered = frame[frame["way"] != "unsteered"]
-    figure, axis = plt.subplots(figsize=(6.4, 3.2), dpi=130)
+    figure = Figure(figsize=(6.4, 3.2), layout="tight", dpi=130)
+    axis = figure.subplots()
     names = list(dict.fromkeys(steered["way"]))
     for offset, (which, rows) in enumerate(steered.groupby("vectors", sort=False)):
         places = [names.index(way) + 0.35 * (offset - 0.5) for way in rows["way"]]
@@ -210,6 +195,4 @@ def plot_answers(frame: pd.DataFrame, path: Path) -> None:
     axis.set_xticks(range(len(names)), names)
     axis.set_ylabel("answers for the same work, unsteered = 1")
     axis.legend(frameon=False)
-    figure.tight_layout()
     write_atomically(path, figure_png(figure))
-    plt.close(figure)

@@ -45,12 +45,7 @@ def generation_cost(
     """Time the three ways on one batch, alternating so that a busy machine slows all alike."""
     pad = pad_id_of(loaded.tokenizer)
     batch = collate([Turn(p) for p in prompts], loaded.device, "left", pad)
-    options = {
-        "max_new_tokens": new_tokens,
-        "min_new_tokens": new_tokens,
-        "do_sample": False,
-        "pad_token_id": pad,
-    }
+    options = {**decoding(loaded.model, pad, new_tokens, 0.0, ()), "min_new_tokens": new_tokens}
     intervenable = to_pyvene(vector, loaded.model, "elicit")
     mask = _steered_positions(batch, vector.prefix_length)
 

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.speed.steps import (
@@ -134,9 +134,8 @@ def _model_of(vocabulary: int) -> LlamaForCausalLM:
 
 def plot_growth(frame: pd.DataFrame, path: Path) -> None:
     """Seconds and peak memory against each quantity."""
-    figure, axes = plt.subplots(
-        2, len(AXES), figsize=(3.2 * len(AXES), 5.6), squeeze=False, dpi=130
-    )
+    figure = Figure(figsize=(3.2 * len(AXES), 5.6), layout="tight", dpi=130)
+    axes = figure.subplots(2, len(AXES))
     for column, (axis, label) in enumerate(AXES.items()):
         of_axis = frame[frame["axis"] == axis]
         for way, points in of_axis.groupby("way"):
@@ -148,6 +147,4 @@ def plot_growth(frame: pd.DataFrame, path: Path) -> None:
         axes[0, column].legend(frameon=False)
     axes[0, 0].set_ylabel("seconds per step and concept")
     axes[1, 0].set_ylabel("peak memory of a step, GiB")
-    figure.tight_layout()
     write_atomically(path, figure_png(figure))
-    plt.close(figure)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pyvene as pv
 import torch
 from datasets import Dataset
+from matplotlib.figure import Figure
 
 from benchmarks.speed.release_loop import release_loss
 from concept_das.data.encoding import EncodedQuadruple
@@ -261,9 +261,8 @@ def to_equal_loss(frame: pd.DataFrame) -> pd.DataFrame:
 def plot_training(frame: pd.DataFrame, path: Path) -> None:
     """Held-out loss against seconds."""
     methods = list(frame["method"].unique())
-    figure, axes = plt.subplots(
-        1, len(methods), figsize=(5.2 * len(methods), 3.6), squeeze=False, dpi=130
-    )
+    figure = Figure(figsize=(5.2 * len(methods), 3.6), layout="tight", dpi=130)
+    axes = figure.subplots(1, len(methods), squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
         for way, curve in frame[frame["method"] == method].groupby("way", sort=False):
             axis.plot(curve["seconds"], curve["heldout_loss"], "o-", label=way)
@@ -272,6 +271,4 @@ def plot_training(frame: pd.DataFrame, path: Path) -> None:
         axis.set_xlabel("seconds of work")
         axis.set_ylabel("held-out loss, nats per token")
         axis.legend(frameon=False)
-    figure.tight_layout()
     write_atomically(path, figure_png(figure))
-    plt.close(figure)
