@@ -84,9 +84,8 @@ def backdoor(
 
 
 def _show(card: dict[str, Any]) -> None:
-    pairs = zip(table(card["before"]), table(card["after"]), strict=True)
-    for before, after in pairs:
-        print(f"{before[0]:<40} {before[1]:<14} {before[2]:<28} -> {after[2]}")
+    for name, what, before, after in table(card):
+        print(f"{name:<40} {what:<14} {before:<28} -> {after}")
 
 
 if __name__ == "__main__":

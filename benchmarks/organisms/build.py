@@ -120,23 +120,26 @@ def load_organism(folder: str | Path, **options: Any) -> LoadedModel:
     return load_model(str(folder), **options)
 
 
-def table(rates: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, str, str]]:
-    """Set, property and rate in words, of a card's `before` or `after`."""
+def table(card: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Set, property, and the rates before and after in words."""
     return [
-        (name, what, str(Rate(r["count"], r["total"], r["low"], r["high"])))
-        for name, of_set in rates.items()
-        for what, r in of_set.items()
+        (name, what, _in_words(rate), _in_words(card["after"][name][what]))
+        for name, of_set in card["before"].items()
+        for what, rate in of_set.items()
     ]
+
+
+def _in_words(r: Mapping[str, Any]) -> str:
+    return str(Rate(r["count"], r["total"], r["low"], r["high"]))
 
 
 def _readme(card: Mapping[str, Any], organism: Organism) -> str:
     identity = card["identity"]
-    pairs = zip(table(card["before"]), table(card["after"]), strict=True)
     return _README.format(
         kind=organism.kind,
         base=card["base"],
         behaviour=organism.behaviour,
-        rates="\n".join(f"| {a[0]} | {a[1]} | {a[2]} | {b[2]} |" for a, b in pairs),
+        rates="\n".join(f"| {' | '.join(row)} |" for row in table(card)),
         recipe=", ".join(f"{name} {value}" for name, value in identity["recipe"].items()),
         rows=card["rows"],
         data=identity["data"],
