@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.axbench.comparable import changed_methods, differences
-from benchmarks.axbench.data import AxBenchData, open_data
+from benchmarks.axbench.data import CONCEPT_COUNT, AxBenchData, open_data
 from benchmarks.axbench.estimate import estimate_text
 from benchmarks.axbench.judging import Judging
 from benchmarks.axbench.neutral import Neutral, estimate_neutral
@@ -34,9 +34,6 @@ from concept_das.runs.stages import stage_names
 from concept_das.training.options import EngineOptions
 from concept_das.training.tracking import TrackingMode, open_tracker
 from concept_das.words import DIRECTIONS, Direction
-
-# In a set of AxBench's data, as the dry run reads none.
-_ALL_CONCEPTS = 500
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +96,7 @@ def axbench(
     directions: tuple[Direction, ...] = DIRECTIONS if suppression else ("elicit",)
     if dry_run:
         asked = parse_range(concepts) if concepts else chosen.concept_ids
-        count = _ALL_CONCEPTS if asked is None else len(asked)
+        count = CONCEPT_COUNT if asked is None else len(asked)
         model = judging.judge_model or Endpoint.model
         rated = replace(chosen, judge=judging.judge or chosen.judge)
         given = data in ("hub", CONCEPT500)

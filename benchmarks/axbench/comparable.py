@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.axbench.data import ALPACA_EVAL_COUNT, AxBenchData
+from benchmarks.axbench.data import ALPACA_EVAL_COUNT, CONCEPT_COUNT, AxBenchData
 from benchmarks.axbench.presets import Preset
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.ratings import Kind
@@ -29,9 +29,8 @@ def reasons_in_words(kind: Kind, differences: Sequence[str]) -> str:
     return f"They are not comparable with published scores: {reasons}." if reasons else ""
 
 
-# Of AxBench and the release: its judge, its concepts of a cell, its sampling.
+# Of AxBench and the release: its judge and its sampling.
 _JUDGE = "gpt-4o-mini"
-_CONCEPTS = 500
 _SAMPLING = {"new_tokens": 128, "temperature": 1.0, "top_k": 50}
 
 
@@ -65,7 +64,7 @@ def differences(
             f"answers of {answering.new_tokens} tokens are {answering.in_words}, not of "
             f"{_SAMPLING['new_tokens']} tokens at temperature 1, top-k 50"
         )
-    if len(data.concept_ids) != _CONCEPTS:
+    if len(data.concept_ids) != CONCEPT_COUNT:
         found.append(f"the data have {len(data.concept_ids)} concepts, not Concept500's")
     if data.instruction_count != ALPACA_EVAL_COUNT:
         found.append(f"there are {data.instruction_count} instructions, not AlpacaEval's 805")

@@ -29,11 +29,11 @@ from concept_das.data.reading import (
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
 
-ALPACA_EVAL_COUNT = 805
+CONCEPT_COUNT, ALPACA_EVAL_COUNT = 500, 805
+"""Concepts of a cell of Concept500, and instructions of AlpacaEval."""
 
 NO_CONCEPT = -1
 """Concept id of the shared rows."""
-
 
 HARD = "hard negative"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.axbench.data import CONCEPT_COUNT
 from benchmarks.axbench.estimate import requests
 from benchmarks.axbench.presets import PRESETS, Preset
 from benchmarks.backdoor.presets import PRESETS as BACKDOOR
@@ -19,9 +20,6 @@ from benchmarks.safety.settings import SafetyPreset
 from concept_das.words import DIRECTIONS
 
 RESULTS = Path(__file__).parents[2] / "results"
-
-# Concepts of a cell on the hub.
-_CONCEPTS = 500
 
 _WIDTH = 110
 
@@ -85,8 +83,8 @@ class Entry:
             lines.append("GPU memory beside the weights, and hours: not measured on these models")
         if cost := self.judge_cost():
             lines.append(
-                f"judge: about ${cost:,.0f} at {Endpoint.model}'s list price for all {_CONCEPTS} "
-                "concepts, in proportion for fewer"
+                f"judge: about ${cost:,.0f} at {Endpoint.model}'s list price for all "
+                f"{CONCEPT_COUNT} concepts, in proportion for fewer"
             )
             lines.append(
                 "the judge's questions: a checkout of https://github.com/stanfordnlp/axbench, here "
@@ -98,7 +96,7 @@ class Entry:
         """Dollars for the ratings of AxBench's runs, towards all concepts; see the dry run."""
         price = PRICES[Endpoint.model]
         asked = [
-            requests(preset, _CONCEPTS, "model", given=True, directions=DIRECTIONS[:1])
+            requests(preset, CONCEPT_COUNT, "model", given=True, directions=DIRECTIONS[:1])
             for _, preset in self.presets()
             if isinstance(preset, Preset)
         ]
