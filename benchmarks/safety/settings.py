@@ -282,54 +282,45 @@ class Settings:
     def sources(self) -> list[dict[str, str]]:
         """The settings and the source of each, one row each; the user's own are marked."""
         recipe, preset = self.preset.recipe, self.preset
+        rows: list[dict[str, str]] = []
+
+        def add(setting: str, value: str, source: str, changed: bool = False) -> None:
+            source = f"changed by hand; {source}" if changed else source
+            rows.append({"setting": setting, "value": value, "source": source})
+
         layers = [self.layer] if self.layer is not None else self.choices.layers
-        rows = [
-            _sourced("layer", layers, [recipe.layer], recipe.layer_source),
-            _sourced("rule of clamps", self.rule, preset.rule, preset.rule_source),
-        ]
+        add("layer", _numbers(layers), recipe.layer_source, layers != [recipe.layer])
+        add("rule of clamps", self.rule, preset.rule_source, self.rule != preset.rule)
         if self.tasks:
             asked = ", ".join(
                 name if shots is None else f"{name} ({shots} examples)"
                 for name, shots in self.tasks.items()
             )
-            same = self.tasks == dict(preset.tasks)
-            source = preset.tasks_source if same else f"changed by hand; {preset.tasks_source}"
-            rows.append({"setting": "capabilities", "value": asked, "source": source})
+            add("capabilities", asked, preset.tasks_source, self.tasks != dict(preset.tasks))
         template = self.subject.chat_options.chat_template
         if recipe.chat_template or template:
             source = recipe.chat_source if template == recipe.chat_template else "changed by hand"
             value = "in place of the tokenizer's" if template else "the tokenizer's"
-            rows.append({"setting": "chat template", "value": value, "source": source})
+            add("chat template", value, source)
         for name, config in self.configs.items():
             own, source = recipe.configs[name], recipe.sources[name]
             if isinstance(find_method(name), TrainedMethod):
-                rows.append(_sourced(name, _in_words(config), _in_words(own), source))
+                told = _in_words(config)
+                add(name, told, source, told != _in_words(own))
+            elif name == "diffmean":
+                where = {"all": "over all tokens", "source_token": "at the source token"}
+                add(name, f"means {where[config.means]}", source, config.means != own.means)
             else:
-                told = "nothing is trained"
-                if name == "diffmean":
-                    where = {"all": "over all tokens", "source_token": "at the source token"}
-                    told, source = (
-                        f"means {where[config.means]}",
-                        _source_of(config.means, own.means, source),
-                    )
-                rows.append({"setting": name, "value": told, "source": source})
+                add(name, "nothing is trained", source)
             known, used = preset.strengths[name], self.multipliers(name)
-            rows.append(_sourced(f"{name} multipliers", used, known.multipliers, known.source))
+            add(f"{name} multipliers", _numbers(used), known.source, used != known.multipliers)
             if known.decoding:
-                said = self.answering_of(name).in_words
-                rows.append({"setting": f"{name} answers", "value": said, "source": known.source})
+                add(f"{name} answers", self.answering_of(name).in_words, known.source)
         return rows
 
 
-def _sourced(setting: str, used: Sequence[Any], own: Sequence[Any], source: str) -> dict[str, str]:
-    """A setting; a value of the user's own has another source."""
-    given = _source_of(list(used), list(own), source)
-    value = used if isinstance(used, str) else " ".join(f"{one:.4g}" for one in used)
-    return {"setting": setting, "value": value, "source": given}
-
-
-def _source_of(used: object, own: object, source: str) -> str:
-    return source if used == own else f"changed by hand; {source}"
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{one:.4g}" for one in values)
 
 
 def _in_words(config: TrainingConfig) -> str:

@@ -116,9 +116,7 @@ def shown(case: Case, summary: pd.DataFrame, columns: Sequence[str]) -> pd.DataF
     known = [name for name in columns if name in summary]
     several = bool((summary["seeds"] > 1).any())
     summary = summary.dropna(how="all", subset=known)
-    found = pd.DataFrame({"method": summary["method"]})
-    for name in ("multiplier", "layers", "seeds"):
-        found[name] = summary[name]
+    found = summary[["method", "multiplier", "layers", "seeds"]].copy()
     for name in known:
         kind = "_sd"
         if not several:
