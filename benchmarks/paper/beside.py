@@ -82,6 +82,15 @@ def _of_axbench(report: Path, preset: Preset) -> pd.DataFrame:
     return found.assign(what=found["factor"].replace("NA", "no factor"))
 
 
+def published_of(preset: SafetyPreset, by_layer: bool) -> pd.DataFrame:
+    """The published numbers of a preset's own model; of a preset without one, all there are."""
+    if by_layer:
+        return pd.read_csv(preset.folder / "published_layers.csv")
+    known = preset.published_numbers()
+    of_others = preset.model is not None and preset.published is None
+    return known.head(0) if of_others else known
+
+
 def _of_safety(
     out: Path, preset: SafetyPreset, columns: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
@@ -89,12 +98,9 @@ def _of_safety(
     layers = out / "layers" / "report" / LAYERS_FILE
     if layers.exists():
         keys, table = ["method", "layer"], pd.read_csv(layers)
-        known = pd.read_csv(preset.folder / "published_layers.csv")
     else:
         keys, table = ["method"], pd.read_csv(out / "report" / "summary.csv")
-        known = preset.published_numbers()
-        if preset.model is not None and preset.published is None:  # of other models
-            known = known.head(0)
+    known = published_of(preset, "layer" in keys)
     reported = {name: one.reported_multiplier for name, one in preset.strengths.items()}
     table = table[(table["multiplier"] - table["method"].map(reported)).abs() < 1e-9]
     own = {

@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmarks.axbench.presets import Preset
 from benchmarks.axbench.published import published
+from benchmarks.paper.beside import published_of
 from benchmarks.paper.entries import Entry, read_entries, shown
 from concept_das.reports.tables import to_markdown
 
@@ -66,13 +67,10 @@ def _published(entry: Entry) -> pd.DataFrame:
             long = table.rename(columns={"score": "value"}).assign(what=run)
             keys = ["method", "factor"]
         else:
-            layers = preset.folder / "published_layers.csv"
             swept = "--layers" in words
-            table = pd.read_csv(layers) if swept else preset.published_numbers()
-            if not swept and preset.model is not None and preset.published is None:
-                continue  # of other models
             keys = ["method", "layer"] if swept else ["run", "method"]
-            long = table.assign(run=run).melt([*keys, "source"], entry.columns, "what")
+            table = published_of(preset, swept).assign(run=run)
+            long = table.melt([*keys, "source"], entry.columns, "what")
             long = long.assign(what=long["what"].str.replace("_", " "))
         if "--methods" in words:
             named = words[words.index("--methods") + 1].split(",")
