@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.steps import Subject
+from concept_das.runs.stages import Files, Jobs, Slot
 from tests.benchmarks.judges.server import Served, serving
 from tests.benchmarks.tiny_model import subject_of
 from tests.hub import Hub
@@ -32,6 +33,20 @@ def full_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture
 def subject(model: Path) -> Subject:
     return subject_of(model)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stage of each job that is run."""
+    found: list[str] = []
+    run_job = Jobs.run
+
+    def noted(self: Jobs, slot: Slot) -> Files:
+        found.append(slot[0])
+        return run_job(self, slot)
+
+    monkeypatch.setattr(Jobs, "run", noted)
+    return found
 
 
 @pytest.fixture

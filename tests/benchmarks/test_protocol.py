@@ -56,7 +56,9 @@ ON_AXBENCH = {
     ("gemma-2-2b-l10", "lora"): (Trained(10, 9e-4, 24, 36, 128, 4), (1.0,)),
     ("gemma-2-9b-l20", "cdas"): (Trained(20, 0.06, 18, 6, 128), GRID_9B),
     ("gemma-2-9b-l31", "cdas"): (Trained(31, 0.06, 18, 6, 128), GRID_9B),
+    ("gemma-2-9b-l20", "das"): (Trained(20, 0.06, 18, 8, 128), GRID),
     ("gemma-2-9b-l31", "das"): (Trained(31, 0.06, 18, 8, 128), GRID),
+    ("gemma-2-9b-l31", "lora"): (Trained(31, 5e-3, 24, 36, 128, 4), (1.0,)),
     ("gemma-2-9b-l20", "lang"): (Trained(20, 0.08, 12, 12, 128), ADDED),
     ("gemma-2-9b-l20", "bipo"): (Trained(20, 0.08, 12, 12, 128), SCALED),
     ("gemma-2-9b-l20", "reps"): (Trained(20, 0.08, 18, 6, 511), ADDED),
@@ -73,7 +75,7 @@ ON_AXBENCH = {
     ("olmo-2-7b-l16", "reps"): (Trained(16, 0.04, 18, 6, 511), ADDED),
     ("olmo-2-13b-l20", "reps"): (Trained(20, 0.04, 18, 6, 511), ADDED),
 }
-LAYERS = (5, 10, 15, 20)
+LAYERS, LAYERS_9B = (5, 10, 15, 20), (12, 20, 31, 39)
 
 ON_REFUSAL = {
     ("phi-3.5-mini", "cdas"): (Trained(16, 0.02, 20, 16, 767), 1.0),
@@ -109,7 +111,7 @@ def test_hyper_parameters_and_strengths_of_axbench(name: str, method: str) -> No
     config = preset.recipe.configs[method]
     assert config.suppression_prompts == ("neutral" if method == "reps" else "concept")
     if method in ("loreft", "lora"):
-        assert config.layers == LAYERS
+        assert config.layers == (LAYERS_9B if "9b" in name else LAYERS)
 
 
 @pytest.mark.parametrize("name", [name for name in AXBENCH if name != "smollm2-135m"])

@@ -16,7 +16,7 @@ from benchmarks.axbench.judging import probe_of
 from benchmarks.judges.options import JudgeOptions
 from benchmarks.judges.proxy import fit_probe
 from concept_das.errors import InputError, UnfinishedError
-from concept_das.runs.stages import Files, Jobs, Slot
+from concept_das.runs.stages import Jobs
 from tests.benchmarks.axbench import tiny_axbench as tiny
 from tests.benchmarks.axbench.files import TINY, write_tiny
 from tests.benchmarks.judges.made_questions import write_questions
@@ -227,20 +227,6 @@ def test_suppression_can_be_left_out(root: Path, tmp_path: Path) -> None:
     answers = pd.read_parquet(tmp_path / "out/generate.unsteered/concept-1/answers.parquet")
     assert len(answers) == 4
     assert "Suppression was left out." in (tmp_path / "out/report/summary.md").read_text()
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stages that are run, in place of running them."""
-    found: list[str] = []
-    run_job = Jobs.run
-
-    def noted(self: Jobs, slot: Slot) -> Files:
-        found.append(slot[0])
-        return run_job(self, slot)
-
-    monkeypatch.setattr(Jobs, "run", noted)
-    return found
 
 
 def test_a_method_with_longer_responses_is_added_and_the_others_stay(

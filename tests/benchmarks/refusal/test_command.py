@@ -13,7 +13,6 @@ import benchmarks.safety.stages as stages
 from benchmarks.refusal.__main__ import main
 from benchmarks.refusal.case import REFUSAL
 from concept_das.models.loading import load_model
-from concept_das.runs.stages import Files, Jobs, Slot
 from tests.benchmarks.safety.pipeline import SMALL, fake_scores, killed_at, rows_of
 from tests.benchmarks.tiny_benchmark import content
 from tests.served import serving_vectors
@@ -112,20 +111,6 @@ def test_the_same_command_does_nothing_and_again_elsewhere_the_same(
     monkeypatch.setattr(stages, "answer", None)
     assert main(command(model, finished)) == 0
     assert content(finished) == before
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The jobs that are run, stage and piece."""
-    found: list[str] = []
-    run_job = Jobs.run
-
-    def noted(self: Jobs, slot: Slot) -> Files:
-        found.append(" ".join(filter(None, slot)))
-        return run_job(self, slot)
-
-    monkeypatch.setattr(Jobs, "run", noted)
-    return found
 
 
 def test_edited_phrases_are_counted_by_again(

@@ -26,17 +26,6 @@ def test_every_method_is_there_with_its_sources(preset: SafetyPreset) -> None:
         assert strengths.reported_multiplier in strengths.multipliers
 
 
-def test_a_reps_factor_is_an_eleventh_of_a_multiplier() -> None:
-    reported = {
-        name: REFUSAL[name].strengths["reps"].reported_multiplier
-        for name in ("phi-3.5-mini", "llama-3.1-8b", "llama-3.1-70b")
-    }
-    assert [value * 11 for value in reported.values()] == pytest.approx([1.6, 1.3, 1.4])
-    reps = BACKDOOR["checkpoint"].strengths["reps"]
-    assert reps.reported_multiplier * 11 == pytest.approx(1.7)
-    assert REFUSAL["llama-3.1-70b"].recipe.loading["load_in_4bit"]
-
-
 def test_the_published_numbers_belong_to_presets() -> None:
     own = {preset.published for preset in REFUSAL.values() if preset.published}
     everything = REFUSAL["organism"].published_numbers()
