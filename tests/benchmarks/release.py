@@ -31,6 +31,7 @@ from tests.benchmarks.axbench.files import TINY, write_tiny
 from tests.benchmarks.judges.made_questions import write_questions
 from tests.benchmarks.judges.server import Reply, Served, completion
 from tests.benchmarks.safety.pipeline import fake_scores
+from tests.benchmarks.tiny_benchmark import without_figures
 from tests.hub import Hub
 from tests.tiny import TINY_ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -141,8 +142,7 @@ def small_world(release: Path, served: Served, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("benchmarks.safety.stages.capability_scores", fake_scores)
     monkeypatch.setattr("benchmarks.backdoor.data.shows_help", bool)
     monkeypatch.setattr("benchmarks.backdoor.data.shows_backdoor", bool)
-    for benchmark in ("axbench", "safety"):
-        monkeypatch.setattr(f"benchmarks.{benchmark}.report.figure_png", lambda _figure: b"PNG")
+    without_figures(monkeypatch)
     load = loading.load_model
 
     def load_whole(name: str, *, load_in_4bit: bool = False, **options: Any) -> LoadedModel:

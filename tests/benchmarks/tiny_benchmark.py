@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from concept_das.errors import InputError
 from concept_das.runs.files import write_atomically
@@ -197,6 +199,19 @@ def content(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def without_figures(patch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out of reports: drawing takes longest, and other tests look at them."""
+    for benchmark in ("axbench", "safety"):
+        patch.setattr(f"benchmarks.{benchmark}.report.figure_png", lambda _figure: b"PNG")
+
+
+def copy_without(whole: Path, out: Path, stage: str) -> None:
+    """A finished run without a stage and the report."""
+    shutil.copytree(whole, out)
+    for name in (stage, "report"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from concept_das.serving.remote import Remote
 from tests.benchmarks.axbench import tiny_axbench as tiny
 from tests.benchmarks.axbench.files import write_tiny
 from tests.benchmarks.judges.server import Served, error
+from tests.benchmarks.tiny_benchmark import copy_without, without_figures
 from tests.served import serving_vectors
 from tests.tiny import save_tiny
 
@@ -27,8 +28,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("axbench")
     save_tiny(folder / "model")
     write_tiny(folder / "data")
-    tiny.run(folder, folder / "out", **FEW)
-    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        tiny.run(folder, folder / "out", **FEW)
+        yield folder
     tiny.PRESETS.pop(tiny.PRESET)
 
 
@@ -70,7 +73,7 @@ def test_a_servers_answers_make_the_same_table_also_after_it_failed(
 def test_a_vector_that_the_server_lacks_ends_the_run_in_a_sentence(
     root: Path, tmp_path: Path
 ) -> None:
-    tiny.copy_without(root / "out", tmp_path / "out", "generate.cdas")
+    copy_without(root / "out", tmp_path / "out", "generate.cdas")
     loaded = load_model(str(root / "model"), device="cpu")
     with serving_vectors(loaded, {}) as server, pytest.raises(InputError) as raised:
         tiny.run(root, tmp_path / "out", generator=server.url, **FEW)

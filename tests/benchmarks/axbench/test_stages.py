@@ -21,7 +21,7 @@ from tests.benchmarks.axbench import tiny_axbench as tiny
 from tests.benchmarks.axbench.files import TINY, write_tiny
 from tests.benchmarks.judges.made_questions import write_questions
 from tests.benchmarks.judges.server import Served, completion, error
-from tests.benchmarks.tiny_benchmark import content
+from tests.benchmarks.tiny_benchmark import content, copy_without, without_figures
 from tests.tiny import save_tiny
 
 STAGES = ("data", "train.cdas", "factors", "calibrate", "generate.cdas", "judge.cdas")
@@ -34,8 +34,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("axbench")
     save_tiny(folder / "model")
     write_tiny(folder / "data")
-    tiny.run(folder, folder / "whole")
-    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        tiny.run(folder, folder / "whole")
+        yield folder
     tiny.PRESETS.pop(tiny.PRESET)
 
 
@@ -90,7 +92,7 @@ def test_nothing_is_done_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("stage", [*STAGES, *GATHERED])
 def test_a_killed_run_goes_on_to_the_same_report(root: Path, tmp_path: Path, stage: str) -> None:
     # Everything before the stage is taken from the whole run, so that the test takes seconds.
-    tiny.copy_without(root / "whole", tmp_path / "out", stage)
+    copy_without(root / "whole", tmp_path / "out", stage)
     chance = 3 if stage in STAGES else 2
     assert tiny.start(root, tmp_path / "out", kill=(stage, chance))() == -9
     assert not (tmp_path / "out" / "report" / "done.json").exists()
@@ -127,7 +129,7 @@ def test_an_endpoint_judges_and_is_not_asked_twice(
     monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     served.script = [error(429, Retry_After="0"), error(500), completion("no rating")]
     judging = JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite")
-    tiny.copy_without(root / "whole", tmp_path / "out", "calibrate")
+    copy_without(root / "whole", tmp_path / "out", "calibrate")
     tiny.run(root, tmp_path / "out", judging=judging)
     found = table(tmp_path / "out")
     assert set(found["judge"]) == {"api a-judge"}
@@ -156,7 +158,7 @@ def test_axbenchs_questions_are_needed_where_a_preset_asks_them(
     with pytest.raises(InputError, match="give --judge-questions FOLDER"):
         tiny.run(root, tmp_path / "out", judging=judging)
     assert not (tmp_path / "out").exists()
-    tiny.copy_without(root / "whole", tmp_path / "out", "calibrate")
+    copy_without(root / "whole", tmp_path / "out", "calibrate")
     named = replace(judging, judge_questions=str(write_questions(tmp_path / "axbench")))
     tiny.run(root, tmp_path / "out", judging=named, stages="judge.prompt")
     assert all("from 0 to 2?" in text for text in served.texts())

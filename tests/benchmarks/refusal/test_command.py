@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,18 @@ from benchmarks.refusal.__main__ import main
 from benchmarks.refusal.case import REFUSAL
 from concept_das.models.loading import load_model
 from tests.benchmarks.safety.pipeline import SMALL, fake_scores, killed_at, rows_of
-from tests.benchmarks.tiny_benchmark import content
+from tests.benchmarks.tiny_benchmark import content, copy_without, without_figures
 from tests.served import serving_vectors
 
 METHODS = "--methods=cdas,diffmean,prompt"
 
 
-@pytest.fixture(autouse=True)
-def _no_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "capability_scores", fake_scores)
+@pytest.fixture(scope="module", autouse=True)
+def _neither_lm_eval_nor_figures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "capability_scores", fake_scores)
+        without_figures(patch)
+        yield
 
 
 def command(model: Path, out: Path, *more: str) -> list[str]:
@@ -32,9 +36,7 @@ def command(model: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     out = tmp_path_factory.mktemp("finished") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "capability_scores", fake_scores)
-        assert main(command(model, out)) == 0
+    assert main(command(model, out)) == 0
     return out
 
 
@@ -128,9 +130,10 @@ def test_edited_phrases_are_counted_by_again(
     assert {job.split(".")[0] for job in ran} == {"measure"}  # to the same numbers, so no report
 
 
-def test_more_methods_and_seeds_leave_the_finished_alone(model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert main(command(model, out)) == 0
+def test_more_methods_and_seeds_leave_the_finished_alone(
+    finished: Path, model: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
     before = content(out)
     more = ("--methods=cdas,diffmean,prompt,das", "--seeds=[42, 43]")
     assert main(command(model, out, *more)) == 0
@@ -160,6 +163,7 @@ def test_a_killed_run_ends_in_the_same_files(
     finished: Path, model: Path, tmp_path: Path, stage: str, chance: int
 ) -> None:
     out = tmp_path / "out"
+    copy_without(finished, out, stage)
     assert killed_at(main, command(model, out), stage, chance) == -signal.SIGKILL
     assert not (out / "report").exists()
     assert main(command(model, out)) == 0
