@@ -27,7 +27,7 @@ from concept_das.models.loading import LoadedModel
 from concept_das.reports.figures import figure_png
 from concept_das.runs.files import write_atomically
 from concept_das.steering.context import steer
-from concept_das.steering.generation import decoding
+from concept_das.steering.generation import Decoding, decoding
 from concept_das.steering.vector import ModelIdentity, SteeringVector
 
 PEERS = ("steering-vectors", "repeng")
@@ -64,7 +64,8 @@ def added_vectors(
 def ways_of(loaded: LoadedModel, prompts: Sequence[Prompt], new_tokens: int) -> dict[str, Way]:
     """Each way to answer the prompts; a peer that is not installed is left out, with a warning."""
     pad = pad_id_of(loaded.tokenizer)
-    options = {**decoding(loaded.model, pad, new_tokens, 0.0, ()), "min_new_tokens": new_tokens}
+    how = Decoding(max_new_tokens=new_tokens)
+    options = {**decoding(loaded.model, pad, how, ()), "min_new_tokens": new_tokens}
 
     def generate(indices: Sequence[int]) -> list[list[int]]:
         batch = collate([Turn(prompts[i]) for i in indices], loaded.device, "left", pad)

@@ -45,7 +45,8 @@ def generation_cost(
     """Time the three ways on one batch, alternating so that a busy machine slows all alike."""
     pad = pad_id_of(loaded.tokenizer)
     batch = collate([Turn(p) for p in prompts], loaded.device, "left", pad)
-    options = {**decoding(loaded.model, pad, new_tokens, 0.0, ()), "min_new_tokens": new_tokens}
+    how = Decoding(max_new_tokens=new_tokens)
+    options = {**decoding(loaded.model, pad, how, ()), "min_new_tokens": new_tokens}
     intervenable = to_pyvene(vector, loaded.model, "elicit")
     mask = _steered_positions(batch, vector.prefix_length)
 

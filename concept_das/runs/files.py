@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,15 @@ def sources_of(*modules: str) -> str:
             if path.is_file() and "__pycache__" not in path.parts:
                 text = path.read_bytes()
                 if path.suffix == ".py":
-                    text = ast.unparse(ast.parse(text)).encode()
+                    text = _code(text)
                 digest.update(f"{path.relative_to(home.parent)} {len(text)} ".encode() + text)
     return digest.hexdigest()
+
+
+@cache  # several stages are made by the same modules
+def _code(text: bytes) -> bytes:
+    """Python without its comments."""
+    return ast.unparse(ast.parse(text)).encode()
 
 
 def fingerprint_of(value: Any, *, sort_keys: bool = False) -> str:
