@@ -35,13 +35,25 @@ from tests.concept_das.helpers import (
 from tests.tiny import WIDTH, tiny_model
 
 EVERY_METHOD = pytest.mark.parametrize("name", METHODS)
-IN_THE_MODEL = pytest.mark.parametrize("name", [name for name in METHODS if name != "prompt"])
+IN_THE_MODEL = [name for name in METHODS if name != "prompt"]
+
+# A method for each kind of artifact: what steers alike is held to one of them where it takes long.
+KINDS = ("cdas", "diffmean", "prosv_lang", "cdas_loreft", "lora", "apsr", "prompt")
 
 
 @cache
 def trained(name: str, architecture: str = "llama") -> Artifact:
     config = tiny_config(name, epochs=2, batch_size=2, learning_rate=0.1, rank=1)
     return train_vector(tiny_loaded(architecture), tiny_chat(), ROWS, [], 1, config).vector
+
+
+def kind_of(artifact: Artifact) -> tuple[Any, ...]:
+    return (type(artifact), *(getattr(artifact, name, "") for name in ("operation", "positions")))
+
+
+def test_every_kind_of_artifact_is_there() -> None:
+    assert len(KINDS) == len({kind_of(trained(name)) for name in METHODS})
+    assert len(KINDS) == len({kind_of(trained(name)) for name in KINDS})
 
 
 def turns() -> list[Turn]:
@@ -130,9 +142,14 @@ def test_only_the_directions_it_has(name: str) -> None:
                 Steering(artifact, direction).check()
 
 
-@IN_THE_MODEL
-@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
-def test_steers_inside_the_block_only(name: str, architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        *(("llama", name) for name in IN_THE_MODEL),
+        *(("gemma2", name) for name in KINDS if name in IN_THE_MODEL),
+    ],
+)
+def test_steers_inside_the_block_only(architecture: str, name: str) -> None:
     model, artifact = tiny_model(architecture), trained(name, architecture)
     before = logits_of(model, turns(), None)
     for direction in artifact.directions:
@@ -142,7 +159,7 @@ def test_steers_inside_the_block_only(name: str, architecture: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
-@IN_THE_MODEL
+@pytest.mark.parametrize("name", IN_THE_MODEL)
 def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
     """Together with rows that are not steered, or by another vector, or by themselves."""
     model, artifact = tiny_model(), trained(name)
@@ -155,7 +172,7 @@ def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
         torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)
 
 
-@EVERY_METHOD
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
 def test_cache_and_padding_change_no_generated_token(name: str, positions: Any) -> None:
     model, chat, artifact = tiny_model(), tiny_chat(), trained(name)

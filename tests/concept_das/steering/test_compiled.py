@@ -25,7 +25,11 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ 
 
 @pytest.mark.parametrize(
     "backend",
-    ["eager", "aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])],
+    [
+        "eager",
+        pytest.param("aot_eager", marks=pytest.mark.slow),
+        pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler]),
+    ],
 )
 @pytest.mark.parametrize("way", ["wrapped", "in place", "block by block"])
 def test_a_compiled_model_is_steered(way: str, backend: str) -> None:
