@@ -161,8 +161,6 @@ def _digest_of(folder: Path) -> str | None:
 
 VECTOR_FOLDER = "vector"
 
-HISTORY_FILE = "history.jsonl"
-
 
 def train_method(
     job: Job,
@@ -187,7 +185,7 @@ def train_method(
     )
     trained.vector.save(job.folder / VECTOR_FOLDER)
     history = "".join(f"{json.dumps(record)}\n" for record in trained.history)
-    write_atomically(job.folder / HISTORY_FILE, history.encode())
+    write_atomically(job.folder / "history.jsonl", history.encode())
 
 
 def trained_vector(folder: Path, subject: Subject, how: "Answering | None" = None) -> Artifact:

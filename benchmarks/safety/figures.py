@@ -36,14 +36,8 @@ def strength_figure(case: Case, summary: pd.DataFrame) -> Figure:
             low, high = rows[f"{trade.rate}_low"], rows[f"{trade.rate}_high"]
             if several:
                 low, high = (rows[trade.rate] + way * rows[f"{trade.rate}_sd"] for way in (-1, 1))
-            axes.vlines(
-                rows["multiplier"],
-                low,
-                high,
-                color=style["color"],
-                alpha=0.4,
-                linewidth=1.2,
-            )
+            thin = {"color": style["color"], "alpha": 0.4, "linewidth": 1.2}
+            axes.vlines(rows["multiplier"], low, high, **thin)
         for base in summary.loc[summary["method"] == UNSTEERED, trade.rate].dropna():
             axes.axhline(base, color="black", linestyle="--", linewidth=1)
         log_multipliers(axes)

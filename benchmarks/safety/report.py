@@ -30,8 +30,6 @@ from concept_das.reports.tables import write_markdown
 from concept_das.runs.files import sources_of, write_atomically
 from concept_das.runs.stages import Job, Stage
 
-PAGE_FILE = "report.html"
-TABLE_FILE = "table.csv"
 LAYERS_FILE = "layers.csv"
 
 READING = (
@@ -89,7 +87,7 @@ def _write_report(job: Job, case: Case, settings: Settings) -> None:
     table = table_of(job, settings)
     summary = summary_of(case, table)
     published = settings.preset.published_numbers()
-    write_table(job.folder / TABLE_FILE, table)
+    write_table(job.folder / "table.csv", table)
     write_table(job.folder / "summary.csv", summary)
     _write_pages(
         job,
@@ -169,7 +167,7 @@ def _write_pages(
         pictures[heading] = Picture(figure_png(figure))
         write_atomically(job.folder / name, pictures[heading].png)
     write_page(
-        job.folder / PAGE_FILE,
+        job.folder / "report.html",
         title,
         notes,
         tables,
