@@ -15,11 +15,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.utils.collect_env
 
 from tests.hub import Hub
 
 # Tiny matrices: more threads only get in each other's way.
 torch.set_num_threads(1)
+
+# lm-eval describes the machine with every score, for which torch runs pip and other programs.
+torch.utils.collect_env.get_pretty_env_info = str
 
 
 @pytest.fixture(autouse=True)

@@ -55,6 +55,7 @@ def test_no_question_or_id_occurs_twice_or_in_both_splits() -> None:
     assert len({row["id"] for row in rows}) == 128
 
 
+@pytest.mark.slow  # it reads the index of all of lm-eval's tasks
 def test_lm_evals_own_command_finds_it_from_another_folder(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     command = [sys.executable, "-m", "lm_eval", "--model", "hf"]

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,8 @@ def assert_equal(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_unsteered_is_lm_evals_hf(chat: bool) -> None:
+def test_unsteered_is_lm_evals_hf(chat: bool, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the questions are found from wherever it is called
     hf = lm_eval.models.huggingface.HFLM(pretrained=tiny_model(), tokenizer=tiny_tokenizer())
     options: dict[str, Any] = {"apply_chat_template": chat, "num_fewshot": 1}
     found = scores(**options)
@@ -209,7 +211,12 @@ def test_a_framing_needs_the_template() -> None:
         scores(framing=Framing("Now: "))
 
 
-def test_a_wrong_vector_or_task_is_named() -> None:
+def test_a_wrong_vector_or_task_is_named(monkeypatch) -> None:
+    # Reading the index of all of lm-eval's tasks takes seconds.
+    index = partial(lm_eval.tasks.TaskManager, include_defaults=False)
+    monkeypatch.setattr(
+        lm_eval.tasks, "TaskManager", lambda include_path, **_: index(include_path=include_path)
+    )
     with pytest.raises(VectorMismatchError):
         scores(steering=Steering(random_vector(tiny_model(seed=1))))
     with pytest.raises(InputError, match="^lm-eval has no task 'no_such_task'; [^\n]*$"):
