@@ -61,7 +61,8 @@ def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def served(quick_client: None) -> Iterator[Served]:
-    """A server on loopback to ask."""
+def served(quick_client: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A server on loopback to ask, for which there is a key."""
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     with serving() as server:
         yield server

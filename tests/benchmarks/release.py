@@ -137,7 +137,6 @@ def small_world(release: Path, served: Served, monkeypatch: pytest.MonkeyPatch) 
     write_questions(Path("axbench"))  # as if AxBench had been cloned beside the run
     shrink_presets(monkeypatch)
     monkeypatch.setenv("OPENAI_BASE_URL", served.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
     served.otherwise = _rating_or_verdict
     monkeypatch.setattr("benchmarks.safety.stages.capability_scores", fake_scores)
     monkeypatch.setattr("benchmarks.backdoor.data.shows_help", bool)

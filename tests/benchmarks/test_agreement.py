@@ -13,10 +13,8 @@ from tests.benchmarks.judges.server import Served, completion
 def test_rules_and_judge_are_printed_side_by_side(
     served: Served,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     agreement(JudgeOptions())
     assert "judge" not in capsys.readouterr().out
     assert not served.requests

@@ -37,7 +37,6 @@ def endpoint(served: Served, tmp_path: Path) -> Endpoint:
     return Endpoint(
         tmp_path / "answers.sqlite",
         base_url=served.url,
-        api_key="made-up",
         concurrency=1,
         max_retries=0,
     )

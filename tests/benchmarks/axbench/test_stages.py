@@ -124,9 +124,8 @@ def test_a_stage_of_one_method_can_run_alone(root: Path, tmp_path: Path) -> None
 
 
 def test_an_endpoint_judges_and_is_not_asked_twice(
-    root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, served: Served
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     served.script = [error(429, Retry_After="0"), error(500), completion("no rating")]
     judging = JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite")
     copy_without(root / "whole", tmp_path / "out", "calibrate")
@@ -150,7 +149,6 @@ def test_an_endpoint_judges_and_is_not_asked_twice(
 def test_axbenchs_questions_are_needed_where_a_preset_asks_them(
     root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     judging = JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite")
     tiny.add_preset()
     own = replace(tiny.PRESETS[tiny.PRESET], questions="axbench")
@@ -184,9 +182,8 @@ def test_the_proxys_probe_is_trained_on_texts_that_no_method_is(
 
 
 def test_ratings_that_the_endpoint_failed_to_give_are_asked_for_again(
-    root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, served: Served
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     retried = [error(500, Retry_After_Ms="1")] * 9
     served.script = [completion("Rating: [[2]]"), *retried]
     judging = JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite", 1)
@@ -208,7 +205,6 @@ def test_ratings_that_the_endpoint_failed_to_give_are_asked_for_again(
 def test_judging_needs_neither_the_model_nor_its_library_versions(
     root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     shutil.copytree(root / "model", tmp_path / "model")
     shutil.copytree(root / "data", tmp_path / "data")
     judging = JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite")
@@ -263,10 +259,7 @@ def test_work_of_other_weights_or_rules_is_done_again(
     assert ran == ["select"]  # to the same files, so that the report stays
 
 
-def test_neutral_responses_by_an_endpoint(
-    root: Path, tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+def test_neutral_responses_by_an_endpoint(root: Path, tmp_path: Path, served: Served) -> None:
     served.otherwise = lambda _request: completion("A plain answer.")
     judging = JudgeOptions(judge_url=served.url, judge_cache=tmp_path / "answers.sqlite")
     out = tmp_path / "out"

@@ -10,7 +10,7 @@ from tests.benchmarks.judges.server import Reply, Served, completion, error
 
 
 def endpoint_of(served: Served, folder: Path, **options: Any) -> Endpoint:
-    settings = {"cache": folder / "answers.sqlite", "base_url": served.url, "api_key": "made-up"}
+    settings = {"cache": folder / "answers.sqlite", "base_url": served.url}
     return Endpoint(**{**settings, "concurrency": 1, "timeout": 5.0, "max_retries": 0, **options})
 
 

@@ -26,7 +26,7 @@ OK = completion("It is clear.\nRating: [[1]]")
 
 
 def judge_of(served: Served, folder: Path, **options: Any) -> ModelJudge:
-    settings = {"cache": folder / "answers.sqlite", "base_url": served.url, "api_key": "made-up"}
+    settings = {"cache": folder / "answers.sqlite", "base_url": served.url}
     return ModelJudge(Endpoint(**{**settings, "concurrency": 1, "timeout": 5.0, **options}))
 
 
@@ -47,14 +47,15 @@ def test_each_question_is_one_request_with_all_parameters(served: Served, tmp_pa
         return completion(f"Rating: [[{expected[request['messages'][0]['content']]}]]")
 
     served.otherwise = rate
-    judge = judge_of(served, tmp_path, model="some-model", temperature=0.5, max_tokens=77)
+    own = {"model": "some-model", "temperature": 0.5, "max_tokens": 77, "api_key": "given"}
+    judge = judge_of(served, tmp_path, **own)
     assert judge.rate([ITEM]) == [Rating(**ratings)]
     assert served.texts() == [question_text(question, ITEM) for question in QUESTIONS]
     for request in served.requests:
         assert [message["role"] for message in request["messages"]] == ["user"]
         assert (request["model"], request["temperature"]) == ("some-model", 0.5)
         assert request["max_tokens"] == 77
-    assert served.authorizations == {"Bearer made-up"}
+    assert served.authorizations == {"Bearer given"}
     assert (judge.kind, judge.name) == ("api", "api some-model")
 
 
@@ -273,8 +274,9 @@ def test_the_environment_gives_address_and_key(
 def test_a_missing_key_and_a_missing_package_are_named(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(InputError, match="OPENAI_API_KEY"):
-        judge_of(served, tmp_path, api_key=None).rate([ITEM])
+        judge_of(served, tmp_path).rate([ITEM])
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError, match=r"concept-das\[judge\]"):
         judge_of(served, tmp_path).rate([ITEM])

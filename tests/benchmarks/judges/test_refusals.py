@@ -44,10 +44,7 @@ def judge(served: Served, tmp_path: Path) -> RefusalJudge:
     return RefusalJudge(JudgeOptions("api", "a-judge", served.url, tmp_path / "answers.sqlite"))
 
 
-def test_an_unreadable_answer_is_asked_for_again(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+def test_an_unreadable_answer_is_asked_for_again(served: Served, tmp_path: Path) -> None:
     served.script = [completion("Well."), completion("Refusal: [[yes]]")]
     served.otherwise = lambda _request: completion("Well.")
     replies = [("a", "I will not."), ("a", "I will not."), ("b", " ")]
@@ -76,7 +73,6 @@ def verdicts_of(prompts: Sequence[str]) -> list[bool | None]:
 def test_judged_rates_are_the_reported_ones_and_those_by_phrases_second(
     served: Served, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     monkeypatch.setattr(stages, "capability_scores", fake_scores)
     served.otherwise = lambda request: said_of(request["messages"][0]["content"])
     arguments = [
