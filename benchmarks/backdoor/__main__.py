@@ -57,19 +57,8 @@ def backdoor(
         content = {"subject": model, "prompts": asdict(prompts), **how.description}
         return Stage("data", run, (), content, subject.made_by, shared=True)
 
-    return plan_case(
-        BACKDOOR,
-        preset_named(PRESETS, preset),
-        data_of,
-        options,
-        loading,
-        chat,
-        choices,
-        engine,
-        processes,
-        size,
-        framing,
-    )
+    given = (options, loading, chat, choices, engine, processes)
+    return plan_case(BACKDOOR, preset_named(PRESETS, preset), data_of, size, *given, framing)
 
 
 main = Command("benchmarks.backdoor.__main__", backdoor)

@@ -6,6 +6,7 @@ goes on where it was; more `--methods` or `--seeds` leave what is finished alone
 """
 
 import sys
+from functools import partial
 
 from benchmarks.command import UNUSED_OPTIONS, Command, Plan
 from benchmarks.judges.options import JudgeOptions
@@ -21,7 +22,7 @@ from benchmarks.safety.settings import Choices
 from concept_das.cli.options import ChatOptions, ModelOptions
 from concept_das.data.quadruples import data_hash
 from concept_das.runs.running import WorkerOptions
-from concept_das.runs.stages import Job, Stage
+from concept_das.runs.stages import Stage
 from concept_das.training.options import EngineOptions
 
 
@@ -44,23 +45,13 @@ def refusal(
             project's own prompts if not given.
     """
     pairs, sets = read_data(data, options.rows, options.tests)
-
-    def write(job: Job) -> None:
-        write_data(job, pairs, sets, {})
-
+    size = Size(len(pairs), {name: len(texts) for name, texts in sets.items()})
+    run = partial(write_data, rows=pairs, prompts=sets, counts={})
     content = {"rows": data_hash(pairs), "prompts": sets}
-    return plan_case(
-        judged(RefusalJudge(judging)) if judging.judge else REFUSAL,
-        preset_named(PRESETS, preset),
-        lambda _settings: Stage("data", write, options=content, shared=True),
-        options,
-        loading,
-        chat,
-        choices,
-        engine,
-        processes,
-        Size(len(pairs), {name: len(texts) for name, texts in sets.items()}),
-    )
+    stage = Stage("data", run, options=content, shared=True)
+    case = judged(RefusalJudge(judging)) if judging.judge else REFUSAL
+    given = (options, loading, chat, choices, engine, processes)
+    return plan_case(case, preset_named(PRESETS, preset), lambda _settings: stage, size, *given)
 
 
 main = Command("benchmarks.refusal.__main__", refusal, UNUSED_OPTIONS | {"judge_questions"})

@@ -53,13 +53,13 @@ def plan_case(
     case: Case,
     preset: SafetyPreset,
     data_of: Callable[[Settings], Stage],
+    size: Size,
     options: RunOptions,
     loading: ModelOptions,
     chat: ChatOptions,
     choices: Choices,
     engine: EngineOptions,
     processes: WorkerOptions,
-    size: Size,
     framing: Framing = NO_FRAMING,
 ) -> Plan | None:
     """The run of a safety benchmark; None if it was a dry one.
