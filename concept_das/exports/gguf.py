@@ -120,11 +120,7 @@ def from_gguf(
         )
     site = find_site(model, layer)
     weight = torch.from_numpy(directions[layer]).unsqueeze(0)
-    if weight.shape[1] != site.width:
-        raise InputError(
-            f"{path} holds directions of width {weight.shape[1]}; {type(model).__name__} has "
-            f"{site.width}, so it belongs to another model"
-        )
+    site.check_width(weight.shape[1], path)
     return SteeringVector(
         weight=weight,
         negative_factor=torch.tensor([-1.0]),

@@ -77,12 +77,7 @@ def from_pyreft(
             )
         layer = layer_of(model, *representation[:2])
         tensors = LoreftTensors.from_pyreft(read_tensors(source / f"intkey_{key}.bin"))
-        width = find_site(model, layer).width
-        if tensors.rotation.shape[1] != width:
-            raise InputError(
-                f"{source} holds edits of width {tensors.rotation.shape[1]}; "
-                f"{type(model).__name__} has {width} here, so it belongs to another model"
-            )
+        find_site(model, layer).check_width(tensors.rotation.shape[1], source)
         loreft[layer] = tensors
     return LearnedEdit(
         parts={"elicit": loreft},

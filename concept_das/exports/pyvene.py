@@ -151,8 +151,9 @@ def from_pyvene(
         path = Path(folder) / f"intkey_{key}.bin"
         state = read_tensors(path)
         weight = _rows_of(state, "weight", rows, path)
-        orthonormal = kind is not AdditiveIntervention
-        _check_weight(weight, model, block, folder, orthonormal=orthonormal)
+        find_site(model, block).check_width(weight.shape[1], folder)
+        if kind is not AdditiveIntervention:
+            _check_orthonormal(weight, folder)
         negative, positive = negative_factor, positive_factor
         if kind in _STEERING.values():
             target = _rows_of(state, "factor", rows, path)
@@ -220,7 +221,7 @@ def layer_of(model: PreTrainedModel, layer: int, component: str) -> int:
     number = re.fullmatch(r".*\.(\d+)\.output", dotted)
     if number:
         site = find_site(model, int(number[1]))
-        if dotted == re.sub(r"\[(\d+)\]", r".\1", site.component):
+        if dotted == f"{site.module_name}.output":
             return site.layer
     raise InputError(
         f"the intervention acts at {component}; a steering vector acts at the output of a decoder "
@@ -258,22 +259,9 @@ def _rows_of(
     return value[list(rows)]
 
 
-def _check_weight(
-    weight: Float[Tensor, "rank dim"],
-    model: PreTrainedModel,
-    layer: int,
-    folder: str | os.PathLike[str],
-    *,
-    orthonormal: bool,
-) -> None:
-    width = find_site(model, layer).width
-    if weight.shape[1] != width:
-        raise InputError(
-            f"{folder} holds directions of width {weight.shape[1]}; {type(model).__name__} has "
-            f"{width} here, so it belongs to another model"
-        )
+def _check_orthonormal(weight: Float[Tensor, "rank dim"], folder: str | os.PathLike[str]) -> None:
     overlap = weight @ weight.T - torch.eye(weight.shape[0])
-    if orthonormal and not float(overlap.abs().max()) < 1e-3:
+    if not float(overlap.abs().max()) < 1e-3:
         raise InputError(
             f"the directions in {folder} are not orthonormal; pass the rows of one concept, or "
             "retract() the intervention before it is saved"

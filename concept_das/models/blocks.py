@@ -49,6 +49,18 @@ class Site:
         """The block itself."""
         return model.get_submodule(self.module_name)
 
+    def check_width(self, width: int, source: object) -> None:
+        """Make sure that directions of a file fit the hidden states.
+
+        Raises:
+            InputError: if they do not.
+        """
+        if width != self.width:
+            raise InputError(
+                f"{source} holds directions of width {width} and the blocks of this model have "
+                f"{self.width}, so it belongs to another model; load that one"
+            )
+
     def blocks_below(self, model: nn.Module) -> list[nn.Module]:
         """The blocks from the first to the site's own."""
         blocks = model.get_submodule(self.path[: self.path.rindex("[")])

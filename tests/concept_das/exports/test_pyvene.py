@@ -70,6 +70,12 @@ FACTORS: dict[str, Any] = {
 }
 
 
+def intervened(model, component, intervention, folder):
+    """Save any intervention at any place."""
+    site = {"component": component, "intervention": intervention}
+    pv.IntervenableModel(site, model).save(str(folder))
+
+
 class _Touch:
     """Creates a file when it is unpickled."""
 
@@ -241,9 +247,8 @@ def test_reads_pyvenes_own_name_of_the_site(tmp_path):
 
 def test_reads_a_dotted_path(tmp_path):
     model = tiny_model()
-    intervention = ClampIntervention(weight=torch.eye(1, WIDTH))
-    site = {"component": "model.layers.2.output", "intervention": intervention}
-    pv.IntervenableModel(site, model).save(str(tmp_path))
+    clamp = ClampIntervention(weight=torch.eye(1, WIDTH))
+    intervened(model, "model.layers.2.output", clamp, tmp_path)
     assert from_pyvene(tmp_path, model).layer == 2
 
 
@@ -269,9 +274,7 @@ def test_several_concepts_need_rows(tmp_path):
 @pytest.mark.parametrize("component", ["model.layers[1].mlp.output", "model.layers[1].input"])
 def test_refuses_other_sites(component, tmp_path):
     model = tiny_model()
-    intervention = ClampIntervention(weight=torch.eye(1, WIDTH))
-    site = {"component": component, "intervention": intervention}
-    pv.IntervenableModel(site, model).save(str(tmp_path))
+    intervened(model, component, ClampIntervention(weight=torch.eye(1, WIDTH)), tmp_path)
     with pytest.raises(InputError, match="decoder block"):
         from_pyvene(tmp_path, model)
 
@@ -287,8 +290,7 @@ def test_refuses_a_layer_the_model_does_not_have(tmp_path):
 def test_refuses_other_interventions(tmp_path):
     model = tiny_model()
     other = pv.LowRankRotatedSpaceIntervention(embed_dim=WIDTH, low_rank_dimension=1)
-    site = {"component": "model.layers[1].output", "intervention": other}
-    pv.IntervenableModel(site, model).save(str(tmp_path))
+    intervened(model, "model.layers[1].output", other, tmp_path)
     with pytest.raises(InputError, match="LowRankRotatedSpaceIntervention"):
         from_pyvene(tmp_path, model)
 
