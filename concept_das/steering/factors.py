@@ -46,38 +46,18 @@ class Latents:
 
 
 def source_states(
-    model: PreTrainedModel,
-    site: Site,
-    prompts: Sequence[Prompt],
-    *,
-    batch_size: int = 16,
-    progress: str | None = None,
-) -> Float[Tensor, "prompts dim"]:
-    """The site's hidden state at each prompt's source token, in float32.
+    model: PreTrainedModel, sites: Sequence[Site], prompts: Sequence[Prompt], batch_size: int
+) -> Float[Tensor, "sites prompts dim"]:
+    """The hidden state at each site and each prompt's source token, in float32.
 
     Later tokens cannot change it (causal attention), so they are cut off.
-
-    Args:
-        progress: label of a progress bar; none if None.
     """
-    return _source_states(model, [site], prompts, batch_size, progress)[0]
-
-
-def _source_states(
-    model: PreTrainedModel,
-    sites: Sequence[Site],
-    prompts: Sequence[Prompt],
-    batch_size: int,
-    progress: str | None,
-) -> Float[Tensor, "sites prompts dim"]:
-    """The same at several sites, in one pass up to the highest."""
     cut = [
         Turn(Prompt(p.ids[: p.source_position + 1], p.prefix_length, p.source_position))
         for p in prompts
     ]
     found: list[list[Tensor]] = [[] for _ in sites]
-    off = {"disable": True} if progress is None else {}
-    with tqdm(total=len(prompts), desc=progress, leave=False, **off) as bar:
+    with tqdm(total=len(prompts), desc="factors", leave=False) as bar:
         for batch, seen in hidden_states_of(model, sites, cut, batch_size):
             index = torch.tensor(batch.source_positions())
             for of_site, hidden in zip(found, seen, strict=True):
@@ -113,7 +93,7 @@ def measure_latents_at(
     """The same at several sites, each with its own directions."""
     neutral = [row.elicit.base.prompt for row in rows]
     concept = [row.elicit.source.prompt for row in rows]
-    states = _source_states(model, sites, neutral + concept, batch_size, "factors")
+    states = source_states(model, sites, neutral + concept, batch_size)
     return [
         _latents(coordinates(at_site, weight.to(at_site.device)).cpu(), site, len(rows))
         for at_site, weight, site in zip(states, weights, sites, strict=True)

@@ -47,7 +47,7 @@ def test_the_state_is_read_at_the_source_token(source_token: int) -> None:
     model = tiny_model()
     chat = tiny_chat(source_token=source_token)
     prompts = [chat.prompt(row.positive_input) for row in ROWS]
-    found = source_states(model, find_site(model, 1), prompts)
+    (found,) = source_states(model, [find_site(model, 1)], prompts, batch_size=16)
     for prompt, state in zip(prompts, found, strict=True):
         expected = plain_hidden(model, 1, prompt.with_response(()))[prompt.source_position]
         torch.testing.assert_close(state, expected, atol=2e-5, rtol=1e-4)
