@@ -15,7 +15,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -381,10 +381,7 @@ def _read(folder: Path) -> Artifact:
             f"{folder} steers by {signed['operation']!r}, which this release cannot do; import the "
             "package that its method comes from"
         )
-    names = (
-        *("method", "concept", "prefix_length", "system", "source_token"),
-        *("recipe", "data_hash", "metrics", "versions"),
-    )
+    names = [one.name for one in fields(Artifact) if one.name not in ("model", "chat")]
     common = {name: signed[name] for name in names} | {"chat": signed.get("chat")}
     return reader.from_saved(tensors, signed, {**common, "model": ModelIdentity(**signed["model"])})
 

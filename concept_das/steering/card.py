@@ -61,6 +61,7 @@ def vector_card(
             )
         )
     base, data = base_model(vector.model.name), _data_set(run)
+    repository = repo_id.rpartition("/")[2]
     metadata = ModelCardData(
         base_model=base,
         datasets=[data] if data else None,
@@ -68,13 +69,13 @@ def vector_card(
         library_name="concept-das",
         license=license,
         metrics=[result.metric_type for result in results] or None,
-        model_name=repo_id.rpartition("/")[2],
+        model_name=repository,
         pipeline_tag="text-generation",
         tags=["concept-das", "steering-vector", vector.method, *vector.directions],
     )
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
-        f"# {_title(vector, repo_id)}",
+        f"# {vector.concept or repository}",
         _about(vector, base),
         _usage(vector, repo_id),
         _table(measured),
@@ -89,10 +90,6 @@ def base_model(name: str) -> str | None:
     if name == PACKAGED_MODEL:
         return _PACKAGED_ON_HUB
     return name if is_hub_id(name) else None
-
-
-def _title(vector: "Artifact", repo_id: str) -> str:
-    return vector.concept or repo_id.rpartition("/")[2]
 
 
 def _about(vector: "Artifact", base: str | None) -> str:
