@@ -100,9 +100,9 @@ def write_report(
     keys = ["method", "concept_id", "direction", "multiplier", "input_id"]
     scored = scored.sort_values(keys, ignore_index=True)
     selected = selected.sort_values([*keys[:3], "half"], ignore_index=True)
-    table = method_table(scored, selected, instructions, detection, cell, differences, apart)
-    kind: Kind = scored["judge_kind"].iloc[0]
     by_factor = answers_by_factor(scored, selected, instructions)
+    table = method_table(scored, by_factor, detection, cell, differences, apart)
+    kind: Kind = scored["judge_kind"].iloc[0]
     against = comparisons(by_factor)
     score = "score (proxy)" if kind == "proxy" else "score"
     fair = pd.concat([by_factor["NA"], by_factor["fair"]], ignore_index=True)

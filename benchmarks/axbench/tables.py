@@ -43,8 +43,7 @@ _CASE = ["method", "direction"]
 
 def method_table(
     scored: pd.DataFrame,
-    selected: pd.DataFrame,
-    instructions: int,
+    by_factor: Mapping[str, pd.DataFrame],
     detection: pd.DataFrame | None = None,
     cell: Cell | None = None,
     differences: Sequence[str] = (),
@@ -54,8 +53,7 @@ def method_table(
 
     Args:
         scored: the answers, from `with_scores`.
-        selected: from `select_multipliers`.
-        instructions: of each concept.
+        by_factor: those that are reported, from `answers_by_factor`.
         detection: from `detection_auroc`.
         cell: whose published scores stand beside those that elicit.
         differences: what was measured otherwise than they were, in words.
@@ -80,7 +78,6 @@ def method_table(
     # A method without any multiplier that could be chosen has a row all the same.
     every = scored[_CASE].drop_duplicates()
     every["factor"] = np.where(every["method"].isin(fixed_methods(scored)), "NA", "fair")
-    by_factor = answers_by_factor(scored, selected, instructions)
     means = [_means(rows).assign(factor=name) for name, rows in by_factor.items()]
     known = pd.concat([part for part in means if len(part)], ignore_index=True)
     table = every.merge(known, on=[*_CASE, "factor"], how="outer", sort=False)

@@ -1,5 +1,7 @@
 """The rows of a report: which there are, what is in them, and in what order."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,10 +36,15 @@ def selected(scored: pd.DataFrame) -> pd.DataFrame:
     return select_multipliers(scored, INSTRUCTIONS)
 
 
+def table_of(scored: pd.DataFrame, selected: pd.DataFrame, **given: Any) -> pd.DataFrame:
+    by_factor = answers_by_factor(scored, selected, INSTRUCTIONS)
+    return method_table(scored, by_factor, **given)
+
+
 def test_one_row_for_each_method_direction_and_factor(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, INSTRUCTIONS)
+    table = table_of(scored, selected)
     assert list(table) == list(COLUMNS)
     rows = set(table[["method", "direction", "factor"]].itertuples(index=False, name=None))
     assert len(rows) == len(table)
@@ -57,7 +64,7 @@ def test_one_row_for_each_method_direction_and_factor(
 def test_the_best_comes_first_then_fixed_then_oracle_then_the_baseline(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, INSTRUCTIONS)
+    table = table_of(scored, selected)
     assert list(table["direction"]) == sorted(table["direction"])
     for _, rows in table.groupby("direction"):
         competing = rows[rows["factor"].isin(["fair", "NA"]) & (rows["method"] != "unsteered")]
@@ -67,9 +74,7 @@ def test_the_best_comes_first_then_fixed_then_oracle_then_the_baseline(
 
 
 def test_the_numbers_are_those_of_the_scores(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
-    table = method_table(scored, selected, INSTRUCTIONS).set_index(
-        ["method", "direction", "factor"]
-    )
+    table = table_of(scored, selected).set_index(["method", "direction", "factor"])
     expected = summarise(fixed(scored)).set_index(["method", "direction"])
     names = ["score", "score_low", "score_high", "concepts", "missing"]
     for method, direction, factor in [("cdas", "suppress", "fixed"), ("lora", "elicit", "NA")]:
@@ -91,7 +96,7 @@ def test_the_numbers_are_those_of_the_scores(scored: pd.DataFrame, selected: pd.
 def test_published_scores_stand_beside_those_of_the_same_factor(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, INSTRUCTIONS, cell="2b-l10")
+    table = table_of(scored, selected, cell="2b-l10")
     rows = table.set_index(["method", "direction", "factor"])
     assert rows.loc[("cdas", "elicit", "fair"), "published"] == 0.631
     assert rows.loc[("cdas", "elicit", "fixed"), "published"] == 0.121
@@ -103,7 +108,7 @@ def test_published_scores_stand_beside_those_of_the_same_factor(
     assert known["difference"].isna().all()
     assert known["caution"].str.contains("proxy ratings, not gpt-4o-mini's").all()
     by_model = scored.assign(judge="local tiny", judge_kind="local")
-    local = method_table(by_model, selected, INSTRUCTIONS, cell="2b-l10")
+    local = table_of(by_model, selected, cell="2b-l10")
     assert "a local model" in local.loc[local["published"].notna(), "caution"].iloc[0]
     assert set(local.loc[local["published"].isna(), "caution"]) == {""}
 
@@ -112,7 +117,7 @@ def test_a_difference_is_given_where_all_is_the_papers_and_else_the_reasons(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
     rated = scored.assign(judge="api gpt-4o-mini", judge_kind="api")
-    table = method_table(rated, selected, INSTRUCTIONS, cell="2b-l10", apart=["reps"])
+    table = table_of(rated, selected, cell="2b-l10", apart=["reps"])
     known = table[table["published"].notna()].set_index("method")
     same, other = known.drop(index="reps"), known.loc[["reps"]]
     np.testing.assert_allclose(same["difference"], same["score_missing_as_0"] - same["published"])
@@ -121,7 +126,7 @@ def test_a_difference_is_given_where_all_is_the_papers_and_else_the_reasons(
     assert other["caution"].str.contains("the method's settings").all()
     assert "difference" in shown_tables(table, selected, None, "2b-l10")["Elicit"]
     reasons = ["the judge's questions are this project's", "the data have 10 concepts"]
-    table = method_table(rated, selected, INSTRUCTIONS, cell="2b-l10", differences=reasons)
+    table = table_of(rated, selected, cell="2b-l10", differences=reasons)
     assert table["difference"].isna().all()
     said = f"published scores: {reasons[0]}; {reasons[1]}."
     caution = table.loc[table["published"].notna(), "caution"]
@@ -134,7 +139,7 @@ def test_a_difference_is_given_where_all_is_the_papers_and_else_the_reasons(
 def test_ratings_that_could_not_be_read_are_left_out_or_count_0(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    rows = method_table(scored, selected, INSTRUCTIONS).set_index(["method", "direction", "factor"])
+    rows = table_of(scored, selected).set_index(["method", "direction", "factor"])
     row = rows.loc[("prompt", "elicit", "NA")]
     assert row["missing"] > 0
     chosen = scored[(scored["method"] == "prompt") & (scored["direction"] == "elicit")]
@@ -145,9 +150,7 @@ def test_ratings_that_could_not_be_read_are_left_out_or_count_0(
 
 def test_a_method_run_at_one_alone_is_not_put_beside_chosen_scores(scored: pd.DataFrame) -> None:
     at_one = fixed(scored)
-    table = method_table(
-        at_one, select_multipliers(at_one, INSTRUCTIONS), INSTRUCTIONS, cell="2b-l10"
-    )
+    table = table_of(at_one, select_multipliers(at_one, INSTRUCTIONS), cell="2b-l10")
     assert set(table["factor"]) == {"NA"}
     row = table[(table["method"] == "cdas") & (table["direction"] == "elicit")].iloc[0]
     assert np.isnan(row["published"])
@@ -159,7 +162,7 @@ def test_a_method_run_at_one_alone_is_not_put_beside_chosen_scores(scored: pd.Da
 
 def test_detection_is_the_methods(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
     detection = detection_auroc(latents())
-    table = method_table(scored, selected, INSTRUCTIONS, detection=detection)
+    table = table_of(scored, selected, detection=detection)
     summary = mean_auroc(detection).set_index("method")
     cdas = table[table["method"] == "cdas"]
     assert len(cdas) == 6
@@ -173,7 +176,7 @@ def test_detection_is_the_methods(scored: pd.DataFrame, selected: pd.DataFrame) 
 def test_a_method_that_nobody_rated_is_not_lost(scored: pd.DataFrame) -> None:
     unrated = scored["method"] == "reps"
     gaps = with_scores(scored.assign(fluency=scored["fluency"].where(~unrated)))
-    table = method_table(gaps, select_multipliers(gaps, INSTRUCTIONS), INSTRUCTIONS)
+    table = table_of(gaps, select_multipliers(gaps, INSTRUCTIONS))
     rows = table[table["method"] == "reps"]
     assert list(rows["factor"]) == ["fair", "fair"]
     assert list(rows["concepts"]) == [0, 0]
@@ -183,8 +186,8 @@ def test_a_method_that_nobody_rated_is_not_lost(scored: pd.DataFrame) -> None:
 def test_the_order_of_rows_does_not_matter(scored: pd.DataFrame, selected: pd.DataFrame) -> None:
     shuffled = scored.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(
-        method_table(shuffled, selected.iloc[::-1], INSTRUCTIONS),
-        method_table(scored, selected, INSTRUCTIONS),
+        table_of(shuffled, selected.iloc[::-1]),
+        table_of(scored, selected),
         check_exact=True,
     )
 
@@ -215,7 +218,7 @@ def test_every_method_meets_the_untouched_model_and_cdas(
         ("fixed", "cdas"): others - {"reps"},
     }
     assert found["p"].isna().all()  # of five concepts
-    shown = shown_tables(method_table(scored, selected, INSTRUCTIONS), selected, found, None)
+    shown = shown_tables(table_of(scored, selected), selected, found, None)
     assert set(shown["Against unsteered, fair (proxy ratings)"]["p"]) == {"too few"}
     alone = {name: rows[rows["method"] == "lora"] for name, rows in by_factor.items()}
     assert comparisons(alone) is None
@@ -224,7 +227,7 @@ def test_every_method_meets_the_untouched_model_and_cdas(
 def test_a_proxy_is_called_one_wherever_it_is_shown(
     scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
-    table = method_table(scored, selected, INSTRUCTIONS, cell="2b-l10")
+    table = table_of(scored, selected, cell="2b-l10")
     against = comparisons(answers_by_factor(scored, selected, INSTRUCTIONS))
     shown = shown_tables(table, selected, against, "2b-l10")
     assert list(shown) == [
@@ -244,7 +247,7 @@ def test_a_proxy_is_called_one_wherever_it_is_shown(
     assert not [name for name in shown["Suppress (proxy ratings)"] if "published" in name]
     assert set(shown["Chosen multipliers"]["method"]) == {"cdas", "reps"}
     rated = scored.assign(judge="gpt", judge_kind="api")
-    plain = shown_tables(method_table(rated, selected, INSTRUCTIONS), selected, None, None)
+    plain = shown_tables(table_of(rated, selected), selected, None, None)
     assert not [text for text in [*plain, *plain["Elicit"]] if "proxy" in text]
 
 
@@ -259,5 +262,6 @@ def test_a_proxy_is_called_one_wherever_it_is_shown(
 def test_what_is_no_table_of_answers(
     change: object, message: str, scored: pd.DataFrame, selected: pd.DataFrame
 ) -> None:
+    by_factor = answers_by_factor(scored, selected, INSTRUCTIONS)
     with pytest.raises(InputError, match=message):
-        method_table(change(scored), selected, INSTRUCTIONS)  # type: ignore[operator]
+        method_table(change(scored), by_factor)  # type: ignore[operator]
