@@ -55,6 +55,17 @@ class Plan:
             self.tracker.finish()
 
 
+def with_total(table: pd.DataFrame, total: "pd.Series[float]") -> str:
+    """A dry run's table as text, with a last row `all`; it is empty where there is no total.
+
+    Args:
+        table: of whole numbers, with a row per `method`.
+    """
+    whole = pd.concat([table, pd.DataFrame([{"method": "all", **total}])]).astype(object)
+    shown = whole.set_index("method").map(lambda n: "" if pd.isna(n) else f"{int(n):,}")
+    return shown.reset_index().to_string(index=False)
+
+
 @dataclass(frozen=True)
 class Command:
     """`python -m MODULE`; called with the arguments, it gives the exit code.

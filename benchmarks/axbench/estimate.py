@@ -13,6 +13,7 @@ import pandas as pd
 
 from benchmarks.axbench.neutral import Neutral
 from benchmarks.axbench.presets import Preset
+from benchmarks.command import with_total
 from benchmarks.judges.prices import CHARACTERS_PER_TOKEN, PRICES, approximate_tokens
 from benchmarks.judges.questions import EXPECTED_TOKENS, question_text
 from benchmarks.judges.ratings import QUESTIONS, Item
@@ -95,8 +96,6 @@ def estimate_text(
     """
     table = counts(preset, concepts, directions)
     total = table[["steps", "answers", "new_tokens"]].sum()
-    shown = pd.concat([table, pd.DataFrame([{"method": "all", **total}])]).astype(object)
-    shown = shown.set_index("method").map(lambda n: "" if pd.isna(n) else f"{int(n):,}")
     neutrals = written(preset, concepts, given)
     by = "given by the data"
     if neutrals:
@@ -105,7 +104,7 @@ def estimate_text(
         f"{preset.name}: {preset.model}, layer {preset.layer}, {concepts} concepts, "
         f"{_rows(preset)} training rows each. Nothing has been run.",
         "",
-        shown.reset_index().to_string(index=False),
+        with_total(table, total),
         "",
         f"neutral responses: {by}",
         f"judge: {preset.judge}, {total['answers'] * len(QUESTIONS):,} ratings",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.command import with_total
 from benchmarks.safety.case import Case
 from benchmarks.safety.settings import Settings
 from benchmarks.steps import UNSTEERED
@@ -45,14 +46,12 @@ def estimate_text(case: Case, settings: Settings, size: Size) -> str:
     """The size of a run in words and a table."""
     table = counts(case, settings, size)
     total = table.drop(columns=["method", "multipliers"]).sum()
-    shown = pd.concat([table, pd.DataFrame([{"method": "all", **total}])]).astype(object)
-    shown = shown.set_index("method").map(lambda n: "" if pd.isna(n) else f"{int(n):,}")
     sets = ", ".join(f"{count} {name} prompts" for name, count in size.prompts.items())
     lines = [
         f"{case.name}, preset {settings.preset.name}: {size.rows} training pairs, {sets}. "
         "Nothing has been run.",
         "",
-        shown.reset_index().to_string(index=False),
+        with_total(table, total),
         "",
     ]
     if size.written:
