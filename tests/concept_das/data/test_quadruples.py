@@ -1,10 +1,8 @@
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,12 +46,6 @@ def test_a_column_of_numbers_stays_text(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
     WRITERS[suffix](to_frame(rows), path)
     assert read_quadruples(path) == rows
-
-
-def test_a_dataset_and_a_frame() -> None:
-    frame = to_frame(ROWS)
-    assert read_quadruples(frame) == list(ROWS)
-    assert read_quadruples(datasets.Dataset.from_pandas(frame)) == list(ROWS)
 
 
 def test_the_index_of_a_frame_does_not_matter() -> None:
@@ -138,15 +130,6 @@ def test_a_concept_that_is_no_text(column: str) -> None:
         read_quadruples(frame)
 
 
-def test_unusable_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"there is no file {tmp_path}/none.csv"):
-        read_quadruples(tmp_path / "none.csv")
-    other = tmp_path / "rows.xlsx"
-    other.write_bytes(b"x")
-    with pytest.raises(InputError, match=r"rows.xlsx is none of .parquet, .csv, .jsonl, .json"):
-        read_quadruples(other)
-
-
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".json"])
 def test_a_corrupt_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
@@ -162,11 +145,6 @@ def test_an_empty_file(tmp_path: Path, suffix: str) -> None:
     path.touch()
     with pytest.raises(InputError, match=f"{path} (cannot be read|has no)"):
         read_quadruples(path)
-
-
-def test_a_frame_without_rows() -> None:
-    with pytest.raises(InputError, match="has no rows"):
-        read_quadruples(to_frame(ROWS).iloc[:0])
 
 
 def test_neither_a_file_nor_a_data_set() -> None:
@@ -293,13 +271,6 @@ def test_a_row_longer_than_the_context() -> None:
         InputError, match=f"row 1 needs {longest} tokens but the model takes {longest - 1}"
     ):
         encode_quadruples(rows, tiny_chat(), max_positions=longest - 1)
-
-
-def test_json_lines_with_a_broken_line(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"negative_input": "a"}) + "\n{oh no\n")
-    with pytest.raises(InputError, match=r"rows.jsonl cannot be read as .jsonl"):
-        read_quadruples(path)
 
 
 def test_responses_are_not_cut_to_nothing() -> None:
