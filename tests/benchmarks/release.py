@@ -174,6 +174,7 @@ def _small_axbench(preset: Preset) -> Preset:
         grids={name: replace(one, factors=one.factors[:2]) for name, one in preset.grids.items()},
         instructions_per_concept=2,
         new_tokens=4,
+        response_tokens=8,
         rows=4,
         concept_ids=(0,),
     )
