@@ -6,7 +6,7 @@ by the string path that pyvene accepts for every architecture (`model.layers[15]
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -202,11 +202,8 @@ def capture(model: nn.Module, site: Site) -> Iterator[list[Tensor]]:
     def store(_module: nn.Module, _args: Any, output: Any) -> None:
         seen.append(hidden_of(output).detach())
 
-    handle = site.module(model).register_forward_hook(store)
-    try:
+    with site.module(model).register_forward_hook(store):
         yield seen
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()
@@ -224,11 +221,6 @@ def hidden_states_at(
         reached.append(hidden_of(output).clone())
         raise _SiteReached
 
-    handle = site.module(model).register_forward_hook(stop)
-    try:
+    with suppress(_SiteReached), site.module(model).register_forward_hook(stop):
         model(**inputs, use_cache=False)
-    except _SiteReached:
-        pass
-    finally:
-        handle.remove()
     return reached[0]

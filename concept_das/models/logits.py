@@ -29,11 +29,8 @@ def logits_only_at(model: PreTrainedModel, mask: Bool[Tensor, "batch positions"]
         hidden = args[0]
         return (hidden[mask.to(hidden.device)].unsqueeze(0), *args[1:])
 
-    handle = head.register_forward_pre_hook(select)
-    try:
+    with head.register_forward_pre_hook(select):
         yield
-    finally:
-        handle.remove()
 
 
 def response_logits(model: PreTrainedModel, batch: Batch) -> list[Float[Tensor, "_ vocab"]]:

@@ -12,6 +12,7 @@ original context, so that nothing computed in one batch may be used in another.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,10 +114,14 @@ class Replay:
             moved = edit(index, hidden[:, protected:])
             return torch.cat([hidden[:, :protected], moved], dim=1) if protected else moved
 
+        def edit_output(index: int, _module: nn.Module, _args: Any, output: Any) -> Any:
+            return replace_hidden(output, edited(index, hidden_of(output)))
+
         with ExitStack() as stack:
             if edit is not None:
                 for index, site in enumerate(self.sites[1:], start=1):
-                    stack.enter_context(_editing(self.model, site, index, edited))
+                    block, hook = site.module(self.model), partial(edit_output, index)
+                    stack.enter_context(block.register_forward_hook(hook))
                 padded = edited(0, padded)
             hidden = self._above(turns, padded)
         found = []
@@ -198,12 +203,9 @@ def projection_of(model: PreTrainedModel) -> Projection:
 
 def _blocks_return_tensors(model: PreTrainedModel, site: Site, turn: Turn) -> bool:
     outputs: list[Any] = []
-    handle = site.module(model).register_forward_hook(lambda _m, _a, output: outputs.append(output))
-    try:
-        with torch.no_grad():
-            decoder_of(model)(**collate_for(model, [turn]).model_inputs(), use_cache=False)
-    finally:
-        handle.remove()
+    block = site.module(model)
+    with torch.no_grad(), block.register_forward_hook(lambda *call: outputs.append(call[-1])):
+        decoder_of(model)(**collate_for(model, [turn]).model_inputs(), use_cache=False)
     return isinstance(outputs[0], Tensor)
 
 
@@ -216,22 +218,6 @@ def _prefix_cache(model: PreTrainedModel, turn: Turn) -> KeysValues:
         return keys_values(model, turn.prompt.ids[:length])
     except Exception as error:  # whatever an unknown architecture raises
         raise ReplayError(f"{type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _editing(
-    model: nn.Module, site: Site, index: int, edit: Callable[[int, Tensor], Tensor]
-) -> Iterator[None]:
-    """Edit a higher site's hidden states inside the block."""
-
-    def apply(_module: nn.Module, _args: Any, output: Any) -> Any:
-        return replace_hidden(output, edit(index, hidden_of(output)))
-
-    handle = site.module(model).register_forward_hook(apply)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -183,11 +183,11 @@ class _Intervenable:
         with _keeping_hooks(self.model), ExitStack() as stack:
             for i, intervention in enumerate(self.interventions):
                 keep = partial(_keep, edited, i)
-                stack.callback(intervention.register_forward_hook(keep).remove)
+                stack.enter_context(intervention.register_forward_hook(keep))
                 if not self.sourceless and mask is not None:  # pyvene gives these no keywords
                     add = partial(_with_mask, mask)
                     hook = intervention.register_forward_pre_hook(add, with_kwargs=True)
-                    stack.callback(hook.remove)
+                    stack.enter_context(hook)
             _, output = self.intervenable(
                 base.model_inputs(),
                 source_representations=given,

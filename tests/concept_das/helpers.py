@@ -111,11 +111,8 @@ def hooked(module: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> Itera
             return change(output)
         return (change(output[0]), *output[1:])
 
-    handle = module.register_forward_hook(hook)
-    try:
+    with module.register_forward_hook(hook):
         yield
-    finally:
-        handle.remove()
 
 
 def block_of(model: PreTrainedModel, layer: int) -> torch.nn.Module:

@@ -203,15 +203,9 @@ class Bench:
 
     def logits_with(self, hidden: Tensor) -> Tensor:
         """Logits of the model with the site's hidden states replaced, without pyvene."""
-        handle = self.site.module(self.model).register_forward_hook(
-            lambda _module, _args, output: replace_hidden(output, hidden)
-        )
-        try:
-            with torch.no_grad():
-                logits: Tensor = self.model(**self.base).logits
-        finally:
-            handle.remove()
-        return logits
+        block = self.site.module(self.model)
+        with block.register_forward_hook(lambda *call: replace_hidden(call[-1], hidden)):
+            return self.untouched()
 
     def untouched(self) -> Tensor:
         with torch.no_grad():
