@@ -1,6 +1,5 @@
 """Training progress on disk, so that an interrupted run goes on and ends as if it never stopped."""
 
-import hashlib
 import json
 import logging
 import math
@@ -20,9 +19,8 @@ from concept_das.data.encoding import EditName, EncodedQuadruple
 from concept_das.errors import InputError
 from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site
-from concept_das.models.identity import same_weights
-from concept_das.runs.files import write_atomically
-from concept_das.steering.vector import ModelIdentity
+from concept_das.models.identity import ModelIdentity, same_weights
+from concept_das.runs.files import fingerprint_of, write_atomically
 
 RunIdentity = dict[str, Any]
 
@@ -72,11 +70,11 @@ def run_identity(
         **options,
         "layers": [site.layer for site in sites],
         "method_layers": list(options.get("layers", ())),  # those of LoRA are no sites
-        "data": _hash([len(rows), [[turn.ids for turn in row] for row in turns]]),
-        "prompts": _hash(prompts),
+        "data": fingerprint_of([len(rows), [[turn.ids for turn in row] for row in turns]]),
+        "prompts": fingerprint_of(prompts),
         "model": ModelIdentity.of(model).fingerprint,
-        "method_settings": _hash(_settings_of(method)),
-        "buffers": _hash(
+        "method_settings": fingerprint_of(_settings_of(method)),
+        "buffers": fingerprint_of(
             [
                 [edit, name, buffer.tolist()]
                 for at_site in built
@@ -89,6 +87,9 @@ def run_identity(
 
 # What progress of earlier releases does not have.
 _LATER = ("method_layers", "prompts", "method_settings", "buffers")
+
+# Of `Progress`, those that are no tensors.
+_NUMBERS = ("epoch", "step", "best_epoch", "best_loss", "history", "seconds")
 
 # Of a method, for people only.
 _WORDS = ("summary", "steering", "package", "install")
@@ -103,10 +104,6 @@ def _settings_of(method: TrainedMethod) -> dict[str, Any]:
         if isinstance(value, str | int | float | tuple) and name not in _WORDS
     }
     return {"class": type(method).__qualname__, **plain}
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def save(
@@ -128,15 +125,7 @@ def save(
             f"exp_avg_sq.{i}": moments["exp_avg_sq"],
             f"adam_step.{i}": moments["step"],
         }
-    numbers = {
-        "run": run,
-        "epoch": state.epoch,
-        "step": state.step,
-        "best_epoch": state.best_epoch,
-        "best_loss": state.best_loss,
-        "history": state.history,
-        "seconds": state.seconds,
-    }
+    numbers = {"run": run, **{name: getattr(state, name) for name in _NUMBERS}}
     blob = to_safetensors(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"progress": json.dumps(numbers)},
@@ -159,7 +148,7 @@ def resume(
     path = folder / "progress.safetensors"
     if not path.exists():
         return
-    numbers = _numbers(path)
+    numbers = {"seconds": 0.0, **_numbers(path)}  # which earlier releases did not keep
     if same_weights(numbers["run"].get("model", ""), run["model"]):
         numbers["run"]["model"] = run["model"]  # earlier releases wrote another fingerprint
     saved = {**{name: run[name] for name in _LATER}, **numbers["run"]}
@@ -179,9 +168,8 @@ def resume(
             "step": tensors[f"adam_step.{i}"].cpu(),
         }
         state.start[i], state.best[i] = tensors[f"start.{i}"], tensors[f"best.{i}"]
-    for name in ("epoch", "step", "best_epoch", "best_loss", "history"):
+    for name in _NUMBERS:
         setattr(state, name, numbers[name])
-    state.seconds = numbers.get("seconds", 0.0)  # which earlier releases did not keep
     log.info("going on after epoch %d from %s", state.epoch, path)
 
 
