@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from concept_das.data.chat_format import ChatFormat
+from concept_das.data.files import write_table
 from concept_das.data.quadruples import Quadruple, data_hash
 from concept_das.evaluation.fluency import distinct_pairs, log_likelihoods
 from concept_das.evaluation.intervals import mean_with_interval
@@ -19,7 +20,7 @@ from concept_das.methods.registry import find_method
 from concept_das.methods.settings import TrainingConfig
 from concept_das.models.identity import ModelIdentity
 from concept_das.models.loading import LoadedModel
-from concept_das.runs.files import fingerprint_of, write_atomically
+from concept_das.runs.files import fingerprint_of
 from concept_das.steering.artifact import Artifact
 from concept_das.steering.context import Steering
 from concept_das.steering.generation import generate_responses
@@ -158,7 +159,7 @@ def _generate(
     answers.insert(0, "method", cell.label)
     answers.insert(1, "concept_id", cell.concept_id)
     answers.insert(2, "seed", seed)
-    write_atomically(cell.folder(seed) / "answers.parquet", answers.to_parquet(index=False))
+    write_table(cell.folder(seed) / "answers.parquet", answers)
     return _fluency(answers)
 
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from concept_das.data.chat_format import ChatFormat
+from concept_das.data.files import write_rows, write_table
 from concept_das.data.quadruples import Quadruple, split_quadruples
-from concept_das.data.reading import read_quadruples, to_frame
+from concept_das.data.reading import read_quadruples
 from concept_das.data.shipped import shipped_instructions
 from concept_das.evaluation.recognition import concept_words, recognised
 from concept_das.evaluation.recovery import evaluate
@@ -86,7 +87,7 @@ def run(
     metrics = evaluation.headline()
     vector = replace(trained.vector, metrics=metrics)
     vector.save(out / "vector")
-    write_atomically(out / "evaluation.csv", evaluation.table.to_csv(index=False).encode())
+    write_table(out / "evaluation.csv", evaluation.table)
     tracker.log(metrics, step=len(trained.history))
     tracker.finish()
     samples = make_samples(loaded, chat, vector, held[:SAMPLES])
@@ -121,7 +122,7 @@ def _data(loaded: LoadedModel, chat: ChatFormat, concept: str, out: Path) -> lis
             max_new_tokens=NEW_TOKENS,
             partial=partial,
         )
-        write_atomically(path, to_frame(rows).to_parquet(index=False))
+        write_rows(path, rows)
     partial.unlink(missing_ok=True)
     return read_quadruples(path)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from concept_das.data.chat_format import ChatFormat
+from concept_das.data.files import write_table
 from concept_das.data.quadruples import Quadruple, choose_quadruples, split_quadruples
 from concept_das.errors import InputError
 from concept_das.evaluation.recovery import evaluate, unrelated_turns
@@ -204,7 +205,7 @@ def _run(
         measured = {} if at_1.empty else at_1.iloc[0, len(first) :].to_dict()
         metrics = {str(name): float(value) for name, value in measured.items()}
         replace(one.vector, metrics=metrics).save(folder / "vector")
-        write_atomically(folder / "table.csv", table.to_csv(index=False).encode())
+        write_table(folder / "table.csv", table)
         done = json.dumps({"signature": cell.signature})
         write_atomically(folder / "done.json", done.encode())
         (folder / "evaluation.partial.json").unlink(missing_ok=True)
