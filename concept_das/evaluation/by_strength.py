@@ -104,8 +104,7 @@ class ReplayedLogits:
         if steering is not None:
             by_site = steering.edits(self.replay.model)
             steered = [SiteEdit([by_site[site]], site) for site in self.replay.sites]
-            mask = self.span.mask([t.prompt for t in turns], max(len(t.ids) for t in turns))
-            mask = None if mask is None else mask[:, turns[0].prompt.prefix_length :]
+            mask = self.span.mask(turns)
 
             def edit(index: int, hidden: Tensor) -> Tensor:
                 return edit_where(mask, steered[index].apply(hidden), hidden)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from concept_das.data.chat_format import Prompt
+from concept_das.data.chat_format import Turn
 from concept_das.errors import InputError
 from concept_das.models.blocks import decoder_of
 from concept_das.steering.generate_calls import watching_generate
@@ -57,17 +57,18 @@ class Span:
         of_prompt = [span.first != 0 or span.last > 0 for span in (self, other)]
         return all(of_prompt) or (self.generated and other.generated)
 
-    def mask(self, prompts: Sequence[Prompt], width: int) -> Bool[Tensor, "rows width"] | None:
-        """True at the tokens of a right-padded batch that are edited; None if it is all of them.
+    def mask(self, turns: Sequence[Turn]) -> Bool[Tensor, "rows edited"] | None:
+        """True at the tokens behind the template prefix that are edited; None if it is all of them.
 
         Args:
-            width: tokens of the longest row, the response included.
+            turns: rows of a right-padded batch, which share the template prefix.
         """
         if self == EVERYWHERE:
             return None
-        start = torch.tensor([[prompt.prefix_length] for prompt in prompts])
-        stop = torch.tensor([[len(prompt.ids)] for prompt in prompts])
-        return self.touches(torch.arange(width).expand(len(prompts), -1), start, stop)
+        prefix, width = turns[0].prompt.prefix_length, max(len(turn.ids) for turn in turns)
+        start = torch.tensor([[prefix]] * len(turns))
+        stop = torch.tensor([[len(turn.prompt.ids)] for turn in turns])
+        return self.touches(torch.arange(prefix, width).expand(len(turns), -1), start, stop)
 
 
 EVERYWHERE = Span()

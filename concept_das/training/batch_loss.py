@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from concept_das.data.batches import by_token_budget
@@ -20,7 +20,6 @@ from concept_das.data.chat_format import Turn
 from concept_das.data.encoding import EditedPass
 from concept_das.methods.terms import Term
 from concept_das.methods.token_objective import StatesLoss
-from concept_das.steering.positions import Span
 from concept_das.words import DIRECTIONS, Direction
 from interventions.backend import pyvene as pv
 
@@ -48,17 +47,6 @@ class Losses(Protocol):
 def needs_no_source(intervention: nn.Module) -> bool:
     """True if an intervention uses only the base's hidden states, by pyvene's own mark."""
     return isinstance(intervention, pv.SourcelessIntervention)
-
-
-def edit_mask(span: Span, turns: Sequence[Turn], width: int) -> Bool[Tensor, "rows edited"] | None:
-    """Mask of the positions after the template prefix that are edited; None if it is all.
-
-    Args:
-        turns: rows that share the template prefix.
-        width: tokens of the padded batch.
-    """
-    mask = span.mask([turn.prompt for turn in turns], width)
-    return None if mask is None else mask[:, turns[0].prompt.prefix_length :]
 
 
 def states_losses(

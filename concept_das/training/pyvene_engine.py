@@ -21,7 +21,7 @@ from concept_das.methods import TrainedMethod
 from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for, response_logits
 from concept_das.steering.positions import EVERYWHERE, Span
-from concept_das.training.batch_loss import edit_mask, needs_no_source, spans, states_losses
+from concept_das.training.batch_loss import needs_no_source, spans, states_losses
 from concept_das.training.teacher import Teacher
 from interventions.backend import pyvene as pv
 from objectives import token_cross_entropy
@@ -86,7 +86,7 @@ class PyveneLosses:
         if sources:
             teacher, states = self._teacher(collate_for(self.model, sources))
         factors = torch.tensor([run.factor for run in runs])
-        mask = edit_mask(self.span, [run.base for run in runs], base.input_ids.shape[1])
+        mask = self.span.mask([run.base for run in runs])
         logits, edited = intervenable.run(base, states, factors, mask)
         if self.method.objective.states is not None:
             assert sources
@@ -171,7 +171,7 @@ class _Intervenable:
         Args:
             source_states: `[batch, 1, dim]` for each site; None for edits without a source.
             factors: one per row, for additions.
-            mask: see `edit_mask`.
+            mask: see `Span.mask`.
         """
         prefix = base.rows[0].prompt.prefix_length
         positions = list(range(prefix, base.input_ids.shape[1]))

@@ -31,7 +31,7 @@ from concept_das.models.blocks import Site, capture
 from concept_das.models.logits import collate_for
 from concept_das.models.replay import Replay, final_states
 from concept_das.steering.positions import EVERYWHERE, Span
-from concept_das.training.batch_loss import edit_mask, needs_no_source, spans, states_losses
+from concept_das.training.batch_loss import needs_no_source, spans, states_losses
 from concept_das.training.state_cache import CacheBudget
 from concept_das.training.teacher import Teacher
 from objectives.divergences import LOG_ZERO
@@ -128,7 +128,7 @@ class ReplayLosses:
         factors = torch.tensor([run.factor for run in runs])
         users = list(spans([(part, run.edit) for part, run in zip(parts, runs, strict=True)]))
         turns = [run.base for run in runs]
-        mask = edit_mask(self.span, turns, max(len(turn.ids) for turn in turns))
+        mask = self.span.mask(turns)
 
         edited: list[Tensor] = []
 

@@ -55,7 +55,7 @@ def test_words_for_no_positions(text: str) -> None:
 def test_a_mask_names_each_token_by_itself(text: str) -> None:
     span, width = parse_positions(text), 20
     prompts = [Prompt(tuple(range(n)), 3, n - 1) for n in (4, 9, 15)]
-    mask = span.mask(prompts, width)
+    mask = span.mask([prompt.with_response(range(width - 15)) for prompt in prompts])
     if span == EVERYWHERE:
         assert mask is None
         return
@@ -64,7 +64,7 @@ def test_a_mask_names_each_token_by_itself(text: str) -> None:
         first = len(own) if span.first is None else span.first
         expected = {i for i in own if i < 3 + first or i >= stop - span.last}
         expected |= set(range(stop, width)) if span.generated else set()
-        assert set(row.nonzero().flatten().tolist()) == expected
+        assert {3 + i for i in row.nonzero().flatten().tolist()} == expected
 
 
 def where_steered(
