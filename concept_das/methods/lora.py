@@ -190,6 +190,7 @@ class LoRA(TrainedMethod):
             InputError: if peft is not installed, or the model has no output projection of that
                 name.
         """
+        self.check_installed()
         adapted = _new_adapter(model, find_blocks(model, config.layers), config.rank)
         return [{"lora": PassThrough(adapted, embed_dim=sites[0].width)}]
 
@@ -233,17 +234,14 @@ class LoRA(TrainedMethod):
 
 def _new_adapter(model: PreTrainedModel, layers: Sequence[int], rank: int) -> dict[str, nn.Module]:
     """peft's layers by the path of the linear layer they wrap; the model is left as it was."""
-    try:
-        import peft
-    except ImportError as error:
-        raise InputError('LoRA needs peft; run `pip install "concept-das[peft]"`') from error
+    import peft  # `check_installed` has said so if it is missing
+
+    if "peft_config" in vars(model):
+        raise InputError("the model has a peft adapter already; merge or unload it first")
     before = dict(model.named_modules())
     config = peft.LoraConfig(
         r=rank, lora_alpha=ALPHA, target_modules=[TARGET], layers_to_transform=list(layers)
     )
-    had_config = "peft_config" in vars(model)
-    if had_config:
-        raise InputError("the model has a peft adapter already; merge or unload it first")
     try:
         peft.inject_adapter_in_model(config, model, adapter_name=_NAME)
     except ValueError as error:

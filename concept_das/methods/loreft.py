@@ -46,6 +46,11 @@ from concept_das.words import Direction
 from interventions.backend import pyvene as pv
 from interventions.sourceless import SourcelessEdit
 
+_INSTALL = (
+    'run `pip install "concept-das[reft]"`, or `pip install --no-deps pyreft==0.1.0` to keep '
+    "your transformers"
+)
+
 # A float32 R may be off by this much after training; far below what pyreft's loading does to it.
 _ORTHONORMAL_WITHIN = 1e-4
 
@@ -173,10 +178,7 @@ class LoreftMethod(BlockEditMethod):
     steering = "the learned edit of the prompt's first and last 5 tokens, times the multiplier"
     positions = "p5+s5"  # AxBench's f5+l5
     package = "pyreft"
-    install = (
-        'run `pip install "concept-das[reft]"`, or `pip install --no-deps pyreft==0.1.0` to keep '
-        "your transformers"
-    )
+    install = _INSTALL
 
     def sites(
         self, model: PreTrainedModel, layers: Sequence[int], config: TrainingConfig
@@ -269,10 +271,7 @@ def build_loreft(embed_dim: int, low_rank_dimension: int) -> Any:
     try:
         import pyreft
     except ImportError as error:
-        raise InputError(
-            'LoReFT needs pyreft; run `pip install "concept-das[reft]"`, or '
-            "`pip install --no-deps pyreft==0.1.0` to keep your transformers"
-        ) from error
+        raise InputError(f"LoReFT needs pyreft; {_INSTALL}") from error
     return pyreft.LoreftIntervention(
         embed_dim=embed_dim,
         low_rank_dimension=low_rank_dimension,
