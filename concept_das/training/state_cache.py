@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,10 +16,13 @@ import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from concept_das.errors import InputError
 
 GIGABYTE = 1024**3
+
+_readable = partial(tqdm.format_sizeof, suffix="B", divisor=1024)
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +153,3 @@ def _reserve(path: Path, size: int) -> None:
                 f"{_readable(free)} are free; name a larger folder with --cache-folder, or allow "
                 "more memory with --cache-gb"
             ) from error
-
-
-def _readable(size: int) -> str:
-    amount, unit = float(size), "B"
-    for larger in ("KB", "MB", "GB"):
-        if amount >= 1024:
-            amount, unit = amount / 1024, larger
-    return f"{amount:.3g} {unit}"

@@ -19,7 +19,7 @@ def test_entries_come_back_from_memory_and_from_a_file(
 ) -> None:
     caplog.set_level(logging.INFO)
     entries = [torch.randn(length, 4) for length in (3, 1, 5)]
-    for limit, where in ((None, "144 B in memory"), (0.0, f"144 B in a file in {tmp_path}")):
+    for limit, where in ((None, "144B in memory"), (0.0, f"144B in a file in {tmp_path}")):
         store = CacheBudget(CPU, limit, tmp_path).store("states", [3, 1, 5], 4, torch.float32)
         for index in (2, 0, 1):
             store.put(index, entries[index])
@@ -68,7 +68,7 @@ def test_a_cache_that_does_not_fit_on_the_disk_is_refused_before_it_is_written(
 ) -> None:
     folder = small_disk(16)
     budget = CacheBudget(CPU, 0.0, folder)
-    with pytest.raises(InputError, match=rf"needs 64 KB in {folder}, where .* KB are free; n"):
+    with pytest.raises(InputError, match=rf"needs 64.0kB in {folder}, where .*kB are free; n"):
         budget.store("states", [1024], 16, torch.float32)
     assert list(folder.iterdir()) == []
     budget.store("states", [32], 16, torch.float32).put(0, torch.ones(32, 16))
@@ -77,8 +77,8 @@ def test_a_cache_that_does_not_fit_on_the_disk_is_refused_before_it_is_written(
 @pytest.mark.parametrize(
     ("number", "kind", "sentence"),
     [
-        (errno.ENOSPC, InputError, "the cache of hidden states needs 32 B in"),
-        (errno.EDQUOT, InputError, "the cache of hidden states needs 32 B in"),
+        (errno.ENOSPC, InputError, "the cache of hidden states needs 32.0B in"),
+        (errno.EDQUOT, InputError, "the cache of hidden states needs 32.0B in"),
         (errno.EFBIG, OSError, "File too large: .*states.bin"),
     ],
 )
