@@ -63,6 +63,7 @@ class TrainingConfig:
         if isinstance(self.layers, str) and self.layers != "spread":
             raise InputError(f"layers is {self.layers!r}; give numbers of blocks, or spread")
         for name, known in (
+            ("reduction", REDUCTIONS),
             ("means", ("all", "source_token")),
             ("suppression_prompts", ("concept", "neutral")),
         ):
@@ -79,10 +80,6 @@ class TrainingConfig:
         for name in ("learning_rate", "gradient_clip", "factor_learning_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.reduction not in REDUCTIONS:
-            raise InputError(
-                f"unknown reduction {self.reduction!r}; choose one of {', '.join(REDUCTIONS)}"
-            )
 
     def record(self) -> dict[str, Any]:
         """The hyper-parameters as saved vectors and progress hold them.

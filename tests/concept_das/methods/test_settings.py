@@ -19,7 +19,7 @@ from tests.concept_das.helpers import (
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; it must be above 0"),
         ({"gradient_clip": -1.0}, "gradient_clip is -1.0; it must be above 0"),
-        ({"reduction": "sum"}, "unknown reduction 'sum'; choose one of sequence, token"),
+        ({"reduction": "sum"}, "reduction is 'sum'; choose one of sequence, token"),
         ({"patience": -1}, "patience is -1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
     ],
