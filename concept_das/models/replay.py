@@ -74,12 +74,16 @@ class Replay:
         self.sites = list(sites)
         self.projection = projection_of(model)
         self.as_tensor = _blocks_return_tensors(model, sites[0], probe[0])
-        try:
-            self.prefix = _prefix_cache(model, probe[0]) if share_prefix else []
-            self._check(probe)
-        except ReplayError:  # some models of transformers 4 take no plain cache
-            self.prefix = []
-            self._check(probe)
+        self.prefix: KeysValues = []
+        prefix = probe[0].prompt.ids[: probe[0].prompt.prefix_length]
+        if share_prefix and prefix:
+            try:
+                self.prefix = keys_values(model, prefix)
+                self._check(probe)
+                return
+            except Exception:  # some models of transformers 4 take no plain cache
+                self.prefix = []
+        self._check(probe)
 
     @property
     def shared(self) -> int:
@@ -207,17 +211,6 @@ def _blocks_return_tensors(model: PreTrainedModel, site: Site, turn: Turn) -> bo
     with torch.no_grad(), block.register_forward_hook(lambda *call: outputs.append(call[-1])):
         decoder_of(model)(**collate_for(model, [turn]).model_inputs(), use_cache=False)
     return isinstance(outputs[0], Tensor)
-
-
-def _prefix_cache(model: PreTrainedModel, turn: Turn) -> KeysValues:
-    """Keys and values of the template prefix; nothing if there is no prefix."""
-    length = turn.prompt.prefix_length
-    if length == 0:
-        return []
-    try:
-        return keys_values(model, turn.prompt.ids[:length])
-    except Exception as error:  # whatever an unknown architecture raises
-        raise ReplayError(f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
