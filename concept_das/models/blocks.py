@@ -198,11 +198,8 @@ def capture(model: nn.Module, site: Site) -> Iterator[list[Tensor]]:
         A list that gains one detached `[batch, positions, dim]` tensor per forward pass.
     """
     seen: list[Tensor] = []
-
-    def store(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(hidden_of(output).detach())
-
-    with site.module(model).register_forward_hook(store):
+    block = site.module(model)
+    with block.register_forward_hook(lambda *call: seen.append(hidden_of(call[-1]).detach())):
         yield seen
 
 

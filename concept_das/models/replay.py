@@ -112,20 +112,12 @@ class Replay:
         """
         padded = nn.utils.rnn.pad_sequence(list(states), batch_first=True)
         protected = turns[0].prompt.prefix_length - self.shared
-
-        def edited(index: int, hidden: Tensor) -> Tensor:
-            assert edit is not None
-            moved = edit(index, hidden[:, protected:])
-            return torch.cat([hidden[:, :protected], moved], dim=1) if protected else moved
-
-        def edit_output(index: int, _module: nn.Module, _args: Any, output: Any) -> Any:
-            return replace_hidden(output, edited(index, hidden_of(output)))
-
         with ExitStack() as stack:
             if edit is not None:
+                edited = partial(_edit_behind, protected, edit)
                 for index, site in enumerate(self.sites[1:], start=1):
-                    block, hook = site.module(self.model), partial(edit_output, index)
-                    stack.enter_context(block.register_forward_hook(hook))
+                    hook = partial(_edit_output, edited, index)
+                    stack.enter_context(site.module(self.model).register_forward_hook(hook))
                 padded = edited(0, padded)
             hidden = self._above(turns, padded)
         found = []
@@ -213,6 +205,19 @@ def _blocks_return_tensors(model: PreTrainedModel, site: Site, turn: Turn) -> bo
     return isinstance(outputs[0], Tensor)
 
 
+def _edit_behind(protected: int, edit: Edit, index: int, hidden: Tensor) -> Tensor:
+    """Edit a site's hidden states behind the protected tokens."""
+    moved = edit(index, hidden[:, protected:])
+    return torch.cat([hidden[:, :protected], moved], dim=1) if protected else moved
+
+
+def _edit_output(
+    edit: Callable[[int, Tensor], Tensor], index: int, _module: nn.Module, _args: Any, output: Any
+) -> Any:
+    """Edit the hidden states in the output of a site's block, as a hook."""
+    return replace_hidden(output, edit(index, hidden_of(output)))
+
+
 @contextmanager
 def _starting_above(
     model: PreTrainedModel, site: Site, states: Tensor, as_tensor: bool
@@ -225,13 +230,9 @@ def _starting_above(
     """
     blocks = site.blocks_below(model)
     passed = states if as_tensor else (states,)
-
-    def skip(*_args: Any, **_kwargs: Any) -> Any:
-        return passed
-
     wrapped = [vars(block).get("forward") for block in blocks]  # accelerate puts its own there
     for block in blocks:
-        block.forward = skip
+        block.forward = lambda *_args, **_kwargs: passed
     try:
         yield
     finally:
