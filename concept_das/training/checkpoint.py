@@ -148,7 +148,8 @@ def resume(
     path = folder / "progress.safetensors"
     if not path.exists():
         return
-    numbers = {"seconds": 0.0, **_numbers(path)}  # which earlier releases did not keep
+    # Earlier releases did not keep the seconds.
+    numbers: dict[str, Any] = {"seconds": 0.0, **_numbers(path)}
     if same_weights(numbers["run"].get("model", ""), run["model"]):
         numbers["run"]["model"] = run["model"]  # earlier releases wrote another fingerprint
     saved = {**{name: run[name] for name in _LATER}, **numbers["run"]}
