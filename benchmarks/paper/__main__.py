@@ -58,7 +58,8 @@ def run(entry: Entry, out: Path, more: Sequence[str]) -> int:
     Raises:
         InputError: if a flag that the reader has to give is missing.
     """
-    dry = any(word.replace("_", "-").startswith("--dry-run") for word in more)
+    given = _given(more)
+    dry = given.dry_run.lower() not in ("false", "no")
     for flag, what in entry.asks.items():
         if any(word.split("=")[0] == flag for word in more):
             continue
@@ -76,16 +77,17 @@ def run(entry: Entry, out: Path, more: Sequence[str]) -> int:
         if code:
             return int(code)
     if not dry:
-        table = write_beside(entry, out, _model_in(more))
+        table = write_beside(entry, out, given.model)
         print(f"open {table.resolve()}" if table else "")
     return 0
 
 
-def _model_in(words: Sequence[str]) -> str | None:
+def _given(words: Sequence[str]) -> argparse.Namespace:
+    """Flags of the commands that matter here too."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model")
-    model: str | None = parser.parse_known_args(words)[0].model
-    return model
+    parser.add_argument("--dry-run", "--dry_run", nargs="?", const="true", default="false")
+    return parser.parse_known_args(words)[0]
 
 
 if __name__ == "__main__":

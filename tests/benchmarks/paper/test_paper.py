@@ -119,8 +119,9 @@ def test_what_is_missing_is_named(
     monkeypatch.chdir(tmp_path)
     assert main(["table-9"]) == 2
     assert "there is no table 'table-9'; choose from axbench-main" in capsys.readouterr().err
-    assert main(["refusal"]) == 2
-    assert "refusal needs --data: a checkout of the authors' release" in capsys.readouterr().err
+    for more in ([], ["--dry-run", "false"], ["--dry_run=False"]):
+        assert main(["refusal", *more]) == 2
+        assert "refusal needs --data: a checkout of the authors' release" in capsys.readouterr().err
     assert main(["backdoor", "--data=here"]) == 2
     assert "backdoor needs --model: a backdoored chat model" in capsys.readouterr().err
     assert main(["axbench-factors", "--methods=none"]) == 2  # the command's own complaint
