@@ -40,12 +40,9 @@ def table_of(job: Job, settings: Settings) -> pd.DataFrame:
                 table[known] = table[known].ffill().bfill()
             tables.append(table.dropna(axis=1, how="all"))
     whole = pd.concat(tables, ignore_index=True)
-    for name in FIRST:
-        if name not in whole:
-            whole[name] = None
+    whole = whole.reindex(columns=[*FIRST, *(name for name in whole if name not in FIRST)])
     counted = [name for name in whole if str(name).endswith(("_count", "_total"))]
-    whole = whole.astype(dict.fromkeys(["seed", "rank", "parameters", *counted], "Int64"))
-    return whole[[*FIRST, *(name for name in whole if name not in FIRST)]]
+    return whole.astype(dict.fromkeys(["seed", "rank", "parameters", *counted], "Int64"))
 
 
 def _changes(before: pd.DataFrame, after: Mapping[float, pd.DataFrame]) -> pd.DataFrame:

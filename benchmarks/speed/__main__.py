@@ -264,11 +264,7 @@ def _generation(
             prefix_length=len(chat.prefix),
         )
         cost = generation_cost(loaded, vector, prompts)
-        found |= {
-            f"generate{name}_vs_unsteered": cost.steered / cost.unsteered,
-            f"generate{name}_vs_uncached": cost.uncached / cost.steered,
-            f"generate{name}_same_tokens": cost.same_tokens,
-        }
+        found |= {f"generate{name}_{what}": value for what, value in cost.items()}
     return found
 
 

@@ -37,8 +37,9 @@ def test_steered_generation_is_the_same_text_in_all_ways() -> None:
     prompts = [tiny_chat().prompt(text) for text in ("Hi", "Name a tree")]
     vector = random_vector(loaded.model)
     cost = generation_cost(loaded, vector, prompts, new_tokens=6, repeats=1)
-    assert cost.same_tokens
-    assert min(cost.unsteered, cost.steered, cost.uncached) > 0
+    assert set(cost) == {"vs_unsteered", "vs_uncached", "same_tokens"}
+    assert cost["same_tokens"]
+    assert min(cost.values()) > 0
 
 
 def test_sampling_is_timed_at_a_vocabulary_of_its_own() -> None:
