@@ -25,23 +25,34 @@ def world(full_hub: Hub, served: Served, tmp_path: Path, monkeypatch: pytest.Mon
     return small_world(tmp_path / "release", served, monkeypatch)
 
 
-# Between them every architecture, benchmark and kind of run, with one method; the others are slow
-# and have all of theirs.
+# Between them every architecture, benchmark and kind of run.
 QUICK = ("axbench-models", "refusal", "backdoor", "backdoor-layers")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MADE]
+    ("name", "few"),
+    [
+        *((name, True) for name in QUICK),
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in MADE),
+    ],
 )
 def test_a_table_is_made(
-    name: str, world: World, full_hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    few: bool,
+    world: World,
+    full_hub: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     entry = ENTRIES[name]
+    if few:  # one method, and the last model of each family
+        last = {name.partition("-")[0]: name for name in entry.runs}
+        entry = replace(entry, runs={name: entry.runs[name] for name in last.values()})
     if "allenai" in str(entry.needs()) and "olmo2" not in TINY_ARCHITECTURES:
         pytest.skip("this transformers has no OLMo-2")
     full_hub.asked.clear()
-    few = ["--methods=cdas"] if name in QUICK else []
-    assert main([name, f"--out={tmp_path / 'out'}", *world.flags(entry), *few]) == 0
+    words = [*world.flags(entry), *(["--methods=cdas"] if few else [])]
+    assert run(entry, tmp_path / "out", words) == 0
     assert "open " in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "out/table.csv")
     assert set(table["run"]) == set(entry.runs)
