@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from concept_das.data.chat_format import Prompt
-from concept_das.evaluation.recovery import Evaluation, evaluate
+from concept_das.evaluation import recovery
+from concept_das.evaluation.recovery import Evaluation, evaluate, unrelated_turns
 from concept_das.experiments import demo
 from concept_das.experiments.making import make_quadruples
 from concept_das.reports.page import Sample
@@ -37,8 +38,10 @@ def trained_and_measured(
     kept, held = ROWS[:3], ROWS[3:]
     config = TrainingConfig(epochs=2, batch_size=2, rank=rank)
     trained = train_vector(loaded, chat, kept, held if heldout_while_training else [], 1, config)
-    rows = loaded.encode(chat, held, config.max_response_tokens)
-    return trained, evaluate(loaded.model, chat, trained.vector, rows, multipliers=(1.0, 2.0))
+    turns = unrelated_turns(chat, 1)
+    return trained, evaluate(
+        loaded.model, chat, trained.vector, held, multipliers=(1.0, 2.0), unrelated=turns
+    )
 
 
 def latents_of(vector: SteeringVector) -> Latents:
@@ -85,6 +88,8 @@ def test_the_page_says_which_method_was_trained(tmp_path: Path) -> None:
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("INSTRUCTIONS", 8), ("HELDOUT", 2), ("SAMPLES", 1), ("NEW_TOKENS", 6)):
         monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo, "MULTIPLIERS", (1.0, 2.0))
+    monkeypatch.setattr(recovery, "unrelated_turns", lambda chat, _: unrelated_turns(chat, 1))
     monkeypatch.setattr(demo, "RECIPE", replace(demo.RECIPE, epochs=1, max_response_tokens=6))
 
 

@@ -27,6 +27,7 @@ from tests.concept_das.helpers import ROWS, tiny_chat, tiny_config, tiny_loaded,
 from tests.tiny import LAYERS, MAX_POSITIONS
 
 CONFIG = TrainingConfig(epochs=1, batch_size=2, rank=2, max_response_tokens=4)
+BRIEFLY: dict[str, Any] = {"multipliers": (1.0,), "unrelated": ()}
 
 
 def test_a_trained_vector_says_where_it_comes_from(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_objects_that_a_user_has(kind: str, tmp_path: Path) -> None:
     chat = ChatFormat.of(loaded.tokenizer)
     answers = generate_responses(loaded.model, chat, ["Hi"], steering=found, max_new_tokens=3)
     assert len(answers) == 1
-    assert len(evaluate(loaded.model, chat, found, ROWS).table) > 0
+    assert len(evaluate(loaded.model, chat, found, ROWS, **BRIEFLY).table) > 0
 
 
 def test_data_that_cannot_be_trained_on() -> None:
@@ -147,7 +148,8 @@ def test_a_model_in_float16() -> None:
     loaded.model.half()
     found = train_vector(loaded.model, loaded.tokenizer, ROWS, (), 1, CONFIG).vector
     torch.testing.assert_close(found.weight, expected.weight, atol=0.02, rtol=0)
-    assert evaluate(loaded.model, tiny_chat(), found, ROWS).table.notna().any(axis=None)
+    table = evaluate(loaded.model, tiny_chat(), found, ROWS, **BRIEFLY).table
+    assert table["gain_elicit"].notna().all()
 
 
 def test_rows_longer_than_the_models_context() -> None:
