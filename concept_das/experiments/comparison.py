@@ -105,8 +105,7 @@ def compare(
     ]
     generate = partial(_generate, loaded, chat, plan) if plan.generations else None
     table = run_cells(loaded, chat, cells, engine, generate)
-    # One block is read as a number and several as text, which wandb takes in no column together.
-    return table.assign(layers=table["layers"].astype(str))
+    return table.assign(layers=table["layers"].fillna(""))
 
 
 def read_answers(out: Path) -> pd.DataFrame:

@@ -127,7 +127,8 @@ class Cell:
                     f"{self.folder(seed)} holds results of other data or options; delete it or "
                     "choose another folder"
                 )
-            tables[seed] = pd.read_csv(self.folder(seed) / "table.csv")
+            # A single block would be read as a number, beside methods without any as 1.0.
+            tables[seed] = pd.read_csv(self.folder(seed) / "table.csv", dtype={"layers": str})
         return tables
 
 

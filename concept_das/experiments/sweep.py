@@ -93,7 +93,8 @@ def sweep(
         )
         for layers, one in _grid(loaded, config, plan)
     ]
-    table = run_cells(loaded, chat, cells, engine).rename(columns={"layers": "layer"})
+    table = run_cells(loaded, chat, cells, engine).astype({"layers": int})
+    table = table.rename(columns={"layers": "layer"})
     first = ["layer", "rank", "seed", "multiplier"]
     return table[[*first, *(name for name in table.columns if name not in first)]]
 
@@ -131,5 +132,6 @@ def _grid(
         for rank in plan.ranks
     ]
     for blocks, one in grid:
-        method.sites(loaded.model, blocks, one)  # the method's own conditions
+        if len(method.sites(loaded.model, blocks, one)) > 1:  # it has its own conditions too
+            raise InputError(f"{method.name} acts at every block; sweep a method that has a layer")
     return grid

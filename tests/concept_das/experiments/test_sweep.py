@@ -105,20 +105,21 @@ def test_a_killed_sweep_goes_on(
     done: tuple[Path, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, table = done
+    plan = replace(PLAN, ranks=(1,))
     trained: list[str] = []
     train = training.sum_losses
 
-    def killed_in_the_third_cell(*args: Any, **options: Any) -> Any:
+    def killed_in_the_second_cell(*args: Any, **options: Any) -> Any:
         trained.append("step")
-        if len(trained) > 2 * 4 + 2:  # 4 steps a cell; the third's first epoch is saved
+        if len(trained) > 4 + 2:  # 4 steps a cell; the second's first epoch is saved
             raise KeyboardInterrupt
         return train(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "sum_losses", killed_in_the_third_cell)
+        patch.setattr(training, "sum_losses", killed_in_the_second_cell)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path)
-    assert len(list(tmp_path.glob("layer-1/*/*/done.json"))) == 4
+            run(tmp_path, plan)
+    assert len(list(tmp_path.glob("layer-1/*/*/done.json"))) == 2
     assert len(list(tmp_path.glob("layer-3/*/*/progress/progress.safetensors"))) == 2
     assert not list(tmp_path.glob("layer-3/*/*/done.json"))
     trained.clear()
@@ -128,9 +129,10 @@ def test_a_killed_sweep_goes_on(
         return train(*args, **options)
 
     monkeypatch.setattr(training, "sum_losses", counted)
-    found = run(tmp_path)
-    assert len(trained) == 2 + 4
-    pd.testing.assert_frame_equal(without_time(found), without_time(table))
+    found = run(tmp_path, plan)
+    assert len(trained) == 2
+    expected = without_time(table.query("`rank` == 1")).reset_index(drop=True)
+    pd.testing.assert_frame_equal(without_time(found), expected)
 
 
 def test_killed_while_measuring(
@@ -214,6 +216,7 @@ def test_plans_that_cannot_be(changed: dict[str, Any], message: str) -> None:
         ({"config": replace(CONFIG, patience=1)}, "patience is 1"),
         ({"config": replace(CONFIG, method="diffmean")}, "diffmean is not trained"),
         ({"config": replace(CONFIG, method="magic")}, "unknown method 'magic'"),
+        ({"config": replace(CONFIG, method="apsr")}, "apsr acts at every block; sweep a method"),
         ({"config": replace(CONFIG, method="loreft", weight_decay=0.1)}, "weight_decay is 0.1"),
     ],
 )
@@ -258,9 +261,9 @@ def test_the_command(arguments: list[str], done: tuple[Path, pd.DataFrame], tmp_
     kept = yaml.safe_load(config.read_text())
     assert (kept["layers"], kept["ranks"], kept["epochs"]) == ([1, -1], [1, 2], 2)
     assert not {"rank", "seed"} & set(kept)
-    again = ["sweep", "--config", str(config), "--out", str(tmp_path / "two"), "--ranks=[2]"]
-    assert main(again) == 0
-    assert pd.read_csv(tmp_path / "two/table.csv")["rank"].tolist() == [2] * 4
+    changed = ("--layers=[1]", "--ranks=[2]")
+    assert main(["sweep", "--config", str(config), "--out", str(tmp_path / "two"), *changed]) == 0
+    assert pd.read_csv(tmp_path / "two/table.csv")["rank"].tolist() == [2] * 2
 
 
 @pytest.mark.parametrize("option", ["--rank=1", "--seed=1", "--layer=1"])
