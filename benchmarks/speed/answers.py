@@ -194,6 +194,6 @@ def plot_answers(frame: pd.DataFrame, path: Path) -> None:
         axis.bar(places, rows["median"], 0.33, yerr=errors, label=f"vectors: {which}", capsize=3)
     axis.axhline(1, color="grey", linewidth=0.8)
     axis.set_xticks(range(len(names)), names)
-    axis.set_ylabel("answers for the same work, unsteered = 1")
-    axis.legend(frameon=False)
+    axis.set_ylabel("speed, unsteered = 1")
+    axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     write_atomically(path, figure_png(figure))

@@ -266,7 +266,7 @@ def plot_training(frame: pd.DataFrame, path: Path) -> None:
     for axis, method in zip(axes[0], methods, strict=True):
         for way, curve in frame[frame["method"] == method].groupby("way", sort=False):
             axis.plot(curve["seconds"], curve["heldout_loss"], "o-", label=way)
-        axis.set_xscale("log")
+        axis.set_xlim(left=0)
         axis.set_title(method)
         axis.set_xlabel("seconds of work")
         axis.set_ylabel("held-out loss, nats per token")

@@ -7,8 +7,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from benchmarks.speed.answers import PEERS
+from benchmarks.speed.training import to_equal_loss
 from tests.results.reading import RESULTS, percent, read, span
 from tests.results.tables import figures
+
+PYREFT = "pyreft's trainer"
 
 
 def organisms() -> Iterator[str]:
@@ -220,6 +224,7 @@ def speed() -> Iterator[str]:
         f"{served['tokens_per_second_unsteered']:.0f} by an engine without vectors, a ratio of "
         f"{served['vllm_steered_vs_unsteered_seconds']:.2f}."
     )
+    yield from _beside_peers()
     workers = read("speed/workers.csv").set_index("workers")["seconds"]
     yield (
         "Two Ray workers of one thread make AxBench's table of two concepts in "
@@ -228,3 +233,37 @@ def speed() -> Iterator[str]:
         "else kept the second core busy beside the one worker."
     )
     yield "Times are wall times on shared virtual cores, and vary from run to run."
+
+
+def _beside_peers() -> Iterator[str]:
+    record = json.loads((RESULTS / "speed/peers.json").read_text("utf-8"))
+    answers = read("speed/answers.csv").set_index(["way", "vectors"])
+    one, mixed = (
+        [f"{answers.loc[(way, vectors), 'median']:.2f}" for way in ("steered", *PEERS)]
+        for vectors in ("one", "eight and none")
+    )
+    yield (
+        f"Answers beside steering-vectors {record['steering-vectors']} and repeng "
+        f"{record['repeng']}, as shares of the unsteered speed (64 prompts of 64 new tokens, "
+        f"processor time, medians of {answers['rounds'].iloc[0]} rounds): with one added vector "
+        f"{one[0]} here, {one[1]} and {one[2]} there, which is within the spread of the rounds; "
+        f"with eight and none mixed {mixed[0]} here, {mixed[1]} and {mixed[2]} there, where each "
+        "vector needs a call of its own."
+    )
+    curves = read("speed/training.csv")
+    release, engine, several = "release's loop, one block", "engine, one block", "engine, spread"
+    reached = to_equal_loss(curves).set_index("way")
+    seconds, target = reached["seconds"], reached["target"]
+    yield (
+        "Training to equal held-out loss (32 refusal rows, processor time): to "
+        f"{target[engine]:.3f}, CDAS at one block takes {seconds[release]:.0f} s in the release's "
+        f"loop and {seconds[engine]:.0f} s in the engine, with the same loss after every epoch; at "
+        f"eight blocks {seconds[several]:.0f} s and {reached.loc[several, 'epoch']:.0f} epochs of "
+        f"6. To {target['engine']:.2f}, LoReFT takes {seconds[PYREFT]:.0f} s in pyreft's trainer "
+        f"and {seconds['engine']:.0f} s in the engine; they draw other starting points, and end at "
+        f"{_last(curves, PYREFT):.2f} and {_last(curves, 'engine'):.2f}."
+    )
+
+
+def _last(curves: pd.DataFrame, way: str) -> float:
+    return float(curves.loc[curves["way"] == way, "heldout_loss"].iloc[-1])
