@@ -3,7 +3,7 @@
 Each is a list item of its section, word for word. `python -m tests.results.statements` prints them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from tests.results.reading import (
     KL_ELICIT,
     KL_SUPPRESS,
     SUPPRESS,
+    bracketed,
     interval,
     percent,
     read,
@@ -50,26 +51,38 @@ def _pairs(table: pd.DataFrame, first: str, second: str, name: str) -> str:
 
 def demo() -> Iterator[str]:
     found, table = figures("demo/metrics.json"), read("demo/evaluation.csv")
-    elicited, asked, bare, away = (
-        found[f"recognised: {name}"]
-        for name in (
-            "bare instruction, elicited",
-            "concept asked for, unsteered",
-            "bare instruction, unsteered",
-            "concept asked for, suppressed",
-        )
-    )
     best = table.loc[table[ELICIT].idxmax(), "multiplier"]
     yield (
         f"{found['seconds']:.0f} seconds on two cores, installation not counted. Elicitation is "
         f"highest at multiplier {best:g}."
     )
+    elicited, asked, bare, away = _recognised(found)
     yield (
-        "Of eight held-out instructions answered with the concept elicited, "
-        f"{percent(elicited)} have a word that marks the pirate in the training texts; of the "
-        f"model's own answers when it is asked for a pirate {percent(asked)}, of unsteered and "
-        f"suppressed ones {percent(bare)} and {percent(away)}."
+        f"Of eight held-out instructions answered with the concept elicited, {elicited} have a "
+        "word that marks the pirate in the training texts; of the model's own answers when it is "
+        f"asked for a pirate {asked}, of unsteered and suppressed ones {bare} and {away}."
     )
+    other = read("demo/sea.csv").set_index("multiplier").loc[1.0]
+    elicited, asked, bare, away = _recognised(figures("demo/sea.json"))
+    yield (
+        "A concept that the model itself follows more often is heard more often: with a story "
+        f"about the sea {elicited} of the elicited answers have one of its words (sea, story, "
+        f"tale, ...), {asked} of the prompted ones, {bare} of the unsteered and {away} of the "
+        "suppressed ones. Recovery is "
+        f"{bracketed(other, ELICIT)} and {bracketed(other, SUPPRESS)}, the KL side effect "
+        f"{other[KL_ELICIT]:.3f} and {other[KL_SUPPRESS]:.3f} nats."
+    )
+
+
+def _recognised(found: Mapping[str, float]) -> list[str]:
+    """Shares of answers with the concept's words: elicited, prompted, unsteered, suppressed."""
+    ways = (
+        "bare instruction, elicited",
+        "concept asked for, unsteered",
+        "bare instruction, unsteered",
+        "concept asked for, suppressed",
+    )
+    return [percent(found[f"recognised: {way}"]) for way in ways]
 
 
 def blocks() -> Iterator[str]:
