@@ -232,33 +232,42 @@ def methods() -> Iterator[str]:
 
 def axbench() -> Iterator[str]:
     table = read("axbench/table.csv").fillna({"factor": "NA"})
-    score = table.set_index(["method", "direction", "factor"])["score"]
-    ratings = table.set_index(["method", "direction", "factor"])
+    rows = table.set_index(["direction", "factor", "method"])
+    score = rows["score"]
     yield (
-        "Towards a concept CDAS is not above the untouched model by this judge: "
-        f"{score['cdas', 'elicit', 'tuned']:.2f} chosen and {score['cdas', 'elicit', 'unit']:.2f} "
-        f"fixed, against {score['unsteered', 'elicit', 'NA']:.2f}. RePS and Lang. have "
-        f"{score['reps', 'elicit', 'tuned']:.2f} and {score['lang', 'elicit', 'tuned']:.2f}. "
-        "Neither difference can be tested with five concepts."
+        "Towards a concept this model shows the proxy next to nothing, even where it is asked: "
+        f"{score['elicit', 'NA', 'prompt']:.2f} by prompting, "
+        f"{score['elicit', 'NA', 'unsteered']:.2f} untouched. CDAS has "
+        f"{score['elicit', 'fair', 'cdas']:.2f} at every multiplier; Lang., RePS and DAS, which "
+        "learn the concept's texts, have "
+        f"{bracketed(rows.loc[('elicit', 'fair', 'lang')], 'score')}, "
+        f"{bracketed(rows.loc[('elicit', 'fair', 'reps')], 'score')} and "
+        f"{bracketed(rows.loc[('elicit', 'fair', 'das')], 'score')}; at multiplier 1 "
+        f"{score['elicit', 'fixed', 'lang']:.2f}, {score['elicit', 'fixed', 'reps']:.2f} and "
+        f"{score['elicit', 'fixed', 'das']:.2f}."
     )
+    against = read("axbench/winners.csv").query("direction == 'suppress' and factor == 'fixed'")
+    gained = against.set_index(["reference", "method"])
     yield (
-        "Away from it CDAS has "
-        f"{score['cdas', 'suppress', 'unit']:.2f} fixed against "
-        f"{score['unsteered', 'suppress', 'NA']:.2f} unsteered, and DAS "
-        f"{score['das', 'suppress', 'unit']:.2f}; untested for the same reason. DAS does not fail "
-        "with cross-entropy here."
+        "Away from it CDAS scores highest, fair and fixed. Fixed it has "
+        f"{score['suppress', 'fixed', 'cdas']:.2f} against "
+        f"{score['suppress', 'NA', 'unsteered']:.2f} untouched, a difference of "
+        f"{bracketed(gained.loc[('unsteered', 'cdas')], 'difference')}, and the others are below "
+        f"it by {-gained.loc[('cdas', 'lang'), 'difference']:.2f} (Lang.) to "
+        f"{-gained.loc[('cdas', 'diffmean'), 'difference']:.2f} (DiffMean). With five concepts "
+        "nothing can be tested."
     )
     auroc = read("axbench/detection.csv").groupby("method")["auroc"].mean()
     yield (
         "Directions trained to raise the concept's own text detect it "
         f"({span(auroc[['diffmean', 'lang', 'reps']])}), those trained to swap a coordinate "
-        f"hardly ({span(auroc[['cdas', 'das']])})."
+        f"less ({span(auroc[['cdas', 'das']])})."
     )
-    elicited = ratings.xs("elicit", level="direction")
+    elicited = rows.loc["elicit"]
     yield (
-        "The proxy is blunt: relatedness is at its ceiling when eliciting "
-        f"({span(elicited['instruction_rating'], 1)} of 2), and the untouched model's answers "
-        f"have {elicited.loc[('unsteered', 'NA'), 'concept_rating']:.2f} of the concept."
+        "The proxy is blunt: relatedness is near its ceiling when eliciting "
+        f"({span(elicited['instruction_rating'], 1)} of 2), and a probe on AxBench's own texts "
+        "finds the concept in few answers of 32 tokens."
     )
 
 

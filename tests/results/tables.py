@@ -120,26 +120,22 @@ def methods() -> list[Rows]:
 
 
 def axbench() -> list[Rows]:
-    """Scores without intervals, as no score by concept was kept; detection with them."""
+    """Scores with their intervals over concepts, and detection with its own."""
     table = read("axbench/table.csv").fillna({"factor": "NA"})
-    scores = table.set_index(["method", "direction", "factor"])["score"]
-    auroc = read("axbench/detection.csv").groupby("method")["auroc"]
     order = table.loc[table["direction"] == "elicit", "method"].drop_duplicates()
-
-    def cell(method: str, direction: str, *factors: str) -> str:
-        found = [scores.get((method, direction, factor)) for factor in factors]
-        return next((f"{score:.2f}" for score in found if score is not None), "-")
-
     rows = [["method"]]
     for direction in ("elicit", "suppress"):
-        rows[0] += [f"{direction}, chosen", f"{direction}, fixed"]
+        rows[0] += [f"{direction}, fair", f"{direction}, fixed"]
     rows[0].append("detection AUROC")
     for method in order:
+        own = table[table["method"] == method].set_index(["direction", "factor"])
         row = [method]
         for direction in ("elicit", "suppress"):
-            row += [cell(method, direction, "tuned", "NA"), cell(method, direction, "unit")]
-        detected = method in auroc.groups
-        rows.append([*row, interval(auroc.get_group(method), 1.0) if detected else "-"])
+            for factors in (("fair", "NA"), ("fixed",)):
+                found = [f for f in factors if (direction, f) in own.index]
+                row.append(bracketed(own.loc[(direction, found[0])], "score") if found else "-")
+        known = own["auroc"].notna().any()
+        rows.append([*row, bracketed(own.iloc[0], "auroc") if known else "-"])
     return [rows]
 
 
