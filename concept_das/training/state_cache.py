@@ -16,7 +16,7 @@ import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from concept_das.errors import InputError
 
