@@ -119,7 +119,7 @@ class SteeringRequest:
 
 
 def only_part(parts: Sequence[Steering]) -> Steering:
-    """What steers a row, if a request can say it.
+    """The one steering of a row, if a request can say it.
 
     Raises:
         InputError: if it cannot.

@@ -1,6 +1,5 @@
 """The statements of results/README.md on the organisms, the safety cases and speed."""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 
@@ -9,7 +8,7 @@ import pandas as pd
 
 from benchmarks.speed.answers import PEERS
 from benchmarks.speed.training import to_equal_loss
-from tests.results.reading import RESULTS, percent, read, span
+from tests.results.reading import percent, read, span
 from tests.results.tables import figures
 
 PYREFT = "pyreft's trainer"
@@ -214,7 +213,7 @@ def speed() -> Iterator[str]:
         "from 49k to 256k entries, where the release's grows from "
         f"{peak['release'].min() / 1e9:.0f} to {peak['release'].max() / 1e9:.0f} GB."
     )
-    served = json.loads((RESULTS / "speed/serving.json").read_text("utf-8"))
+    served = figures("speed/serving.json")
     yield (
         f"vLLM {served['vllm']} (`python -m benchmarks.speed.serving`, code of aab668b, one "
         f"thread, eager; {served['prompts']} prompts of {served['new_tokens']} new tokens, eight "
@@ -236,7 +235,7 @@ def speed() -> Iterator[str]:
 
 
 def _beside_peers() -> Iterator[str]:
-    record = json.loads((RESULTS / "speed/peers.json").read_text("utf-8"))
+    record = figures("speed/peers.json")
     answers = read("speed/answers.csv").set_index(["way", "vectors"])
     one, mixed = (
         [f"{answers.loc[(way, vectors), 'median']:.2f}" for way in ("steered", *PEERS)]
