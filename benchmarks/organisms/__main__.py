@@ -5,6 +5,8 @@ and after on prompts that were not trained on. Given again, the command only pri
 """
 
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from benchmarks.organisms.build import build_organism, table
 from benchmarks.organisms.organism import own_answers
 from benchmarks.organisms.prompts import backdoor_prompts, read_prompts, refusal_prompts
 from benchmarks.organisms.recipe import Recipe
+from concept_das.cli.configs import underscored
+from concept_das.cli.parser import guarded
 from concept_das.data.files import read_instructions
 from concept_das.data.reading import read_quadruples
 from concept_das.models.loading import load_model
@@ -88,6 +92,16 @@ def _show(card: dict[str, Any]) -> None:
         print(f"{name:<40} {what:<14} {before:<28} -> {after}")
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make an organism; 0 on success, 2 on unusable input, 130 on an interrupt."""
     logging.basicConfig(level=logging.INFO)
-    auto_cli([refusal, backdoor], as_positional=False)
+    given = [underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
+    organisms = [refusal, backdoor]
+    return guarded(
+        "python -m benchmarks.organisms",
+        lambda: auto_cli(organisms, as_positional=False, args=given),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """`python -m benchmarks.speed --refusal REFUSAL.parquet --axbench AXBENCH.parquet`.
 
-`--beside_peers true` compares with other libraries instead: answers steered by steering-vectors and
+`--beside-peers` compares with other libraries instead: answers steered by steering-vectors and
 repeng, training by pyreft's trainer and the release's loop. Writes `answers.csv`, `training.csv`,
 their figures and `peers.json`.
 
@@ -12,7 +12,7 @@ the geometric mean over the two data sets.
 """
 
 import json
-import logging
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,7 +21,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jsonargparse import auto_cli
 from scipy import stats
 
 from benchmarks.speed.answers import PEERS, added_vectors, compare_answers, plot_answers
@@ -32,6 +31,7 @@ from benchmarks.speed.steps import compare_steps, engine_step, release_step
 from benchmarks.speed.timing import attainable_gemm
 from benchmarks.speed.training import compare_training, plot_training, to_equal_loss
 from benchmarks.steps import installed
+from concept_das.cli.parser import run_command
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.encoding import EncodedQuadruple
 from concept_das.data.files import write_table
@@ -48,7 +48,7 @@ from concept_das.training.options import EngineOptions
 from concept_das.training.vectors import versions
 
 
-def main(
+def speed(
     refusal: Path,
     axbench: Path,
     model: str = "smollm2-135m",
@@ -63,7 +63,7 @@ def main(
     rounds: int = 5,
     out: Path = Path("results/speed"),
 ) -> None:
-    """Measure and write the figures and plots.
+    """Speed of training and of steered answers, beside plain pyvene or other libraries.
 
     Args:
         refusal: quadruples with short responses (the release's refusal pairs).
@@ -144,7 +144,7 @@ def _beside_peers(
     print(to_equal_loss(training).round(3).to_string(index=False))
     record = {
         "command": f"python -m benchmarks.speed --refusal {refusal.name} --axbench FILE "
-        f"--beside_peers true --prompts {count} --new_tokens {new_tokens} --rounds {rounds}",
+        f"--beside-peers --prompts {count} --new_tokens {new_tokens} --rounds {rounds}",
         "cores": torch.get_num_threads(),
         **versions(),
         **installed(*PEERS, "pyreft"),
@@ -268,6 +268,10 @@ def _generation(
     return found
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `speed`; 0 on success, 2 on unusable input, 130 on an interrupt."""
+    return run_command(speed, argv, "python -m benchmarks.speed")
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
-    auto_cli(main, as_positional=False)
+    sys.exit(main())

@@ -9,6 +9,7 @@ depends on it least. Writes `serving.json`.
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
 
+from concept_das.cli.parser import run_command
 from concept_das.data.chat_format import ChatFormat
 from concept_das.data.shipped import shipped_instructions
 from concept_das.models.packaged import packaged_model
@@ -31,14 +32,14 @@ from interventions import orthonormal_rows
 VECTORS = 8
 
 
-def main(
+def serving(
     prompts: int = 64,
     new_tokens: int = 64,
     repeats: int = 3,
     compiled: bool = False,
     out: Path = Path("results/speed"),
 ) -> None:
-    """Measure and write the figures.
+    """Answers per second of vLLM, steered and not.
 
     Args:
         prompts: number of prompts, answered together.
@@ -135,4 +136,4 @@ def engine(arguments: Mapping[str, Any], compiled: bool) -> Any:
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    sys.exit(run_command(serving, None, "python -m benchmarks.speed.serving"))

@@ -32,7 +32,6 @@ from concept_das.training.concept import ConceptRun, TrainingTask
 from concept_das.training.loop import all_runs, build_losses, heldout_loss, train_directions
 from concept_das.words import DIRECTIONS
 
-LOREFT_LAYERS = (5, 10, 15, 20)
 ENDS = 5
 """LoReFT edits so many tokens at either end of the prompt."""
 
@@ -207,7 +206,6 @@ def compare_training(
     heldout: Sequence[EncodedQuadruple],
     *,
     epochs: int = 6,
-    loreft_layers: Sequence[int] = LOREFT_LAYERS,
 ) -> pd.DataFrame:
     """One row for each way and epoch: `method, way, epoch, seconds, heldout_loss`.
 
@@ -216,8 +214,10 @@ def compare_training(
     cdas = TrainingConfig(epochs=epochs, batch_size=8, learning_rate=0.02, reduction="token")
     loreft = replace(cdas, method="loreft", rank=4, learning_rate=0.004)
     one = Work(loaded, (layer,), rows, heldout, cdas)
-    spread = replace(one, layers=spread_blocks(find_site(loaded.model, 0).n_layers))
-    several = Work(loaded, loreft_layers, rows, heldout, loreft)
+    count = find_site(loaded.model, 0).n_layers
+    spread = replace(one, layers=spread_blocks(count))
+    sixths = sorted({i * count // 6 for i in range(1, 5)})
+    several = Work(loaded, sixths, rows, heldout, loreft)
     ways: dict[tuple[str, str], tuple[Callable[[Work, Note], None], Work]] = {
         ("cdas", "release's loop, one block"): (by_release, one),
         ("cdas", "engine, one block"): (by_engine, one),

@@ -1,7 +1,7 @@
 """The benchmarks' commands that the READMEs give run, with models and data from a hub on loopback.
 
-Those that make a table of the paper are run by `tests/benchmarks/paper`, lm-eval's and those of the
-speed by the tests of these.
+Those that make a table of the paper are run by `tests/benchmarks/paper`, and lm-eval's by the tests
+of its tasks.
 """
 
 import ast
@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from jsonargparse import auto_cli
 
+import benchmarks.speed.growth as growth_module
 from benchmarks.axbench import presets as axbench_presets
 from benchmarks.axbench.__main__ import axbench
 from benchmarks.axbench.__main__ import main as run_axbench
@@ -24,17 +25,21 @@ from benchmarks.backdoor import presets as backdoor_presets
 from benchmarks.backdoor.__main__ import backdoor
 from benchmarks.backdoor.__main__ import main as run_backdoor
 from benchmarks.command import UNUSED_OPTIONS
-from benchmarks.organisms import __main__ as organisms
+from benchmarks.organisms.__main__ import main as make_organism
 from benchmarks.paper.__main__ import main as run_paper
 from benchmarks.paper.entries import read_entries
 from benchmarks.refusal import presets as refusal_presets
 from benchmarks.refusal.__main__ import main as run_refusal
 from benchmarks.refusal.__main__ import refusal
+from benchmarks.speed.__main__ import main as measure_speed
+from benchmarks.speed.__main__ import speed
 from concept_das.cli.configs import underscored
 from concept_das.cli.parser import COMMANDS, REPLACED, _parser_of
+from concept_das.data.quadruples import Quadruple
+from concept_das.data.reading import to_frame
 from concept_das.models.loading import load_model
 from concept_das.runs.running import WorkerOptions
-from tests.benchmarks.axbench.files import write_tiny
+from tests.benchmarks.axbench.files import record, write_tiny
 from tests.benchmarks.judges.server import Served
 from tests.benchmarks.release import World, small_world
 from tests.hub import Hub
@@ -58,14 +63,13 @@ FILES = [
     *(ROOT / "benchmarks").rglob("README.md"),
 ]
 OURS = {"objectives", "interventions", "concept_das", "benchmarks"}
-# Flags that the text names of lm-eval, pip, ray, vLLM, Slurm and benchmarks.speed.
+# Flags that the text names of lm-eval, pip, ray, vLLM and Slurm.
 OTHERS = {"--model_args", "--no_deps", "--head", "--address"} | {
     "--additional_config",
     "--generation_config",
     "--served_model_name",
     "--enforce_eager",
     "--no_enforce_eager",
-    "--beside_peers",
     "--exclusive",
 }
 
@@ -179,9 +183,48 @@ def test_an_organism_is_made(words: list[str], world: World, tmp_path: Path) -> 
     refusal = world.release / "experiments/refusal/data/contrast_test_jailbreakbench_seed=0.parquet"
     shutil.copy(refusal, "contrast_test_jailbreakbench.parquet")
     small = ["--recipe.epochs=1", "--recipe.batch_size=64", f"--out={tmp_path / 'organism'}"]
-    kinds = [organisms.refusal, organisms.backdoor]
-    auto_cli(kinds, as_positional=False, args=[*words, *small])
+    assert make_organism([*words, *small]) == 0
     assert (tmp_path / "organism/card.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", commands_of("benchmarks.speed "), ids=" ".join)
+def test_speed_is_measured(
+    words: list[str], world: World, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [Quadruple(f"Ask {i}", "Aye", f"Harm {i}", "No", 1) for i in range(48)]
+    to_frame(pairs).to_parquet("contrast_train.parquet")
+    rows = [
+        record(f"Do {i}", f"Aye {number} {i}", f"concept {number}", "text", number)
+        for number in range(8)
+        for i in range(4)
+    ]
+    for path in ("FILE", "concept10_2b_l20_train.parquet"):
+        pd.DataFrame(rows).to_parquet(path)
+    for name in ("TOKENS", "ROWS", "CONCEPTS"):
+        monkeypatch.setattr(growth_module, name, (2,))
+    for name in ("growth", "__main__"):
+        monkeypatch.setattr(f"benchmarks.speed.{name}.VOCABULARIES", (200,))
+    small = [f"--model={model}", "--layer=1", "--batch-size=2", "--steps=1", "--epochs=1"]
+    small += ["--prompts=2", "--new-tokens=4", "--rounds=1", f"--out={tmp_path / 'speed'}"]
+    assert measure_speed([*words, *small]) == 0
+    written = "peers.json" if "--beside-peers" in words else "speed.json"
+    assert json.loads((tmp_path / "speed" / written).read_text())["cores"] >= 1
+
+
+def test_a_command_without_a_plan_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, missing = f"--out={tmp_path / 'out'}", tmp_path / "none.parquet"
+    files = [f"--refusal={missing}", f"--axbench={missing}"]
+    assert measure_speed([out, "--beside-peers", f"--model={tmp_path / 'none'}", *files]) == 2
+    assert make_organism(["refusal", out, f"--model={tmp_path / 'none'}"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == [
+        "python -m benchmarks.speed",
+        "python -m benchmarks.organisms",
+    ]
+    assert all(str(tmp_path / "none") in line for line in said)
 
 
 @pytest.mark.parametrize("words", commands_of("benchmarks.paper"), ids=" ".join)
@@ -219,6 +262,7 @@ def flags_in_passing() -> list[str]:
 
 def test_a_flag_named_in_passing_exists() -> None:
     parsers = [_parser_of(function, UNUSED_OPTIONS) for function, _presets in FUNCTIONS.values()]
+    parsers.append(_parser_of(speed))
     parsers += [_parser_of(one, REPLACED.get(one, frozenset())) for one in COMMANDS.values()]
     actions = [action for parser in parsers for action in parser._actions]
     known = {underscored(flag) for action in actions for flag in action.option_strings}

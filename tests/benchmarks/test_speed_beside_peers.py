@@ -52,7 +52,7 @@ def test_ways_take_turns_and_a_missing_peer_is_told(
 
 def test_the_engine_trains_as_its_peers_do(tmp_path: Path) -> None:
     rows = encoded_rows()
-    table = compare_training(tiny_loaded(), 1, rows[:4], rows[4:], epochs=2, loreft_layers=(1, 2))
+    table = compare_training(tiny_loaded(), 1, rows[:4], rows[4:], epochs=2)
     losses = table.pivot(index="epoch", columns="way", values="heldout_loss")
     release = losses["release's loop, one block"]
     assert losses["engine, one block"].tolist() == pytest.approx(release.tolist(), rel=1e-5)
