@@ -18,11 +18,8 @@ FOLDER = "docs/methods"
 
 RESULTS = Path(__file__).parents[2] / "results"
 
-# The tables in results/ with a row for a method, the best first.
-MEASURED = (
-    ("blocks", "blocks-cdas-at-one-block-and-across-blocks"),
-    ("methods", "methods-thirteen-on-four-concepts-smollm2-135m-instruct-layer-15"),
-)
+SECTION = "blocks-cdas-at-one-block-and-across-blocks"
+"""Of results/README.md, with the comparison of most methods."""
 
 DEFAULTS = yaml.safe_load((RECIPES / "defaults.yaml").read_text(encoding="utf-8"))
 
@@ -73,27 +70,22 @@ def _parts(method: Method) -> Iterator[str]:
 
 
 def _measured(name: str) -> str:
-    """Mean recoveries and side effects, of the first table that has the method."""
-    for folder, section in MEASURED:
-        table = pd.read_csv(RESULTS / folder / "table.csv")
-        own = table[(table["method"].str.partition("@")[0] == name) & (table["multiplier"] == 1)]
-        if own.empty:
-            continue
-        fair = "elicitation_recovery_fair" in table
-        strength = "the [fair multiplier](../evaluate.md#recovery)" if fair else "multiplier 1"
-        ending = "_fair" if fair else ""
-        shown = {"method": "method"}
-        for direction in DIRECTIONS:
-            shown[RECOVERY[direction] + ending] = f"recovery, {direction}"
-            shown[f"kl_side_effect_{direction}{ending}"] = f"KL side effect, {direction}"
-        # Over seeds first, as each concept counts once.
-        keys = ["method", "concept_id"]
-        means = own.groupby(keys, sort=False)[list(shown)[1:]].mean().groupby("method", sort=False)
-        means = means.mean().round(3).reset_index()[list(shown)].rename(columns=shown)
-        concepts, seeds = own["concept_id"].nunique(), own["seed"].nunique()
-        return (
-            f"## Measured\n\nSmolLM2-135M-Instruct at {strength}, means over {concepts} concepts "
-            f"and {seeds} seed{'s' * (seeds > 1)}; with intervals, and beside the others: "
-            f"[results](../../results/README.md#{section}).\n\n{to_markdown(means)}"
-        )
-    return ""
+    """Mean recoveries and side effects, if the method was measured."""
+    table = pd.read_csv(RESULTS / "blocks" / "table.csv")
+    own = table[(table["method"].str.partition("@")[0] == name) & (table["multiplier"] == 1)]
+    if own.empty:
+        return ""
+    shown = {"method": "method"}
+    for direction in DIRECTIONS:
+        shown[f"{RECOVERY[direction]}_fair"] = f"recovery, {direction}"
+        shown[f"kl_side_effect_{direction}_fair"] = f"KL side effect, {direction}"
+    # Over seeds first, as each concept counts once.
+    keys = ["method", "concept_id"]
+    means = own.groupby(keys, sort=False)[list(shown)[1:]].mean().groupby("method", sort=False)
+    means = means.mean().round(3).reset_index()[list(shown)].rename(columns=shown)
+    concepts, seeds = own["concept_id"].nunique(), own["seed"].nunique()
+    return (
+        "## Measured\n\nSmolLM2-135M-Instruct at the [fair multiplier](../evaluate.md#recovery), "
+        f"means over {concepts} concepts and {seeds} seed{'s' * (seeds > 1)}; with intervals, and "
+        f"beside the others: [results](../../results/README.md#{SECTION}).\n\n{to_markdown(means)}"
+    )

@@ -146,6 +146,15 @@ def blocks() -> Iterator[str]:
         f"{means.loc['apsr@fast', KL_ELICIT].mean():.3f} nats against {ours.mean():.3f}, and "
         f"suppresses less ({means.loc['apsr@fast', SUPPRESS].mean():.2f})."
     )
+    mean = means.groupby("method").mean()
+    yield (
+        "Recovery is a likelihood of given texts and favours what was trained on such texts: RePS "
+        f"reaches {mean.loc['reps', ELICIT]:.2f}, past the prompt itself "
+        f"({mean.loc['prompt', ELICIT]:.2f}), at a held-out JSD of "
+        f"{mean.loc['reps', JSD_ELICIT]:.3f} where CDAS has {mean.loc['cdas', JSD_ELICIT]:.3f} "
+        f"at one block and {mean.loc[several, JSD_ELICIT]:.3f} at eight, and the prompt "
+        f"{mean.loc['prompt', JSD_ELICIT]:.3f}."
+    )
     words = read("blocks/recognised.csv").set_index(["concept_id", "method", "direction"])
     share = (words["count"] / words["answers"]).to_dict()
     plain = read("blocks/recognised.csv").query("direction != direction")
@@ -180,54 +189,6 @@ def _at_recovery(table: pd.DataFrame, method: str, concept: int, ours: str) -> f
     last = int(np.argmax(own[ELICIT].to_numpy() >= wanted))
     pair = own.iloc[last - 1 : last + 1]
     return float(np.interp(wanted, pair[ELICIT], pair[KL_ELICIT]))
-
-
-def methods() -> Iterator[str]:
-    means = _by_concept("methods/table.csv")
-    mean = means.groupby("method").mean()
-    away, harm = mean[SUPPRESS], mean[KL_SUPPRESS]
-    cdas = means.loc["cdas"]
-    yield (
-        "CDAS, the KLs and CDAS-LoReFT suppress most at multiplier 1, and most evenly: CDAS "
-        f"{cdas.loc[_PIRATE, SUPPRESS]:.2f} on pirate and "
-        f"{span(cdas.drop(_PIRATE)[SUPPRESS])} on AxBench's three concepts; KL(student || "
-        f"teacher) a little more ({away['kl_student_teacher']:.2f} against {away['cdas']:.2f}, a "
-        f"difference of {_gain(means, 'kl_student_teacher', 'cdas', SUPPRESS)})."
-    )
-    yield (
-        "Methods that learn the text suppress pirate too, DAS by "
-        f"{means.loc[('das', _PIRATE), SUPPRESS]:.2f} and PDAS by "
-        f"{means.loc[('pdas', _PIRATE), SUPPRESS]:.2f}; on the other three DAS has "
-        f"{span(means.loc['das'].drop(_PIRATE)[SUPPRESS])}, and PDAS, Lang., RePS and DiffMean "
-        "do harm."
-    )
-    yield (
-        f"BiPO disturbs unrelated text least while suppressing ({harm['bipo']:.3f} nats, CDAS and "
-        f"the KLs {span(harm[['cdas', 'kl_student_teacher', 'kl_teacher_student']], 3)}), and "
-        f"suppresses a third as much ({away['bipo']:.2f}). While eliciting, LoRA "
-        f"({mean.loc['lora', KL_ELICIT]:.3f}), BiPO ({mean.loc['bipo', KL_ELICIT]:.3f}), "
-        f"CDAS-LoReFT ({mean.loc['cdas_loreft', KL_ELICIT]:.3f}) and LoReFT "
-        f"({mean.loc['loreft', KL_ELICIT]:.3f}) disturb it less than CDAS "
-        f"({mean.loc['cdas', KL_ELICIT]:.3f})."
-    )
-    tenth = _by_concept("methods/table.csv", 0.1).loc["cdas", SUPPRESS] / cdas[SUPPRESS]
-    yield (
-        "That suppression needs no factor says little: a tenth of CDAS's factor already suppresses "
-        f"{percent(tenth.min())} to {percent(tenth.max())} as much."
-    )
-    yield (
-        "Against CDAS's JSD, KL(teacher || student) elicits "
-        f"{_gain(means, 'kl_teacher_student', 'cdas', ELICIT)} more, KL(student || teacher) "
-        f"{_gain(means, 'kl_student_teacher', 'cdas', ELICIT)} and DAS's cross-entropy "
-        f"{_gain(means, 'das', 'cdas', ELICIT)}: with cross-entropy DAS does not fail at eliciting."
-    )
-    yield (
-        "Recovery is a likelihood of given texts and favours what was trained on such texts: on "
-        "concepts 3 and 9 RePS reaches "
-        f"{means.loc[('reps', 3), ELICIT]:.2f} and {means.loc[('reps', 9), ELICIT]:.2f}, past the "
-        f"prompt itself, at a held-out JSD of {mean.loc['reps', JSD_ELICIT]:.3f} where CDAS has "
-        f"{mean.loc['cdas', JSD_ELICIT]:.3f} and the prompt {mean.loc['prompt', JSD_ELICIT]:.3f}."
-    )
 
 
 def axbench() -> Iterator[str]:
@@ -274,7 +235,6 @@ def axbench() -> Iterator[str]:
 STATEMENTS = {
     "demo": demo,
     "blocks": blocks,
-    "methods": methods,
     "axbench": axbench,
     "organisms": organisms,
     "refusal": refusal,

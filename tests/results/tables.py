@@ -39,6 +39,7 @@ BLOCKS = {
     "das@spread": "das, 8 blocks",
     "lang": "lang",
     "reps": "reps",
+    "diffmean": "diffmean",
     "prosv_lang": "prosv_lang",
     "prosv_simpo": "prosv_simpo",
     "bipo": "bipo",
@@ -112,12 +113,6 @@ def blocks() -> list[Rows]:
             ]
         )
     return [_comparison("blocks/table.csv", BLOCKS), rows]
-
-
-def methods() -> list[Rows]:
-    """The comparison in a small budget."""
-    names = read("methods/table.csv")["method"].drop_duplicates()
-    return [_comparison("methods/table.csv", {name: name for name in names})]
 
 
 def axbench() -> list[Rows]:
@@ -227,7 +222,6 @@ def figures(name: str) -> dict[str, Any]:
 TABLES = {
     "demo": demo,
     "blocks": blocks,
-    "methods": methods,
     "axbench": axbench,
     "organisms": organisms,
     "refusal": refusal,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.results.cases import mean_of, sd_of
-from tests.results.reading import ELICIT, KL_SUPPRESS, SUPPRESS, percent, read
+from tests.results.reading import ELICIT, JSD_ELICIT, SUPPRESS, percent, read
 from tests.results.tables import figures
 
 README = Path(__file__).parents[2] / "README.md"
@@ -16,10 +16,9 @@ def numbers_that_hold() -> dict[str, set[str]]:
     """By a word of the row: every number that its sentences may have."""
     demo = read("demo/evaluation.csv").set_index("multiplier").loc[1.0]
     asked = figures("demo/metrics.json")["recognised: concept asked for, unsteered"]
-    blocks, methods = (
-        read(f"{name}/table.csv").query("multiplier == 1").groupby("method").mean(numeric_only=True)
-        for name in ("blocks", "methods")
-    )
+    every = read("blocks/table.csv").groupby(["method", "multiplier"]).mean(numeric_only=True)
+    blocks = every.xs(1.0, level="multiplier")
+    best = every[SUPPRESS].groupby("method").max()
     shown = blocks.loc[["cdas", "cdas@spread", "cdas_learned@spread"], [ELICIT, SUPPRESS]]
     free, back = read("refusal/table.csv"), read("backdoor/table.csv")
     freed = [mean_of(back, "cdas", multiplier, "triggered_freed") for multiplier in (1, 2)]
@@ -31,8 +30,8 @@ def numbers_that_hold() -> dict[str, set[str]]:
     ]
     return {
         "demo": {f"{demo[ELICIT]:.2f}", f"{demo[SUPPRESS]:.2f}", percent(asked)},
-        "block": {f"{value:.2f}" for value in shown.to_numpy().ravel()},
-        "thirteen": {f"{value:.2f}" for value in methods[SUPPRESS].dropna()},
+        "one block": {f"{value:.2f}" for value in shown.to_numpy().ravel()},
+        "fourteen": {f"{best[~best.index.map(suppresses)].max():.2f}"},
         "safety": {
             *map(percent, rates),
             f"{100 * sd_of(back, 'cdas', 1, 'triggered_freed'):.0f}",
@@ -40,7 +39,7 @@ def numbers_that_hold() -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.parametrize("word", ["demo", "block", "thirteen", "safety"])
+@pytest.mark.parametrize("word", ["demo", "one block", "fourteen", "safety"])
 def test_every_number_of_the_first_page_is_in_the_files(word: str) -> None:
     page = README.read_text("utf-8")
     lines = page[page.index("## Results") :].splitlines()
@@ -48,11 +47,19 @@ def test_every_number_of_the_first_page_is_in_the_files(word: str) -> None:
     assert set(re.findall(r"\d+(?:\.\d+)?%?", row)) <= numbers_that_hold()[word]
 
 
+def suppresses(method: str) -> bool:
+    """Whether it is one of those that the first page sets apart."""
+    return method.startswith(("cdas", "kl_", "das", "apsr"))
+
+
 def test_what_the_first_page_says_of_the_methods() -> None:
-    means = read("methods/table.csv").query("multiplier == 1").groupby("method")
-    mean = means.mean(numeric_only=True)
-    kept = mean.loc[["cdas", "kl_teacher_student", "kl_student_teacher", "cdas_loreft"], SUPPRESS]
-    assert mean[SUPPRESS].drop(kept.index).max() < kept.min()
-    assert mean.loc["bipo", KL_SUPPRESS] < mean.loc["cdas", KL_SUPPRESS]
-    assert mean.loc["bipo", SUPPRESS] / mean.loc["cdas", SUPPRESS] == pytest.approx(1 / 3, abs=0.03)
+    table = read("blocks/table.csv")
+    assert len({method.split("@")[0] for method in table["method"]}) == 15  # with the prompt
+    best = table.groupby(["method", "multiplier"])[SUPPRESS].mean().groupby("method").max()
+    apart = best.index.map(suppresses)
+    assert best[apart].min() > best[~apart].max()
+    mean = table.query("multiplier == 1").groupby("method").mean(numeric_only=True)
+    for name in ("das", "lang", "reps", "prosv_lang", "prosv_simpo", "loreft", "lora"):
+        assert mean.loc[name, ELICIT] > mean.loc["cdas@spread", ELICIT]
+        assert mean.loc[name, JSD_ELICIT] > 2 * mean.loc["cdas@spread", JSD_ELICIT]
     assert mean_of(read("backdoor/table.csv"), "cdas", 2, "triggered_freed") == 1
