@@ -64,32 +64,34 @@ def run(
     chat = ChatFormat.of(loaded.tokenizer)
     rows = _data(loaded, chat, concept, out)
     kept, held = split_quadruples(rows, HELDOUT, RECIPE.seed)
-    tracker = open_tracker(wandb, name=out.name, config={"concept": concept}, folder=out)
-    trained = train_vector(
-        loaded,
-        chat,
-        kept,
-        held,
-        "spread" if layer is None else layer,
-        RECIPE,
-        tracker=tracker,
-        checkpoint=out / "progress",
-    )
     partial = out / "evaluation.partial.json"
-    evaluation = evaluate(
-        loaded.model,
-        chat,
-        trained.vector,
-        loaded.encode(chat, held, RECIPE.max_response_tokens),
-        multipliers=MULTIPLIERS,
-        partial=partial,
-    )
-    metrics = evaluation.headline()
+    tracker = open_tracker(wandb, name=out.name, config={"concept": concept}, folder=out)
+    try:
+        trained = train_vector(
+            loaded,
+            chat,
+            kept,
+            held,
+            "spread" if layer is None else layer,
+            RECIPE,
+            tracker=tracker,
+            checkpoint=out / "progress",
+        )
+        evaluation = evaluate(
+            loaded.model,
+            chat,
+            trained.vector,
+            loaded.encode(chat, held, RECIPE.max_response_tokens),
+            multipliers=MULTIPLIERS,
+            partial=partial,
+        )
+        metrics = evaluation.headline()
+        tracker.log(metrics, step=len(trained.history))
+    finally:
+        tracker.finish()
     vector = replace(trained.vector, metrics=metrics)
     vector.save(out / "vector")
     write_table(out / "evaluation.csv", evaluation.table)
-    tracker.log(metrics, step=len(trained.history))
-    tracker.finish()
     samples = make_samples(loaded, chat, vector, held[:SAMPLES])
     shown = json.dumps([asdict(sample) for sample in samples], indent=2, ensure_ascii=False)
     write_atomically(out / SAMPLES_FILE, shown.encode())

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +18,7 @@ from concept_das.steering.factors import Latents, measure_latents
 from concept_das.steering.generation import generate_responses
 from concept_das.steering.vector import SteeringVector
 from concept_das.training.loop import TrainingConfig
+from concept_das.training.tracking import NoTracker
 from concept_das.training.vectors import TrainedVector, train_vector
 from tests.concept_das.helpers import (
     ROWS,
@@ -123,6 +125,17 @@ def test_the_demo_from_nothing_to_a_report(
     assert "seconds" not in again  # of the whole demo is not known any more
     assert again.pop("training_seconds") >= metrics.pop("training_seconds") > 0
     assert again == metrics
+
+
+def test_a_demo_that_fails_closes_its_run(
+    tmp_path: Path, small_demo: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Mock(NoTracker)
+    monkeypatch.setattr(demo, "open_tracker", lambda *_, **__: tracker)
+    monkeypatch.setattr(demo, "evaluate", Mock(side_effect=OSError("the disk is full")))
+    with pytest.raises(OSError, match="full"):
+        demo.run(tiny_loaded(), tmp_path / "demo", concept="Talk like a pirate", layer=1)
+    tracker.finish.assert_called_once_with()
 
 
 def test_the_samples_of_the_demo(small_demo: None, monkeypatch: pytest.MonkeyPatch) -> None:
