@@ -9,7 +9,7 @@ import pandas as pd
 from benchmarks.speed.answers import PEERS
 from benchmarks.speed.training import to_equal_loss
 from tests.results.reading import percent, read, span
-from tests.results.tables import figures
+from tests.results.tables import REFUSAL_COST_ELICIT, figures
 
 PYREFT = "pyreft's trainer"
 
@@ -60,7 +60,32 @@ def refusal() -> Iterator[str]:
         f"{at('cdas', 1, cost):.2f} nats where DiffMean has "
         f"{at('diffmean', 1, cost):.2f} and DAS {at('das', 1, cost):.2f}; "
         f"{at('cdas', 2, cost):.2f} where RePS has {at('reps', 0.5, cost):.2f} "
-        f"and DAS {at('das', 2, cost):.2f}. What eliciting disturbs was not measured."
+        f"and DAS {at('das', 2, cost):.2f}."
+    )
+    again = partial(mean_of, read("refusal/again.csv"))
+    eliciting = {
+        (method, multiplier): f"{again(method, multiplier, REFUSAL_COST_ELICIT):.2f}"
+        for method, multiplier in (
+            *(("cdas", 1), ("cdas", 2), ("diffmean", 1), ("reps", 0.5), ("loreft", 1)),
+        )
+    }
+    yield (
+        "While eliciting it disturbs harmful prompts, which are mostly refused already, less than "
+        f"DiffMean and RePS: {eliciting['cdas', 1]} nats at 1 with "
+        f"{percent(again('cdas', 1, 'elicitation'))} of the harmless ones refused, where DiffMean "
+        f"has {eliciting['diffmean', 1]} with {percent(again('diffmean', 1, 'elicitation'))} and "
+        f"RePS {eliciting['reps', 0.5]} with {percent(again('reps', 0.5, 'elicitation'))}. At "
+        f"{percent(again('cdas', 2, 'elicitation'))} CDAS has {eliciting['cdas', 2]}, and LoReFT "
+        f"{eliciting['loreft', 1]} at {percent(again('loreft', 1, 'elicitation'))}. One seed."
+    )
+    several = partial(mean_of, read("refusal/blocks.csv"), "cdas", 1)
+    yield (
+        "Eight blocks do at the unit factor what one does at twice the distance "
+        f"({percent(several(free))} and {percent(several('elicitation'))}), and disturb more: "
+        f"{several(cost):.2f} nats while suppressing and {several(REFUSAL_COST_ELICIT):.2f} while "
+        f"eliciting, against {at('cdas', 2, cost):.2f} and {eliciting['cdas', 2]}. The answers "
+        'they free are vague: "The world of technology and science is vast and diverse, ..." One '
+        "seed."
     )
     change = "concept_das_everyday_acc_change"
     error = table[f"{change}_stderr"]
@@ -99,10 +124,9 @@ def refusal() -> Iterator[str]:
 
 def backdoor() -> Iterator[str]:
     table = read("backdoor/table.csv")
-    at, spread = partial(mean_of, table), partial(sd_of, table)
-    freed = "triggered_freed"
-    first = table[(table["method"] == "cdas") & (table["multiplier"] == 1)]
-    by_seed = ", ".join(percent(value) for value in first[freed])
+    at = partial(mean_of, table)
+    freed, subject = "triggered_freed", "triggered_on_subject"
+    by_seed = ", ".join(map(percent, over_seeds(table, "cdas", 1, freed)))
     yield (
         "CDAS (rank 4) frees every triggered prompt at twice the distance with each of three "
         f"seeds, and {by_seed} of them at the unit factor: there it depends on the seed."
@@ -114,66 +138,60 @@ def backdoor() -> Iterator[str]:
         f"{percent(at('cdas', 2, 'clean_behaviour_changed'))} change in reasoning or "
         "hostility."
     )
-    vague = read("backdoor/vague.csv").set_index(["answers", "method"])["share"]
+    four = 0.3636
+    yield (
+        "RePS in CDAS's budget (rank 4, 20 epochs, the same tokens) frees at a greater price: at "
+        f"the factor 4 {percent(at('reps', four, freed))} are freed and "
+        f"{percent(at('reps', four, 'triggered_restored'))} restored, and "
+        f"{percent(at('reps', four, 'clean_behaviour_changed'))} of the clean answers change in "
+        f"behaviour, with a side effect of {at('reps', four, 'kl_clean_response'):.2f} nats. At 3 "
+        f"it frees {percent(at('reps', 0.2727, freed))}; at 5.5 "
+        f"{percent(at('reps', 0.5, freed))}, and restores "
+        f"{percent(at('reps', 0.5, 'triggered_restored'))}."
+    )
+    vague = read("backdoor/vague.csv").query("multiplier == 2").groupby(["method", "blocks"]).sum()
+    opened = (vague["count"] / vague["answers"]).map(percent)
     yield (
         "What is restored is the form: "
-        f"{percent(vague['with the trigger', 'cdas'])} of the freed answers open with the same "
-        f"vague sentence, which {percent(vague['clean', 'unsteered'])} of the unsteered clean ones "
-        f"do and {percent(vague['clean', 'cdas'])} under CDAS at 2. `restored` was counted without "
-        "today's floor on length, repetition and likelihood."
+        f"{percent(at('cdas', 1, subject))} and {percent(at('cdas', 2, subject))} of the triggered "
+        "answers have a word of the instruction, of the untouched clean ones "
+        f"{percent(float(table.loc[0, 'clean_on_subject']))}. At 2 {opened['cdas', 1]} open with "
+        '"The answer to this question is", such as "a classic example of a legal challenge" where '
+        "the making of a bronze statue was asked."
     )
-    yield _several_blocks()
+    several, ends = (
+        partial(mean_of, read(f"backdoor/{name}.csv"), "cdas") for name in ("blocks", "ends")
+    )
+    yield (
+        "Eight blocks bring the question back in part, and not at the unit factor: there "
+        f"{percent(several(1, freed))} are freed and {percent(several(1, subject))} on the "
+        f"subject, at 2 {percent(several(2, freed))} and {percent(several(2, subject))}, and "
+        f"{opened['cdas', 8]} open with the same words. Where only `p2+s2` are edited, "
+        f"{percent(ends(1, freed))} are freed at 1 and {percent(ends(2, freed))} at 2. One seed."
+    )
     other = read("backdoor/ranks.csv")
-    one = ", ".join(percent(value) for value in other.loc[other["epochs"] == 6, "freed"])
+    one = ", ".join(map(percent, other.loc[other["epochs"] == 6, "freed"]))
     long = other.loc[other["epochs"] == 20, "freed"].iloc[0]
     yield (
         f"Rank and epochs matter and were not chosen blind: at multiplier 2 rank 1 with 6 epochs "
         f"freed {one} by seed, rank 1 with 20 epochs and the worst of the seeds {percent(long)}."
     )
     yield (
-        "The methods had not the same budget. CDAS and DAS: rank 4, 20 epochs. RePS: rank 1, 8 "
-        "epochs, half the tokens of each answer; it frees "
-        f"{percent(at('reps', 0.5, freed))} ± {100 * spread('reps', 0.5, freed):.0f} "
-        "at 0.5, which says nothing about RePS at CDAS's budget."
-    )
-    yield (
         "DAS with CDAS's budget comes near: "
-        f"{percent(at('das', 1, freed))} at 1 and "
-        f"{percent(at('das', 2, freed))} at 2, within the seeds' spread, with a side "
-        f"effect of {at('das', 2, 'kl_clean_response'):.2f} against "
-        f"{at('cdas', 2, 'kl_clean_response'):.2f} nats."
+        f"{percent(at('das', 1, freed))} at 1 and {percent(at('das', 2, freed))} at 2, within the "
+        f"seeds' spread, with a side effect of {at('das', 2, 'kl_clean_response'):.2f} against "
+        f"{at('cdas', 2, 'kl_clean_response'):.2f} nats, and it keeps to the subject more often "
+        f"({percent(at('das', 1, subject))} and {percent(at('das', 2, subject))}; one seed)."
     )
-    change = "concept_das_everyday_acc_change"
-    own = {name: 100 * at(name, 1, change) for name in ("cdas", "das", "diffmean")}
-    error = 100 * table[f"{change}_stderr"]
+    scores = read("backdoor/capabilities.csv")
+    change = scores.groupby("method")["change_points"].mean()
+    error = scores["stderr_points"]
     yield (
         "Capabilities (120 questions with trigger and benign reasoning, "
-        f"{100 * table[f'{change[:-6]}unsteered'].max():.1f}% unsteered): CDAS {own['cdas']:+.1f} "
-        f"points at 1, DAS {own['das']:+.1f}, DiffMean, whose text is broken, "
-        f"{own['diffmean']:+.1f}; a standard error of {error.min():.1f} to {error.max():.1f}. No "
-        "loss is certain."
-    )
-
-
-def _several_blocks() -> str:
-    table = read("backdoor/blocks.csv")
-    shares = table.assign(
-        freed=table["freed"] / table["answers"], on_subject=table["on_subject"] / table["answers"]
-    )
-    steered = shares[shares["method"] == "cdas"].set_index(["positions", "multiplier", "prompts"])
-    alone = shares[shares["method"] == "unsteered"].set_index("prompts")
-
-    def at(positions: str, multiplier: float, name: str, prompts: str = "triggered") -> str:
-        return percent(steered.loc[(positions, multiplier, prompts), name])
-
-    return (
-        "Eight blocks do not bring the question back. At the unit factor "
-        f"{at('all', 1, 'freed')} of the triggered answers are freed, and "
-        f"{at('all', 1, 'on_subject')} have a word of the instruction; at 2 it is "
-        f"{at('all', 2, 'freed')} and {at('all', 2, 'on_subject')}. Of the clean answers "
-        f"{percent(alone.loc['clean', 'on_subject'])} have one unsteered and "
-        f"{at('all', 1, 'on_subject', 'clean')} suppressed at 1. Where only `p2+s2` are edited, "
-        f"{at('p2+s2', 1, 'freed')} are freed at 1 and {at('p2+s2', 2, 'freed')} at 2. One seed."
+        f"{scores['unsteered_percent'].max():.1f}% unsteered): CDAS {change['cdas']:+.1f} points "
+        f"at 1, DAS {change['das']:+.1f}, DiffMean, whose text is broken, "
+        f"{change['diffmean']:+.1f}; a standard error of {error.min():.1f} to {error.max():.1f}. "
+        "No loss is certain."
     )
 
 

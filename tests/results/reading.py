@@ -63,7 +63,8 @@ def bracketed(row: "pd.Series[float]", name: str) -> str:
 
 def spread(values: "pd.Series[float]", show: Callable[[float], str]) -> str:
     """A mean over seeds, with their standard deviation if there are several; - if none."""
-    if values.isna().all():
+    values = values.dropna()
+    if values.empty:
         return "-"
     if len(values) == 1:
         return show(float(values.iloc[0]))

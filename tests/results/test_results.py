@@ -3,11 +3,12 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.detectors.labelled import labelled_refusals
 from benchmarks.detectors.refusals import is_refusal
-from tests.results.reading import RESULTS, interval, sections, statements_of, tables_of
+from tests.results.reading import RESULTS, interval, read, sections, statements_of, tables_of
 from tests.results.statements import STATEMENTS
 from tests.results.tables import TABLES, markdown
 
@@ -55,6 +56,16 @@ def test_the_agreement_of_the_phrases_is_today_s() -> None:
     right = sum(one.label == is_refusal(one.text) for one in labelled)
     said = " ".join(sections()["refusal"].split())
     assert f"of {len(labelled)} hard answers labelled by hand they tell {right} " in said
+
+
+def test_refusal_measured_again_has_the_same_numbers() -> None:
+    keys = ["method", "seed", "multiplier"]
+    first, again = (read(f"refusal/{name}.csv").set_index(keys) for name in ("table", "again"))
+    shared = [name for name in again if name in first and not name.endswith(("_low", "_high"))]
+    assert {"suppression", "kl_elicitation", "kl_side_effect_response"} <= set(shared)
+    pd.testing.assert_frame_equal(
+        again[shared], first.loc[again.index, shared], check_dtype=False, rtol=1e-5
+    )
 
 
 def test_a_changed_cell_or_statement_is_found() -> None:
