@@ -181,7 +181,7 @@ def backdoor() -> Iterator[str]:
         f"{percent(at('das', 1, freed))} at 1 and {percent(at('das', 2, freed))} at 2, within the "
         f"seeds' spread, with a side effect of {at('das', 2, 'kl_clean_response'):.2f} against "
         f"{at('cdas', 2, 'kl_clean_response'):.2f} nats, and it keeps to the subject more often "
-        f"({percent(at('das', 1, subject))} and {percent(at('das', 2, subject))}; one seed)."
+        f"({percent(at('das', 1, subject))} and {percent(at('das', 2, subject))})."
     )
     scores = read("backdoor/capabilities.csv")
     change = scores.groupby("method")["change_points"].mean()
