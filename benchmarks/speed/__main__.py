@@ -144,7 +144,7 @@ def _beside_peers(
     print(to_equal_loss(training).round(3).to_string(index=False))
     record = {
         "command": f"python -m benchmarks.speed --refusal {refusal.name} --axbench FILE "
-        f"--beside-peers --prompts {count} --new_tokens {new_tokens} --rounds {rounds}",
+        f"--beside-peers --prompts {count} --new-tokens {new_tokens} --rounds {rounds}",
         "cores": torch.get_num_threads(),
         **versions(),
         **installed(*PEERS, "pyreft"),

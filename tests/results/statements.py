@@ -26,6 +26,9 @@ from tests.results.tables import figures
 
 _PIRATE = 1000
 
+INTERCHANGE = ("cdas", "das", "kl_", "apsr")
+"""How the names of the methods begin that suppress more than the others."""
+
 
 def _by_concept(path: str, multiplier: float = 1.0) -> pd.DataFrame:
     """Means over seeds, by method and concept."""
@@ -106,8 +109,7 @@ def blocks() -> Iterator[str]:
         f"{abs(gone[several]):.2f} and {abs(gone[learned]):.2f}."
     )
     most = table.groupby(["method", "multiplier"])[SUPPRESS].mean().groupby("method").max()
-    interchange = ("cdas", "das", "kl_", "apsr")
-    others = most[[name for name in most.index if not name.startswith(interchange)]].dropna()
+    others = most[~most.index.str.startswith(INTERCHANGE)].dropna()
     yield (
         "Suppression is what the interchange methods have: at its best multiplier no method but "
         f"CDAS, the KLs, DAS and A-PSR suppresses by more than {others.max():.2f}. DAS at eight "

@@ -7,6 +7,7 @@ import pytest
 
 from tests.results.cases import mean_of, over_seeds, sd_of
 from tests.results.reading import ELICIT, JSD_ELICIT, SUPPRESS, percent, read
+from tests.results.statements import INTERCHANGE
 from tests.results.tables import figures
 
 README = Path(__file__).parents[2] / "README.md"
@@ -29,7 +30,7 @@ def numbers_that_hold() -> dict[str, set[str]]:
     return {
         "demo": {f"{demo[ELICIT]:.2f}", f"{demo[SUPPRESS]:.2f}", percent(asked)},
         "one block": {f"{value:.2f}" for value in shown.to_numpy().ravel()},
-        "fourteen": {f"{best[~best.index.map(suppresses)].max():.2f}"},
+        "fourteen": {f"{best[~best.index.str.startswith(INTERCHANGE)].max():.2f}"},
         "refusal": {*map(percent, [*rates, float(free.loc[0, "suppression"])])},
         "backdoor": {
             percent(mean_of(back, "cdas", 1, "triggered_freed")),
@@ -46,16 +47,11 @@ def test_every_number_of_the_first_page_is_in_the_files(word: str) -> None:
     assert set(re.findall(r"\d+(?:\.\d+)?%?", row)) <= numbers_that_hold()[word]
 
 
-def suppresses(method: str) -> bool:
-    """Whether it is one of those that the first page sets apart."""
-    return method.startswith(("cdas", "kl_", "das", "apsr"))
-
-
 def test_what_the_first_page_says_of_the_methods() -> None:
     table = read("blocks/table.csv")
     assert len({method.split("@")[0] for method in table["method"]}) == 15  # with the prompt
     best = table.groupby(["method", "multiplier"])[SUPPRESS].mean().groupby("method").max()
-    apart = best.index.map(suppresses)
+    apart = best.index.str.startswith(INTERCHANGE)
     assert best[apart].min() > best[~apart].max()
     mean = table.query("multiplier == 1").groupby("method").mean(numeric_only=True)
     for name in ("das", "lang", "reps", "prosv_lang", "prosv_simpo", "loreft", "lora"):
